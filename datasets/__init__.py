@@ -1,0 +1,1 @@
+"""From files on disk to batches: sample or prepare -> splits -> siim."""

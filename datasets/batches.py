@@ -1,0 +1,108 @@
+"""Which images make up each batch, and the seed each is augmented with.
+
+Order and seeds depend only on (seed, fold, stage, epoch, image): a resumed run needs no random
+state, and any number of workers or processes sees the same pixels.
+"""
+
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+def seed_of(*parts: int | str) -> int:
+    """Mix whole numbers and names into one 63-bit seed, the same on every machine."""
+    numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (index, seed) for one process, every image once per epoch.
+
+    A batch of `batch_size` is dealt out over the processes. A left-over too small to give each
+    process two images joins the batch before it, or shares it out evenly, because a network that
+    normalises 1x1 features cannot train on a single image.
+
+    Args:
+        ids: image ids in the order of the data set.
+        batch_size: images per step, over all processes.
+        seed_parts: (seed, fold, stage).
+        rank: which process this is.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        ids: list[str],
+        batch_size: int,
+        seed_parts: tuple[int, ...],
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.ids = ids
+        self.batch_size = batch_size
+        self.seed_parts = seed_parts
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch (from 0) that the next pass draws."""
+        self.epoch = epoch
+
+    def sizes(self) -> list[int]:
+        """Return the number of images of each batch, over all processes."""
+        ends = [*range(self.batch_size, len(self.ids), self.batch_size), len(self.ids)]
+        sizes = np.diff([0, *ends]).tolist()
+        least = min(2 * self.world_size, self.batch_size)
+        if len(sizes) > 1 and sizes[-1] < least:
+            both = sizes[-2] + sizes[-1]
+            sizes[-2:] = [both - both // 2, both // 2] if both >= 2 * least else [both]
+        return sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng(seed_of(*self.seed_parts, self.epoch)).permutation(
+            len(self.ids)
+        )
+        start = 0
+        for size in self.sizes():
+            mine = order[start : start + size][self.rank :: self.world_size].tolist()
+            yield [(i, seed_of(*self.seed_parts, self.epoch, self.ids[i])) for i in mine]
+            start += size
+
+
+class Part(NamedTuple):
+    """The place of a batch in its optimizer step.
+
+    Attributes:
+        step_images: images of the whole step, over all its batches and processes.
+        last: the step is taken behind this batch.
+    """
+
+    step_images: int
+    last: bool
+
+
+def plan_steps(sizes: list[int], group_size: int) -> list[Part]:
+    """Group batches into optimizer steps, the last group with what is left.
+
+    A loss that is a mean over n images counts n / step_images in its step: the gradient is then
+    that of the mean over all images of the step, however they are cut into batches.
+
+    Args:
+        sizes: images of each batch.
+        group_size: batches per optimizer step.
+
+    Returns:
+        A part for each batch.
+    """
+    parts = []
+    for start in range(0, len(sizes), group_size):
+        group = sizes[start : start + group_size]
+        parts += [Part(sum(group), last=i == len(group) - 1) for i in range(len(group))]
+    return parts

@@ -1,0 +1,131 @@
+"""What is needed of a DICOM: its id, its JPEG frame as it is, or its pixels as 8-bit grey."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.encaps import get_frame
+from pydicom.errors import InvalidDicomError
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.uid import JPEGBaseline8Bit
+
+from utils.errors import InputError
+
+# Kaggle's stage-2 ids (ID_0011fe81e) are not valid UIDs; pydicom would warn about every one.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+
+def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
+    """Open a DICOM file, with or without its pixel data.
+
+    Raises:
+        InputError: the file cannot be read or is not a DICOM.
+    """
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except InvalidDicomError as error:
+        raise InputError(f"{path}: is not a DICOM file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    except Exception as error:  # pydicom has no common class for what broken files raise
+        raise InputError(f"{path}: is not a readable DICOM ({error})") from error
+
+
+def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
+    """Give the frame as a complete JPEG file, if that file shows what the DICOM shows.
+
+    That is so for JPEG Baseline, 8 bit, MONOCHROME2, without window, lookup table or inversion.
+
+    Args:
+        dataset: a DICOM with its pixel data.
+        path: the file it came from, for errors.
+
+    Returns:
+        The frame's bytes, or None where the pixels need `grey_pixels`.
+
+    Raises:
+        InputError: the file has no usable frame.
+    """
+    _refuse_unusable(dataset, path)
+    if not _shows_its_jpeg(dataset):
+        return None
+    with _naming_the_syntax(dataset, path):
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        with Image.open(io.BytesIO(frame)) as image:
+            size = (dataset.Columns, dataset.Rows)
+            plain = (image.format, image.mode, image.size) == ("JPEG", "L", size)
+    return frame if plain else None
+
+
+def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
+    """Decode to 8-bit grey, bright being dense.
+
+    Modality rescale and VOI lookup table or (first) window are applied. The range of the result
+    (of the bits stored, where there is no table) becomes 0..255; MONOCHROME1 is inverted.
+    Source: DICOM PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2.
+
+    Returns:
+        [H,W] uint8.
+
+    Raises:
+        InputError: the file has no usable frame, or no decoder knows its transfer syntax.
+    """
+    _refuse_unusable(dataset, path)
+    with _naming_the_syntax(dataset, path):
+        values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
+        dark, bright = _value_range(dataset)
+        grey = np.clip((values.astype(np.float64) - dark) / (bright - dark), 0, 1)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        grey = 1 - grey
+    return np.rint(grey * 255).astype(np.uint8)
+
+
+def _refuse_unusable(dataset: pydicom.Dataset, path: Path) -> None:
+    if "PixelData" not in dataset:
+        raise InputError(f"{path}: has no pixel data; the file may be cut short")
+    kind = dataset.get("PhotometricInterpretation", "nothing")
+    if kind not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
+        raise InputError(f"{path}: is {kind}; only MONOCHROME1 and MONOCHROME2 can be used")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise InputError(f"{path}: has {frames} frames; only single images can be used")
+
+
+def _shows_its_jpeg(dataset: pydicom.Dataset) -> bool:
+    return (
+        dataset.file_meta.get("TransferSyntaxUID") == JPEGBaseline8Bit
+        and dataset.PhotometricInterpretation == "MONOCHROME2"
+        # Without a window the whole range is shown, whatever its numbers mean.
+        and (dataset.get("RescaleSlope") or 1) > 0
+        and dataset.get("WindowCenter") is None
+        and not dataset.get("ModalityLUTSequence")
+        and not dataset.get("VOILUTSequence")
+    )
+
+
+def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+    for name in ("VOILUTSequence", "ModalityLUTSequence"):
+        if dataset.get(name):
+            return 0, 2 ** dataset[name][0].LUTDescriptor[2] - 1
+    stored = np.array([0, 2**dataset.BitsStored - 1], dtype=np.float64)
+    if dataset.PixelRepresentation:
+        stored -= 2 ** (dataset.BitsStored - 1)
+    low, high = apply_modality_lut(stored, dataset)
+    # Under a negative slope pydicom's window counts down from high to low, and bright stays bright.
+    windowed = dataset.get("WindowCenter") is not None
+    return (low, high) if windowed else (min(low, high), max(low, high))
+
+
+@contextmanager
+def _naming_the_syntax(dataset: pydicom.Dataset, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each decoder plugin raises its own kinds
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        name = f"{syntax.name}, {syntax}" if syntax else "not given"
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be decoded (transfer syntax {name}): {reason}") from error

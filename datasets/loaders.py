@@ -1,0 +1,108 @@
+"""Loaders of a stage: uint8 [B,1,S,S] images and masks for one process of all that train."""
+
+from typing import NamedTuple
+
+import cv2
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets.batches import EpochBatches
+from datasets.siim import Sample, TrainImages, ValidImages
+from utils.augmentation import Augmentation
+from utils.config import Config, Stage
+from utils.errors import InputError
+
+
+class ValidBatch(NamedTuple):
+    """A batch to validate on.
+
+    Attributes:
+        index: [B] int64, positions in the data set.
+        image: [B,1,S,S] uint8 at the stage's size.
+        mask: [B,1,S,S] uint8 of 0 and 1 at the stage's size.
+        full_masks: B masks, uint8 [H,W] of 0 and 1, at the images' original sizes.
+    """
+
+    index: Tensor
+    image: Tensor
+    mask: Tensor
+    full_masks: list[Tensor]
+
+
+class StageData:
+    """The images of one fold at one stage's size.
+
+    Args:
+        train: samples to learn from.
+        valid: samples to validate on.
+        stage: its image and batch size.
+        config: CLAHE, augmentation and number of workers.
+        seed_parts: (seed, fold, stage), on which order and augmentation depend.
+        rank: which process this is.
+        world_size: number of processes.
+
+    Raises:
+        InputError: images or batch cannot be dealt out over the processes.
+
+    Attributes:
+        batches: which images make up each training batch.
+        train: loads (image, mask) of the batches, uint8 [B,1,S,S].
+        valid: loads every `world_size`-th validation image, once and in order, as `ValidBatch`.
+    """
+
+    def __init__(
+        self,
+        train: list[Sample],
+        valid: list[Sample],
+        stage: Stage,
+        config: Config,
+        seed_parts: tuple[int, ...],
+        rank: int,
+        world_size: int,
+    ):
+        _check_dealing(stage, len(train), world_size)
+        size, clahe = stage.image_size, config.clahe
+        ids = [sample.id for sample in train]
+        self.batches = EpochBatches(ids, stage.batch_size, seed_parts, rank, world_size)
+        augmentation = Augmentation() if config.augmentation_flag else None
+        workers = _worker_settings(config.num_workers)
+        self.train = DataLoader(
+            TrainImages(train, size, clahe, augmentation), batch_sampler=self.batches, **workers
+        )
+        self.valid = DataLoader(
+            ValidImages(valid, size, clahe),
+            batch_size=max(1, stage.batch_size // world_size),
+            sampler=range(rank, len(valid), world_size),
+            collate_fn=_collate_valid,
+            **workers,
+        )
+
+
+def _check_dealing(stage: Stage, images: int, processes: int) -> None:
+    if stage.batch_size % processes:
+        raise InputError(
+            f"--batch_size_stage{stage.number} {stage.batch_size} cannot be dealt out evenly over "
+            f"{processes} processes; use a multiple of {processes}"
+        )
+    if images < 2 * processes:
+        raise InputError(f"{images} training images are too few for {processes} processes")
+
+
+def _collate_valid(items: list[tuple[int, Tensor, Tensor, Tensor]]) -> ValidBatch:
+    index, image, mask, full_masks = zip(*items, strict=True)
+    return ValidBatch(torch.tensor(index), torch.stack(image), torch.stack(mask), list(full_masks))
+
+
+def _worker_settings(num_workers: int) -> dict:
+    return {
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _init_worker,
+    }
+
+
+def _init_worker(_: int) -> None:
+    # OpenCV would start threads of its own in each worker.
+    cv2.setNumThreads(0)

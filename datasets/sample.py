@@ -1,0 +1,217 @@
+"""A small synthetic data set in the shape of Kaggle's files, to try everything without the data.
+
+    python -m datasets.sample --out datasets/demo_data [--count 120] [--size 1024] [--seed 0]
+
+Takes about 10 seconds on two cores. The X-rays are drawn (datasets/phantom.py), so a network that
+learns them has learned nothing about patients. Three in five show a pneumothorax. On disk:
+
+    <out>/dicom-images-train/<study>/<series>/<image>.dcm   JPEG inside, as in stage 1
+    <out>/train-rle.csv    stage 1's format, with a row or several for each of `count` images
+    <out>/patients.csv     ImageId,PatientId; some patients have several images
+
+There is one DICOM more than `count`: image 0 has no row in either csv, as 37 of Kaggle's have
+none, and is to be left out. Image i depends on seed, size and i alone.
+"""
+
+import argparse
+import io
+import multiprocessing
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
+from tqdm import tqdm
+
+from datasets.phantom import draw_chest
+from utils import rle
+from utils.errors import InputError, command
+from utils.files import atomic
+
+# pydicom's own root: no hospital's identifier begins with it.
+UID_ROOT = "1.2.826.0.1.3680043.8.498"
+
+
+def image_id(seed: int, index: int) -> str:
+    """SOPInstanceUID of image `index`, also the stem of its file."""
+    return f"{UID_ROOT}.{seed}.4.{index}"
+
+
+def is_positive(index: int) -> bool:
+    """Whether image `index` has a pneumothorax: three of any five in a row."""
+    return index * 3 // 5 > (index - 1) * 3 // 5
+
+
+def draw(seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw image `index` of the set.
+
+    Returns:
+        The image, [size,size] uint8, and its mask, [size,size] uint8 of 0 and 1.
+    """
+    return draw_chest(np.random.default_rng([seed, index]), size, is_positive(index))
+
+
+def annotate(index: int, mask: np.ndarray) -> list[str]:
+    """Write a mask as the RLE texts of its csv rows.
+
+    Every fourth positive has several rows, as if several findings had been outlined; in every
+    eighth, the first included, they overlap, so that adding instead of OR shows.
+
+    Args:
+        index: number of the image.
+        mask: [H,W] uint8 of 0 and 1.
+
+    Returns:
+        One text per row: `gap length ...`, or `-1` alone for an empty mask.
+    """
+    earlier = (index - 1) * 3 // 5
+    if not mask.any() or earlier % 4:
+        return [rle.encode(mask)]
+    rows = np.flatnonzero(mask.any(axis=1))
+    middle = (rows[0] + rows[-1] + 1) // 2
+    overlap = len(mask) // 32 if earlier % 8 == 0 else 0
+    upper, lower = mask.copy(), mask.copy()
+    upper[middle + overlap :] = 0
+    lower[:middle] = 0
+    return [rle.encode(upper), rle.encode(lower)]
+
+
+@command
+def main(args: list[str] | None = None) -> int:
+    """Make the data set; see the top of this file."""
+    given = _parser().parse_args(args)
+    _check(given)
+    out = Path(given.out)
+    try:
+        _refuse_other_images(out, {image_id(given.seed, i) for i in range(given.count + 1)})
+        out.mkdir(parents=True, exist_ok=True)
+        texts = _write_images(out, given)
+        _write_tables(out, given.seed, texts)
+    except OSError as error:
+        raise InputError(f"cannot write the data set to {out}: {error}") from error
+    positives = sum(is_positive(index) for index in range(1, given.count + 1))
+    print(
+        f"{out}: {given.count} chest X-rays of {given.size}x{given.size}, {positives} of them with "
+        "a pneumothorax, and one more without annotation. Next:\n"
+        f"python -m datasets.prepare --images {out / 'dicom-images-train'} "
+        f"--rle {out / 'train-rle.csv'} --out {out}"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.sample",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, help="folder to make; an old sample is replaced")
+    parser.add_argument("--count", type=int, default=120, help="annotated images (120)")
+    parser.add_argument("--size", type=int, default=1024, help="side length in pixels (1024)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=min(8, os.cpu_count() or 1),
+        help="processes; 0 draws in this one (one per core, 8 at most)",
+    )
+    return parser
+
+
+def _check(given: argparse.Namespace) -> None:
+    limits = {"count": (2, 100_000), "size": (96, 4096), "seed": (0, 2**32 - 1)}
+    limits["num_workers"] = (0, 256)
+    for name, (low, high) in limits.items():
+        value = getattr(given, name)
+        if not low <= value <= high:
+            raise InputError(f"--{name} {value}: give a number from {low} to {high}")
+
+
+def _refuse_other_images(out: Path, own: set[str]) -> None:
+    """Keep real data from being mixed with drawn images, or its csv files from being replaced."""
+    found = {path.stem for path in (out / "dicom-images-train").rglob("*.dcm")}
+    for table in (out / "train-rle.csv", out / "patients.csv"):
+        if table.exists():
+            lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
+            found |= {line.split(",")[0] for line in lines[1:]}
+    other = sorted(found - own)
+    if other:
+        raise InputError(
+            f"{out} already holds {len(other)} images of another set ({other[0]} ...): "
+            "give --out another folder, or remove that one first"
+        )
+
+
+def _write_images(out: Path, given: argparse.Namespace) -> list[list[str]]:
+    """Write every DICOM; return the RLE texts of each, in the images' order."""
+    work = partial(_write_image, out, given.seed, given.size)
+    indices = range(given.count + 1)
+    progress = partial(tqdm, total=len(indices), desc="drawing", unit="image")
+    if given.num_workers == 0:
+        return list(progress(map(work, indices)))
+    # A forked process would inherit the locks of OpenCV's threads.
+    processes = multiprocessing.get_context("spawn")
+    with processes.Pool(given.num_workers, cv2.setNumThreads, (0,)) as pool:
+        return list(progress(pool.imap(work, indices)))
+
+
+def _write_image(out: Path, seed: int, size: int, index: int) -> list[str]:
+    image, mask = draw(seed, index, size)
+    dicom = _dicom(seed, index, image)
+    folder = out / "dicom-images-train" / dicom.StudyInstanceUID / dicom.SeriesInstanceUID
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / f"{dicom.SOPInstanceUID}.dcm", flush=False) as temporary:
+        dicom.save_as(temporary, enforce_file_format=True)
+    return annotate(index, mask)
+
+
+def _dicom(seed: int, index: int, image: np.ndarray) -> Dataset:
+    """The image, [H,W] uint8, as a DICOM with the fields of Kaggle's and a JPEG inside."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = image_id(seed, index)
+    meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dicom = Dataset()
+    dicom.file_meta = meta
+    dicom.SOPClassUID = SecondaryCaptureImageStorage
+    dicom.SOPInstanceUID = image_id(seed, index)
+    dicom.StudyInstanceUID = f"{UID_ROOT}.{seed}.2.{index}"
+    dicom.SeriesInstanceUID = f"{UID_ROOT}.{seed}.3.{index}"
+    dicom.Modality, dicom.ConversionType = "CR", "WSD"
+    dicom.BodyPartExamined, dicom.ViewPosition = "CHEST", "PA"
+    # Unique per image as in Kaggle's files, which hide who has several: patients.csv knows.
+    dicom.PatientID = dicom.PatientName = f"synthetic-{seed}-{index}"
+    dicom.Rows, dicom.Columns = image.shape
+    dicom.SamplesPerPixel, dicom.PhotometricInterpretation = 1, "MONOCHROME2"
+    dicom.BitsAllocated, dicom.BitsStored, dicom.HighBit = 8, 8, 7
+    dicom.PixelRepresentation = 0
+    dicom.LossyImageCompression, dicom.LossyImageCompressionMethod = "01", "ISO_10918_1"
+    jpeg = io.BytesIO()
+    Image.fromarray(image).save(jpeg, "JPEG", quality=90)
+    dicom.PixelData = encapsulate([jpeg.getvalue()])
+    return dicom
+
+
+def _write_tables(out: Path, seed: int, texts: list[list[str]]) -> None:
+    rows, patients = ["ImageId, EncodedPixels"], ["ImageId,PatientId"]
+    for index in range(1, len(texts)):
+        rows += [f"{image_id(seed, index)}, {text}" for text in texts[index]]
+        patients.append(f"{image_id(seed, index)},{_patient(index):08d}")
+    for name, lines in (("train-rle.csv", rows), ("patients.csv", patients)):
+        with atomic(out / name, flush=False) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+
+
+def _patient(index: int) -> int:
+    """Five patients for any eight images, of whom two have several."""
+    return index // 8 * 5 + (1, 1, 2, 3, 3, 3, 4, 5)[index % 8]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

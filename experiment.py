@@ -1,0 +1,170 @@
+"""A run: decide once, cut the folds, hand each to a solver, sum up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+
+from datasets.siim import Sample, find_positives, find_samples
+from datasets.splits import (
+    describe_leakage,
+    fold_of,
+    read_folds,
+    read_patients,
+    split,
+    write_folds,
+)
+from models import build_model
+from solver import Solver
+from solver_freeze import FreezeSolver
+from utils.config import Config
+from utils.errors import InputError
+from utils.processes import decide_once
+from utils.rank import say
+from utils.run import open_run
+from utils.summary import as_table, summarise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is decided once and handed to every process.
+
+    Attributes:
+        config: settings, with a run name and a seed.
+        folder: the run's folder.
+        table: the table of folds.csv.
+        samples: the files of every image.
+    """
+
+    config: Config
+    folder: Path
+    table: pd.DataFrame
+    samples: dict[str, Sample]
+
+
+def train_folds(
+    config: Config,
+    given: frozenset[str],
+    stratified: bool,
+    rate_of: Callable[[Config], float],
+) -> int:
+    """Train the folds that the settings ask for, and sum up all folds of the run.
+
+    Args:
+        config: settings of this call.
+        given: names of the settings that were given rather than left at their defaults.
+        stratified: cut folds with equal shares of positives.
+        rate_of: gives stage 1's learning rate for settings whose seed is decided.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        InputError: data, settings or an earlier run's files do not allow it.
+    """
+    fabric = _launch(config)
+    plan = decide_once(fabric, lambda: _plan(config, given, stratified))
+    stages = plan.config.stages(rate_of(plan.config))
+    solver_class = _solver_class(plan.config)
+    for number in plan.config.fold_numbers():
+        fold, folder = fold_of(plan.table, number), plan.folder / f"fold{number}"
+        solver_class(fabric, plan.config, stages, fold, plan.samples, folder).fit()
+    if fabric.is_global_zero:
+        _conclude(plan.folder)
+    return 0
+
+
+def _launch(config: Config) -> Fabric:
+    precision = config.precision
+    if precision == "auto":
+        on_gpu = config.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+        half = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "16-mixed"
+        precision = half if on_gpu else "32-true"
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            precision=precision,
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot train with --accelerator {config.accelerator} --devices {config.devices} "
+            f"--precision {config.precision}: {error}"
+        ) from error
+    return fabric
+
+
+def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:
+    samples, unannotated = find_samples(config.dataset_root)
+    if unannotated:
+        say(f"{len(unannotated)} images without a mask are left out, the first {unannotated[0]}")
+    config, folder = open_run(config, given)
+    say(f"run {folder}, seed {config.seed}")
+    table = _folds(config, folder, samples, stratified)
+    for number in config.fold_numbers():
+        _claim(folder / f"fold{number}", config)
+    return Plan(config, folder, table, samples)
+
+
+def _folds(
+    config: Config, folder: Path, samples: dict[str, Sample], stratified: bool
+) -> pd.DataFrame:
+    """Cut the folds, and write folds.csv or hold it against the one that is there."""
+    known = Path(config.dataset_root) / "patients.csv"
+    patients = read_patients(config.groups or known) if config.groups or known.exists() else None
+    positive = find_positives(samples)
+    table = split(positive, config.n_splits, stratified, patients, grouped=bool(config.groups))
+    path = folder / "folds.csv"
+    if path.exists() and not read_folds(path).equals(table):
+        raise InputError(
+            f"{path} holds other folds than this call makes: other images, masks or patients, or "
+            "the run was begun by the other of main.py and train_sfold.py"
+        )
+    write_folds(table, path)
+    say(f"{len(table)} images, {sum(positive.values())} positive; {describe_leakage(table)}")
+    return table
+
+
+def _claim(folder: Path, config: Config) -> None:
+    """Make a fold's folder, unless training would overwrite what is in it."""
+    if config.mode == "train_stage2" and not (folder / "stage1_best.pth").exists():
+        raise InputError(
+            f"--mode train_stage2 looked for {folder}/stage1_best.pth; train stage 1 of this fold "
+            "with --mode train"
+        )
+    written = "stage2_*.pth" if config.mode == "train_stage2" else "*.pth"
+    if not config.resume and any(folder.glob(written)):
+        raise InputError(
+            f"{folder} already has checkpoints; go on with --resume true, or choose other --folds "
+            "or another --run_name"
+        )
+    folder.mkdir(exist_ok=True)
+
+
+def _solver_class(config: Config) -> type[Solver]:
+    if config.epoch_stage1_freeze == 0:
+        return Solver
+    if build_model(config.model_type, pretrained=False).encoder is None:
+        say(f"warning: {config.model_type} has no encoder to freeze; --epoch_stage1_freeze is idle")
+        return Solver
+    if not config.pretrained and config.encoder_weights is None:
+        say("warning: the encoder that is held frozen has no pretrained weights")
+    return FreezeSolver
+
+
+def _conclude(folder: Path) -> None:
+    summary = summarise(folder)
+    pooled = summary["pooled"]
+    say(f"\n{as_table(summary)}\n")
+    say(
+        f"out of fold: Dice {pooled['dice']:.4f} where leaving every image empty scores "
+        f"{pooled['baseline']:.4f}; Dice on positives {pooled['dice_positive']:.4f}"
+    )
+    if not pooled["predicted"]:
+        say("no mask was predicted: the best that the grid of thresholds found is to stay silent")
+    say(f"results: {folder}\nwatch:   tensorboard --logdir {folder}")

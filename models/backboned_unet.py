@@ -1,0 +1,158 @@
+"""U-Net around a torchvision backbone, with the names of the package backboned-unet.
+
+Signature, parameter names and outputs are those of github.com/mkisantal/backboned-unet, so that
+checkpoints made with it load here. What never takes part (`backbone.fc`) is left out, and building
+a network does not move its batch-norm statistics.
+"""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.weights import fetch_imagenet
+from utils.rank import say
+
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_VGG_SHORTCUTS = {
+    "vgg16": (("5", "12", "22", "32", "42"), "43"),
+    "vgg19": (("5", "12", "25", "38", "51"), "52"),
+}
+_DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
+BACKBONES = (*_RESNETS, *_VGG_SHORTCUTS, *_DENSENETS)
+
+
+def _backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[str | None, ...], str]:
+    """Return the backbone, the layers its shortcuts leave from (shallow first) and its last one."""
+    if name not in BACKBONES:
+        raise ValueError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}")
+    torchvision_name = f"{name}_bn" if name in _VGG_SHORTCUTS else name
+    network = torchvision.models.get_model(torchvision_name, weights=None)
+    if pretrained:
+        network.load_state_dict(fetch_imagenet(torchvision_name))
+    if name in _RESNETS:
+        del network.avgpool, network.fc
+        return network, (None, "relu", "layer1", "layer2", "layer3"), "layer4"
+    if name in _VGG_SHORTCUTS:
+        return network.features, *_VGG_SHORTCUTS[name]
+    shortcuts = (None, "relu0", "denseblock1", "denseblock2", "denseblock3")
+    return network.features, shortcuts, "denseblock4"
+
+
+class UpsampleBlock(nn.Module):
+    """Doubles the resolution and mixes in the shortcut, if there is one.
+
+    `parametric` upsamples with a transposed convolution before the shortcut joins; otherwise a
+    bilinear interpolation is followed by a convolution over both.
+    """
+
+    def __init__(self, ch_in: int, ch_out: int, skip_in: int, use_bn: bool, parametric: bool):
+        super().__init__()
+        self.parametric = parametric
+        convolution = {"kernel_size": 3, "padding": 1, "bias": not use_bn}
+        if parametric:
+            self.up = nn.ConvTranspose2d(ch_in, ch_out, 4, stride=2, padding=1, bias=not use_bn)
+        else:
+            self.conv1 = nn.Conv2d(ch_in + skip_in, ch_out, **convolution)
+        self.bn1 = nn.BatchNorm2d(ch_out) if use_bn else nn.Identity()
+        self.conv2 = nn.Conv2d(ch_out + (skip_in if parametric else 0), ch_out, **convolution)
+        self.bn2 = nn.BatchNorm2d(ch_out) if use_bn else nn.Identity()
+
+    def forward(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
+        """[B,ch_in,H,W] and [B,skip_in,2H,2W] -> [B,ch_out,2H,2W]."""
+        if self.parametric:
+            x = _join(F.relu(self.bn1(self.up(x))), shortcut)
+        else:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = F.relu(self.bn1(self.conv1(_join(x, shortcut))))
+        return F.relu(self.bn2(self.conv2(x)))
+
+
+def _join(x: Tensor, shortcut: Tensor | None) -> Tensor:
+    return x if shortcut is None else torch.cat([x, shortcut], dim=1)
+
+
+class Unet(nn.Module):
+    """U-Net (Ronneberger et al. 2015, arXiv 1505.04597) with a torchvision backbone as encoder.
+
+    Args:
+        backbone_name: one of `BACKBONES`.
+        pretrained: load torchvision's ImageNet weights into the backbone.
+        encoder_freeze: hold the backbone still: no gradients, and fixed batch-norm statistics.
+        classes: channels of the output.
+        decoder_filters: channels of the five upsampling blocks, deepest first.
+        parametric_upsampling: transposed convolutions instead of bilinear interpolation.
+        shortcut_features: names of the backbone's children that shortcuts leave from, shallow
+            first, None for a level without; "default" takes one a resolution.
+        decoder_use_batchnorm: batch norm behind every convolution of the decoder.
+    """
+
+    def __init__(
+        self,
+        backbone_name: str = "resnet50",
+        pretrained: bool = True,
+        encoder_freeze: bool = False,
+        classes: int = 21,
+        decoder_filters: tuple[int, ...] = (256, 128, 64, 32, 16),
+        parametric_upsampling: bool = True,
+        shortcut_features: str | tuple[str | None, ...] = "default",
+        decoder_use_batchnorm: bool = True,
+    ):
+        super().__init__()
+        self.backbone, default, self.backbone_output = _backbone(backbone_name, pretrained)
+        self.shortcut_features = default if shortcut_features == "default" else shortcut_features
+        self.encoder_freeze = encoder_freeze
+        self.backbone.requires_grad_(not encoder_freeze)
+        channels, deepest = self._count_channels()
+        self.upsample_blocks = nn.ModuleList(
+            UpsampleBlock(ch_in, ch_out, skip_in, decoder_use_batchnorm, parametric_upsampling)
+            for ch_in, ch_out, skip_in in zip(
+                (deepest, *decoder_filters[:-1]), decoder_filters, reversed(channels), strict=True
+            )
+        )
+        self.final_conv = nn.Conv2d(decoder_filters[-1], classes, kernel_size=1)
+        self.register_load_state_dict_pre_hook(_ignore_classifier)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The backbone."""
+        return self.backbone
+
+    def train(self, mode: bool = True) -> "Unet":
+        """Switch to training mode; with `encoder_freeze` the backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_freeze:
+            self.backbone.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,3,H,W] -> logits [B,classes,H,W]; H and W are multiples of 32."""
+        x, shortcuts = self._encode(x)
+        for block, shortcut in zip(self.upsample_blocks, reversed(shortcuts), strict=True):
+            x = block(x, shortcut)
+        return self.final_conv(x)
+
+    def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        features = {}
+        for name, child in self.backbone.named_children():
+            x = child(x)
+            features[name] = x
+            if name == self.backbone_output:
+                break
+        return x, [None if name is None else features[name] for name in self.shortcut_features]
+
+    @torch.no_grad()
+    def _count_channels(self) -> tuple[list[int], int]:
+        # In evaluation mode: a forward pass in training mode would move the batch-norm statistics.
+        self.backbone.eval()
+        deepest, shortcuts = self._encode(torch.zeros(1, 3, 32, 32))
+        self.backbone.train(not self.encoder_freeze)
+        return [0 if s is None else s.shape[1] for s in shortcuts], deepest.shape[1]
+
+
+def _ignore_classifier(module: nn.Module, state_dict: dict, *_) -> None:
+    ignored = [key for key in state_dict if key.startswith("backbone.fc.")]
+    for key in ignored:
+        del state_dict[key]
+    if ignored:
+        say(f"ignored, as it takes no part: {', '.join(ignored)}")

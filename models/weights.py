@@ -1,0 +1,66 @@
+"""Pretrained weights: fetched from torchvision, or read from a file."""
+
+import urllib.error
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from utils.checkpoint import load_file
+from utils.errors import InputError
+from utils.rank import say
+
+_PREFIXES = ("module.", "backbone.", "encoder.")
+
+
+def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
+    """Fetch torchvision's first ImageNet weights of a network, or take them from its cache.
+
+    Raises:
+        InputError: they are not in the cache and the network cannot be reached.
+    """
+    weights = torchvision.models.get_model_weights(torchvision_name)["IMAGENET1K_V1"]
+    say(f"pretrained encoder: {weights} from {weights.url} (cache: {torch.hub.get_dir()})")
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (urllib.error.URLError, OSError) as error:
+        raise InputError(
+            f"could not fetch {weights.url} ({error}). Go on with --pretrained false to train from "
+            "scratch, or with --encoder_weights FILE to give a torchvision state dict."
+        ) from error
+
+
+def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
+    """Load an encoder's weights from a torchvision state dict or from a checkpoint of a network.
+
+    Says in one line what was loaded, missing and unexpected.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold every weight of this encoder.
+    """
+    if encoder is None:
+        raise InputError(f"--encoder_weights {path}: this network has no encoder to load it into")
+    content = load_file(path)
+    state = content.get("state_dict", content)
+    given = {_bare(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    own = encoder.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    missing = [key for key in own if key not in fitting and "num_batches_tracked" not in key]
+    if missing:
+        raise InputError(
+            f"--encoder_weights {path}: {len(missing)} of the encoder's {len(own)} weights are "
+            f"absent or of another shape, the first {missing[0]!r}. Give a file of that network."
+        )
+    encoder.load_state_dict(fitting, strict=False)
+    unexpected = sorted(given.keys() - own.keys())
+    say(
+        f"encoder weights from {path}: {len(fitting)} loaded, 0 missing, "
+        f"{len(unexpected)} unexpected {unexpected[:2] if unexpected else ''}".rstrip()
+    )
+
+
+def _bare(key: str) -> str:
+    for prefix in _PREFIXES:
+        key = key.removeprefix(prefix)
+    return key

@@ -1,0 +1,294 @@
+"""Solver: trains one fold through its stages; works for every network."""
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from tqdm import tqdm
+
+from datasets.batches import plan_steps, seed_of
+from datasets.loaders import StageData
+from datasets.siim import Sample
+from datasets.splits import Fold
+from models import build_model
+from models.inputs import normalise
+from utils.checkpoint import FoldCheckpoints
+from utils.config import Config, Stage
+from utils.errors import InputError
+from utils.log import FoldLog
+from utils.loss import bce
+from utils.processes import check_equal, share_buffers
+from utils.threshold import best_pair, score
+from utils.validation import Validation, validate
+
+_SHOWN = 4
+"""Validation images drawn for TensorBoard."""
+
+
+class Solver:
+    """Trains one fold through its stages.
+
+    Stage 2 starts from stage 1's best weights, with a fresh optimizer, schedule and best score.
+
+    Args:
+        fabric: devices, processes and precision; already launched.
+        config: settings of the run, the seed among them.
+        stages: all stages of the run, in order.
+        fold: the images to learn from and to validate on.
+        samples: the files of every image.
+        folder: the fold's folder, which exists.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: Config,
+        stages: tuple[Stage, ...],
+        fold: Fold,
+        samples: dict[str, Sample],
+        folder: Path,
+    ):
+        self.fabric = fabric
+        self.config = config
+        self.stages = stages
+        self.fold = fold
+        self.train_samples = [samples[name] for name in fold.train]
+        self.valid_samples = [samples[name] for name in fold.valid]
+        self.folder = folder
+        self.checkpoints = FoldCheckpoints(folder)
+        self.loss_function = bce
+
+    def fit(self) -> None:
+        """Train every stage and write oof.npz from the last stage's best weights.
+
+        What an earlier run left is taken up in this order:
+        1. A fold with oof.npz is finished and is left alone.
+        2. A stage whose last checkpoint is of its last epoch is finished and is skipped, as is
+           stage 1 with --mode train_stage2.
+        3. A stage with a last checkpoint goes on behind that epoch: weights, optimizer, schedule
+           and best score are those of the checkpoint.
+        4. Any other stage begins anew: from the best weights of the stage before it, or, if it is
+           the first, from the weights that the network was built with.
+        """
+        if (self.folder / "oof.npz").exists():
+            return
+        position, first_epoch = self.next_to_train()
+        self.log = FoldLog(self.folder, self.stages, self.epochs_before(position) + first_epoch)
+        for stage in self.stages[position:]:
+            self.begin_stage(stage, first_epoch)
+            for epoch in range(first_epoch, stage.epochs):
+                self.begin_epoch(stage, epoch)
+                train_loss, images_per_second = self.train_epoch(stage, epoch)
+                self.end_epoch(stage, epoch, train_loss, images_per_second, self.validate())
+            self.end_stage(stage)
+            first_epoch = 0
+        self.write_out_of_fold()
+        self.log.close()
+
+    def next_to_train(self) -> tuple[int, int]:
+        """Return the position of the stage to go on with, and its first epoch still to do."""
+        for position, stage in enumerate(self.stages):
+            done = self._epochs_done(stage)
+            if done < stage.epochs:
+                return position, done
+        return len(self.stages), 0
+
+    def epochs_before(self, position: int) -> int:
+        """Return the epochs of all stages before the one at `position`."""
+        return sum(stage.epochs for stage in self.stages[:position])
+
+    def begin_stage(self, stage: Stage, first_epoch: int) -> None:
+        """Build network, optimizer, schedule and loaders.
+
+        Args:
+            stage: what to train.
+            first_epoch: 0 to begin anew; otherwise the epoch behind the stage's last checkpoint.
+        """
+        self.load_data(stage)
+        start = self.build_module(stage, first_epoch)
+        self.model = None
+        optimizer = torch.optim.Adam(
+            self.module.parameters(), lr=stage.lr, weight_decay=self.config.weight_decay
+        )
+        self.scheduler = CosineAnnealingLR(optimizer, T_max=stage.epochs, eta_min=0)
+        self.best: dict | None = None
+        if first_epoch:
+            optimizer.load_state_dict(start["optimizer"])
+            self.scheduler.load_state_dict(start["scheduler"])
+            self.best = start["best"]
+        self.optimizer = self.fabric.setup_optimizers(optimizer)
+        self.log.stage(stage, self.fold, len(self.data.batches), start)
+
+    def load_data(self, stage: Stage) -> None:
+        """Open the loaders of a stage."""
+        self.data = StageData(
+            self.train_samples,
+            self.valid_samples,
+            stage,
+            self.config,
+            self._seed_parts(stage),
+            self.fabric.global_rank,
+            self.fabric.world_size,
+        )
+
+    def build_module(self, stage: Stage, first_epoch: int) -> dict:
+        """Build the network with the weights that the stage starts from.
+
+        Returns:
+            The checkpoint that the weights are from; empty if there is none.
+        """
+        # The first process writes checkpoints; the others must not look for them too early.
+        self.fabric.barrier()
+        start = {}
+        if first_epoch:
+            start = self.checkpoints.load(stage.number, "last")
+        elif stage.number > 1:
+            start = self.checkpoints.load(stage.number - 1, "best")
+        torch.manual_seed(seed_of(self.config.seed, self.fold.number))
+        self.module = build_model(
+            self.config.model_type,
+            pretrained=self.config.pretrained and not start,
+            encoder_weights=None if start else self.config.encoder_weights,
+        )
+        if start:
+            self.module.load_state_dict(start["state_dict"])
+        self.module.to(self.fabric.device)
+        return start
+
+    def begin_epoch(self, stage: Stage, epoch: int) -> None:
+        """Seed the epoch, and wrap the network for training where it is not."""
+        torch.manual_seed(seed_of(*self._seed_parts(stage), epoch))
+        self.data.batches.set_epoch(epoch)
+        if self.model is None:
+            self.model = self.fabric.setup_module(self.module)
+
+    def set_train_mode(self) -> None:
+        """Switch the network to training mode."""
+        self.model.train()
+
+    def train_epoch(self, stage: Stage, epoch: int) -> tuple[float, float]:
+        """Pass over the training images once.
+
+        Returns:
+            Mean loss over all images, and images per second over all processes.
+
+        Raises:
+            InputError: the loss is not a finite number.
+        """
+        self.set_train_mode()
+        started = time.perf_counter()
+        parts = plan_steps(self.data.batches.sizes(), stage.group_size(epoch))
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
+        for part, (image, mask) in zip(parts, self._progress(stage, epoch), strict=True):
+            image = image.to(self.fabric.device, non_blocking=True)
+            mask = mask.to(self.fabric.device, non_blocking=True)
+            # DDP averages over processes, which may hold unequal parts of a batch.
+            weight = len(image) * self.fabric.world_size / part.step_images
+            with self.fabric.no_backward_sync(self.model, enabled=not part.last):
+                loss = self.loss_function(self.model(normalise(image)), mask)
+                self.fabric.backward(loss * weight)
+            if part.last:
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            loss_sum += loss.detach().double() * len(image)
+        images = len(self.train_samples)
+        mean_loss = self.fabric.all_reduce(loss_sum, reduce_op="sum").item() / images
+        if not math.isfinite(mean_loss):
+            raise InputError(
+                f"the loss of stage {stage.number}, epoch {epoch + 1} is {mean_loss}; no checkpoint"
+                f" was overwritten. Try a lower rate (now {stage.lr:g}) or --precision 32-true"
+            )
+        return mean_loss, images / (time.perf_counter() - started)
+
+    def validate(self) -> Validation:
+        """Predict the fold's validation images with the weights of now."""
+        share_buffers(self.fabric, self.module)
+        return validate(
+            self.fabric, self.module, self.data.valid, self.loss_function, self._shown()
+        )
+
+    def end_epoch(
+        self,
+        stage: Stage,
+        epoch: int,
+        train_loss: float,
+        images_per_second: float,
+        validation: Validation,
+    ) -> None:
+        """Rank the epoch, write its checkpoints and log it."""
+        rule = best_pair(validation.histograms)
+        scores = score(validation.histograms, rule)
+        reached = {"epoch": epoch, "loss": validation.loss, **asdict(rule), **asdict(scores)}
+        is_best = self.best is None or _rank(reached) > _rank(self.best)
+        if is_best:
+            self.best = reached
+        lr = self.scheduler.get_last_lr()[0]
+        self.scheduler.step()
+        if self.fabric.is_global_zero:
+            self.save(stage, epoch, is_best)
+            self.log.epoch(stage, epoch, train_loss, images_per_second, lr, reached, is_best)
+            self.log.overlays(stage, epoch, validation, rule)
+
+    def save(self, stage: Stage, epoch: int, is_best: bool) -> None:
+        """Write the stage's last checkpoint, which is also its best if `is_best`."""
+        content = {
+            "state_dict": self.module.state_dict(),
+            "model_type": self.config.model_type,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "stage": stage.number,
+            "epoch": epoch,
+            "fold": self.fold.number,
+            "best": self.best,
+            "config": asdict(self.config),
+        }
+        self.checkpoints.save(content, is_best)
+
+    def end_stage(self, stage: Stage) -> None:
+        """Make sure that all processes hold the same weights."""
+        if self.fabric.world_size > 1:
+            checksum = check_equal(self.fabric, self.module)
+            self.log.line(
+                f"stage {stage.number}: weights are equal on {self.fabric.world_size} processes "
+                f"(checksum {checksum:.9g})"
+            )
+
+    def write_out_of_fold(self) -> None:
+        """Validate the last stage's best weights and write oof.npz, which ends a fold."""
+        stage = self.stages[-1]
+        self.load_data(stage)
+        self.fabric.barrier()
+        self.module = build_model(self.config.model_type, pretrained=False)
+        self.module.load_state_dict(self.checkpoints.load(stage.number, "best")["state_dict"])
+        self.module.to(self.fabric.device)
+        histograms = self.validate().histograms
+        if self.fabric.is_global_zero:
+            histograms.save(self.folder / "oof.npz")
+        self.fabric.barrier()
+
+    def _epochs_done(self, stage: Stage) -> int:
+        if self.config.mode == "train_stage2" and stage.number == 1:
+            return stage.epochs
+        return self.checkpoints.epochs_done(stage.number)
+
+    def _seed_parts(self, stage: Stage) -> tuple[int, int, int]:
+        return self.config.seed, self.fold.number, stage.number
+
+    def _progress(self, stage: Stage, epoch: int) -> tqdm:
+        title = f"fold {self.fold.number} stage {stage.number} epoch {epoch + 1}/{stage.epochs}"
+        return tqdm(self.data.train, title, leave=False, disable=not self.fabric.is_global_zero)
+
+    def _shown(self) -> set[int]:
+        """Positions of the first positives among the images that this process validates."""
+        mine = range(self.fabric.global_rank, len(self.fold.valid), self.fabric.world_size)
+        positive = [i for i in mine if self.fold.valid[i] in self.fold.positive]
+        return set(positive[:_SHOWN])
+
+
+def _rank(reached: dict) -> tuple[float, float]:
+    """Order epochs: by Dice, then by the lower validation loss."""
+    return reached["dice"], -reached["loss"]

@@ -1,0 +1,15 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def siim_data() -> Path:
+    """The folder of real data, which may not be part of this repository."""
+    folder = os.environ.get("SIIM_DATA")
+    if not folder:
+        pytest.skip("SIIM_DATA is not set: it names the folder with siim/dicom and siim/*.csv")
+    return Path(folder)

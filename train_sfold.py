@@ -1,0 +1,30 @@
+"""Train a pneumothorax segmentation network on stratified folds, at a fixed learning rate.
+
+    python train_sfold.py                          all folds, one after the other
+    python train_sfold.py --run_name X --folds 0,3 some of them; other machines train the others
+    python train_sfold.py --groups patients.csv    no patient in two folds
+
+Every fold gets the same share of images with a mask. Reads and writes what main.py does.
+"""
+
+import sys
+
+from experiment import train_folds
+from utils.config import Config, parse
+from utils.errors import command
+
+
+def fixed_rate(config: Config) -> float:
+    """Take stage 1's learning rate as it was given."""
+    return config.lr
+
+
+@command
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    config, given = parse(args, __doc__)
+    return train_folds(config, given, stratified=True, rate_of=fixed_rate)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

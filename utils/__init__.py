@@ -1,0 +1,1 @@
+"""Parts that training, prediction and data preparation share."""

@@ -1,0 +1,78 @@
+"""Checkpoints: dicts of tensors and plain types, written whole, opened by torch's safe loader."""
+
+import os
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import torch
+
+from utils.errors import InputError
+from utils.files import atomic
+
+
+def load_file(path: str | Path) -> dict:
+    """Read a dict of tensors and plain types onto the CPU with torch's safe loader.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"no checkpoint at {path}") from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+class FoldCheckpoints:
+    """The checkpoints of one fold: stageN_last.pth and stageN_best.pth.
+
+    Args:
+        folder: the fold's folder.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, stage_number: int, which: str) -> Path:
+        """Return the file of a stage's checkpoint; `which` is last or best."""
+        return self.folder / f"stage{stage_number}_{which}.pth"
+
+    def load(self, stage_number: int, which: str) -> dict:
+        """Read a stage's checkpoint onto the CPU.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
+        return load_file(self.path(stage_number, which))
+
+    def epochs_done(self, stage_number: int) -> int:
+        """Return how many epochs of a stage its last checkpoint has behind it, 0 without one."""
+        path = self.path(stage_number, "last")
+        return load_file(path)["epoch"] + 1 if path.exists() else 0
+
+    def save(self, content: dict, is_best: bool) -> None:
+        """Write the last checkpoint of a stage, which is also its best if `is_best`.
+
+        One file then has both names. The best appears first: an interruption in between leaves an
+        epoch to repeat, not one whose best weights are missing.
+        """
+        with atomic(self.path(content["stage"], "last")) as temporary:
+            torch.save(content, temporary)
+            if is_best:
+                with atomic(self.path(content["stage"], "best")) as second_name:
+                    _link(temporary, second_name)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give one file two names; where the file system cannot, copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,35 @@
+"""The error that a user can act on, and how a command ends with it."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+from utils.rank import is_main_process
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used.
+
+    The message says what was looked for, where, and what to do next.
+    """
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Make `main` a command: an `InputError` becomes one message and exit code 2.
+
+    Returns:
+        A function that returns the exit code for `sys.exit`.
+    """
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except InputError as error:
+            if is_main_process():
+                # torch puts the traceback of a loader's worker in front of the message.
+                message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
+                print(f"error: {message}", file=sys.stderr)
+            return 2
+
+    return run

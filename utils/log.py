@@ -1,0 +1,152 @@
+"""What a fold says: on screen, in log.txt and to TensorBoard. Only the first process speaks."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from datasets.splits import Fold
+from utils.config import Stage
+from utils.drawing import comparison
+from utils.rank import is_main_process, say
+from utils.threshold import PostProcess
+from utils.validation import Validation
+
+_GIB = 2**30
+
+
+class FoldLog:
+    """log.txt and TensorBoard events of one fold; silent in every process but the first.
+
+    On the x axis are the epochs since the fold began, so stage 2 continues where stage 1 ended.
+
+    Args:
+        folder: the fold's folder.
+        stages: all stages of the run.
+        first_epoch: epochs since the fold began that are done; later events, of an interrupted run,
+            no longer count.
+    """
+
+    def __init__(self, folder: Path, stages: tuple[Stage, ...], first_epoch: int):
+        self._stages = stages
+        self._path = folder / "log.txt"
+        self._first_epoch = first_epoch
+        self._started = time.time()
+        self._events = (
+            SummaryWriter(str(folder), purge_step=first_epoch) if is_main_process() else None
+        )
+
+    def line(self, text: str) -> None:
+        """Write a line to the screen and, with the time, to log.txt."""
+        say(text)
+        if self._events is not None:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def stage(self, stage: Stage, fold: Fold, batches: int, start: dict) -> None:
+        """Say what a stage trains on and what it starts from.
+
+        Args:
+            stage: the stage.
+            fold: its images.
+            batches: batches per epoch.
+            start: the checkpoint it starts from, empty if there is none.
+        """
+        origin = "from new weights"
+        if start and start["stage"] == stage.number:
+            origin = f"going on behind epoch {start['epoch'] + 1}"
+        elif start:
+            origin = (
+                f"from the weights of stage {start['stage']}'s best epoch "
+                f"({start['best']['epoch'] + 1}), with a fresh optimizer, schedule and best score"
+            )
+        positives = sum(name in fold.positive for name in fold.train)
+        self.line(
+            f"fold {fold.number} stage {stage.number}: {len(fold.train)} images ({positives} "
+            f"positive), {batches} steps of {stage.batch_size} at {stage.image_size} px, "
+            f"{stage.epochs} epochs, rate {stage.lr:.3g}; {origin}"
+        )
+
+    def epoch(
+        self,
+        stage: Stage,
+        epoch: int,
+        train_loss: float,
+        images_per_second: float,
+        lr: float,
+        reached: dict,
+        is_best: bool,
+    ) -> None:
+        """Write the line and the points of one epoch.
+
+        Args:
+            stage: the stage.
+            epoch: from 0.
+            train_loss: mean over the training images.
+            images_per_second: of training.
+            lr: learning rate of the epoch.
+            reached: validation loss, the rule chosen and its scores.
+            is_best: whether the epoch is the stage's best so far.
+        """
+        x = self._x(stage, epoch)
+        if self._events is not None:
+            for name, value in {
+                "loss/train": train_loss,
+                "loss/val": reached["loss"],
+                "dice/all": reached["dice"],
+                "dice/positive": reached["dice_positive"],
+                "dice/empty_kept": reached["empty_kept"],
+                "lr": lr,
+                "images_per_second": images_per_second,
+            }.items():
+                self._events.add_scalar(name, value, x)
+        best = "best so far" if is_best else ""
+        silent = "" if reached["predicted"] else "no mask predicted"
+        self.line(
+            f"stage {stage.number} epoch {epoch + 1}/{stage.epochs}: loss {train_loss:.4f}, "
+            f"val {reached['loss']:.4f} | Dice {reached['dice']:.4f} (all-empty "
+            f"{reached['baseline']:.4f}), positives {reached['dice_positive']:.4f}, empties kept "
+            f"{reached['empty_kept']:.4f} | rate {lr:.2e}, {images_per_second:.1f} images/s, "
+            f"{_peak_memory():.1f} GiB | {', '.join(filter(None, (best, silent)))}".rstrip(" |")
+        )
+        if x == self._first_epoch:
+            self._line_estimated_end(stage, epoch)
+
+    def overlays(self, stage: Stage, epoch: int, validation: Validation, rule: PostProcess) -> None:
+        """Draw image, truth and prediction of some validation images for TensorBoard."""
+        if self._events is not None and validation.shown:
+            areas = rule.areas(validation.histograms)
+            rows = [
+                comparison(s.image, s.mask, rule.cut(s.levels) * np.uint8(areas[s.index] > 0))
+                for s in validation.shown
+            ]
+            pixels = np.vstack(rows)
+            self._events.add_image("overlay", pixels, self._x(stage, epoch), dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what TensorBoard reads to disk."""
+        if self._events is not None:
+            self._events.close()
+
+    def _x(self, stage: Stage, epoch: int) -> int:
+        return sum(s.epochs for s in self._stages if s.number < stage.number) + epoch
+
+    def _line_estimated_end(self, stage: Stage, epoch: int) -> None:
+        """Take the time of an epoch to grow with its pixels."""
+        to_do = (stage.epochs - epoch - 1) * stage.image_size**2
+        to_do += sum(s.epochs * s.image_size**2 for s in self._stages if s.number > stage.number)
+        seconds = (time.time() - self._started) * to_do / stage.image_size**2
+        end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
+        self.line(f"at this pace the fold ends about {end}, in {seconds / 60:.0f} minutes")
+
+
+def _peak_memory() -> float:
+    """Peak memory in GiB: of the GPU if there is one, otherwise of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / _GIB
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / _GIB

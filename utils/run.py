@@ -1,0 +1,95 @@
+"""The folder of a run: opened once, found again by name."""
+
+import secrets
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+from utils.config import Config, load
+from utils.environment import describe_environment
+from utils.errors import InputError
+from utils.files import write_json
+
+_MAY_CHANGE = frozenset(
+    {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
+    | {"accelerator", "devices", "num_nodes"}
+)
+"""Settings that a run may be continued with otherwise than it was begun."""
+
+
+def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
+    """Begin a run, or go on with the one that --run_name names.
+
+    1. A run that exists keeps the settings of its config.yaml. A setting that was given and differs
+       is refused, unless it cannot change what is learned.
+    2. A run that does not exist is begun, unless it was to be resumed. Its name is the time if none
+       was given, its seed is drawn if none was given, and both are stored.
+
+    Args:
+        config: the settings of this call.
+        given: names of the settings that were given rather than left at their defaults.
+
+    Returns:
+        The settings of the run, with a seed and a name, and its folder.
+
+    Raises:
+        InputError: the run to go on with does not exist, or was begun with other settings.
+    """
+    folder = _find(config, given)
+    if folder is not None:
+        return _continue(config, given, folder), folder
+    if config.resume or config.mode != "train" or config.run_name == "last":
+        raise InputError(
+            f"no run {config.run_name!r} under {config.model_path}; "
+            f"{_known(Path(config.model_path))}"
+        )
+    config = replace(
+        config,
+        run_name=config.run_name or time.strftime("%Y-%m-%d_%H-%M-%S"),
+        seed=secrets.randbelow(2**31) if config.seed is None else config.seed,
+    )
+    folder = Path(config.model_path) / config.model_type / config.run_name
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save(folder / "config.yaml")
+    write_json(folder / "environment.json", describe_environment())
+    return config, folder
+
+
+def _find(config: Config, given: frozenset[str]) -> Path | None:
+    if config.run_name is None:
+        return None
+    kind = config.model_type if "model_type" in given else "*"
+    name = "*" if config.run_name == "last" else config.run_name
+    files = sorted(
+        Path(config.model_path).glob(f"{kind}/{name}/config.yaml"), key=lambda p: p.stat().st_mtime
+    )
+    if len(files) > 1 and name != "*":
+        raise InputError(
+            f"{len(files)} runs are named {name}; say which with --model_type: "
+            + ", ".join(file.parent.parent.name for file in files)
+        )
+    return files[-1].parent if files else None
+
+
+def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
+    begun = load(folder / "config.yaml")
+    asked = {name: getattr(config, name) for name in given}
+    asked["run_name"] = begun.run_name
+    differing = {name: value for name, value in asked.items() if getattr(begun, name) != value}
+    refused = [
+        field.name for field in fields(Config) if field.name in differing.keys() - _MAY_CHANGE
+    ]
+    if refused:
+        changes = "; ".join(f"{n} {getattr(begun, n)} -> {differing[n]}" for n in refused)
+        raise InputError(
+            f"run {folder} was begun with other settings: {changes}. Leave them out to go on with "
+            "it, or choose another --run_name"
+        )
+    # What only this call asks for is not remembered by the run.
+    once = {name: getattr(config, name) for name in ("folds", "mode", "resume")}
+    return replace(begun, **(once | differing))
+
+
+def _known(model_path: Path) -> str:
+    runs = [str(path.parent.relative_to(model_path)) for path in model_path.glob("*/*/config.yaml")]
+    return f"there are: {', '.join(sorted(runs))}" if runs else "there are none yet"
