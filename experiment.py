@@ -24,7 +24,7 @@ from utils.config import Config
 from utils.errors import InputError
 from utils.processes import decide_once
 from utils.rank import say
-from utils.run import open_run
+from utils.run import begin_run, open_run
 from utils.summary import as_table, summarise
 
 
@@ -100,38 +100,41 @@ def _launch(config: Config) -> Fabric:
 
 
 def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:
+    config, folder = open_run(config, given)
     samples, unannotated = find_samples(config.dataset_root)
     if unannotated:
         say(f"{len(unannotated)} images without a mask are left out, the first {unannotated[0]}")
-    config, folder = open_run(config, given)
-    say(f"run {folder}, seed {config.seed}")
-    table = _folds(config, folder, samples, stratified)
+    table = _cut_folds(config, samples, stratified)
+    _compare_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
-        _claim(folder / f"fold{number}", config)
+        _check_free(folder / f"fold{number}", config)
+    begin_run(config, folder)
+    write_folds(table, folder / "folds.csv")
+    for number in config.fold_numbers():
+        (folder / f"fold{number}").mkdir(exist_ok=True)
+    say(f"run {folder}, seed {config.seed}")
     return Plan(config, folder, table, samples)
 
 
-def _folds(
-    config: Config, folder: Path, samples: dict[str, Sample], stratified: bool
-) -> pd.DataFrame:
-    """Cut the folds, and write folds.csv or hold it against the one that is there."""
+def _cut_folds(config: Config, samples: dict[str, Sample], stratified: bool) -> pd.DataFrame:
     known = Path(config.dataset_root) / "patients.csv"
     patients = read_patients(config.groups or known) if config.groups or known.exists() else None
     positive = find_positives(samples)
     table = split(positive, config.n_splits, stratified, patients, grouped=bool(config.groups))
-    path = folder / "folds.csv"
+    say(f"{len(table)} images, {sum(positive.values())} positive; {describe_leakage(table)}")
+    return table
+
+
+def _compare_folds(table: pd.DataFrame, path: Path) -> None:
     if path.exists() and not read_folds(path).equals(table):
         raise InputError(
             f"{path} holds other folds than this call makes: other images, masks or patients, or "
             "the run was begun by the other of main.py and train_sfold.py"
         )
-    write_folds(table, path)
-    say(f"{len(table)} images, {sum(positive.values())} positive; {describe_leakage(table)}")
-    return table
 
 
-def _claim(folder: Path, config: Config) -> None:
-    """Make a fold's folder, unless training would overwrite what is in it."""
+def _check_free(folder: Path, config: Config) -> None:
+    """Refuse a fold whose checkpoints training would overwrite, or whose stage 1 is missing."""
     if config.mode == "train_stage2" and not (folder / "stage1_best.pth").exists():
         raise InputError(
             f"--mode train_stage2 looked for {folder}/stage1_best.pth; train stage 1 of this fold "
@@ -143,7 +146,6 @@ def _claim(folder: Path, config: Config) -> None:
             f"{folder} already has checkpoints; go on with --resume true, or choose other --folds "
             "or another --run_name"
         )
-    folder.mkdir(exist_ok=True)
 
 
 def _solver_class(config: Config) -> type[Solver]:

@@ -24,7 +24,6 @@ Exit code: 0; 1 where an image was refused (the others are made); 2 where nothin
 
 import argparse
 import functools
-import os
 import signal
 import sys
 import time
@@ -42,6 +41,7 @@ from tqdm import tqdm
 from datasets.annotations import read_annotations
 from datasets.convert import Job, Outcome, convert, remove
 from datasets.images import SUFFIXES, find_images, image_id
+from utils.cores import usable_cores
 from utils.errors import InputError, command
 from utils.files import atomic
 
@@ -138,18 +138,13 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--rle", type=Path, help="csv of masks (OUT/train-rle.csv; sample: train-rle-sample.csv)")
     add("--split", choices=SPLITS, default="train", help="which folders to fill (train)")
     add("--out", type=Path, default=Path("datasets/SIIM_data"), help="(datasets/SIIM_data)")
-    add("--num_workers", type=int, default=_cores(), help="processes; 0 is none (all cores)")
+    add("--num_workers", type=int, default=usable_cores(), help="processes; 0 is none (all cores)")
     options = parser.parse_args(args)
     if options.rle and SPLITS[options.split].masks is None:
         parser.error(f"--split {options.split} has no masks, so --rle has no meaning there")
     if options.num_workers < 0:
         parser.error(f"--num_workers {options.num_workers} is below 0")
     return options
-
-
-def _cores() -> int:
-    # A container or a batch system often grants fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _find_originals(images: Path, folders: list[Path]) -> list[Path]:

@@ -16,7 +16,6 @@ none, and is to be left out. Image i depends on seed, size and i alone.
 import argparse
 import io
 import multiprocessing
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -31,6 +30,7 @@ from tqdm import tqdm
 
 from datasets.phantom import draw_chest
 from utils import rle
+from utils.cores import usable_cores
 from utils.errors import InputError, command
 from utils.files import atomic
 
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--num_workers",
         type=int,
-        default=min(8, os.cpu_count() or 1),
+        default=min(8, usable_cores()),
         help="processes; 0 draws in this one (one per core, 8 at most)",
     )
     return parser

@@ -1,13 +1,12 @@
 """Pretrained weights: fetched from torchvision, or read from a file."""
 
-import urllib.error
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from utils.checkpoint import load_file
+from utils.checkpoint import UNREADABLE, load_file, reason_of
 from utils.errors import InputError
 from utils.rank import say
 
@@ -18,15 +17,15 @@ def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
     """Fetch torchvision's first ImageNet weights of a network, or take them from its cache.
 
     Raises:
-        InputError: they are not in the cache and the network cannot be reached.
+        InputError: they are not in the cache and cannot be reached, or arrived damaged.
     """
     weights = torchvision.models.get_model_weights(torchvision_name)["IMAGENET1K_V1"]
     say(f"pretrained encoder: {weights} from {weights.url} (cache: {torch.hub.get_dir()})")
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (urllib.error.URLError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(
-            f"could not fetch {weights.url} ({error}). Go on with --pretrained false to train from "
+            f"could not fetch {weights.url} ({reason_of(error)}). Go on with --pretrained false to train from "
             "scratch, or with --encoder_weights FILE to give a torchvision state dict."
         ) from error
 

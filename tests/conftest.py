@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# What tests compute is so small that handing it to a second thread costs more than it saves, most
+# of all where other work keeps the cores busy. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def siim_data() -> Path:

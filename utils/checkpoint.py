@@ -11,6 +11,17 @@ import torch
 from utils.errors import InputError
 from utils.files import atomic
 
+UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError)
+"""What torch raises where it cannot read a file."""
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line why torch could not read a file."""
+    if isinstance(error, pickle.UnpicklingError):
+        # torch's own words advise to load it without safety.
+        return "it is damaged, or holds more than tensors and plain types"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
 
 def load_file(path: str | Path) -> dict:
     """Read a dict of tensors and plain types onto the CPU with torch's safe loader.
@@ -22,9 +33,8 @@ def load_file(path: str | Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"no checkpoint at {path}") from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    except UNREADABLE as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights")
     return content

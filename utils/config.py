@@ -1,13 +1,14 @@
 """Every setting: one dataclass behind the command line, `--help`, YAML files and config.yaml."""
 
-import os
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
+from utils.cores import usable_cores
 from utils.errors import InputError
 from utils.files import atomic
 
@@ -98,7 +99,7 @@ class Config:
     """Name of the run's folder; the time if not given; last is the newest run."""
     resume: bool = False
     """Go on where the run --run_name stopped."""
-    num_workers: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    num_workers: int = field(default_factory=lambda: min(8, usable_cores()))
     """Processes that load images, for each training process; 0 loads in the training process."""
     accelerator: str = "auto"
     """What to train on: auto, cpu, cuda or mps."""
@@ -197,6 +198,10 @@ class Config:
                 raise InputError(f"--{name} {getattr(self, name)}: must be above 0")
 
 
+class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Shows types and defaults, and leaves the lines of the description as they are."""
+
+
 def parse(args: list[str] | None, description: str) -> tuple[Config, frozenset[str]]:
     """Read the command line, and the YAML files that it names with `--config`.
 
@@ -211,7 +216,9 @@ def parse(args: list[str] | None, description: str) -> tuple[Config, frozenset[s
         InputError: settings contradict each other or are out of range.
         SystemExit: a flag is unknown or of the wrong type (code 2), or help was asked for.
     """
-    parser = ArgumentParser(description=description, allow_abbrev=False)
+    parser = ArgumentParser(
+        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML file with settings, see recipes/.")
     parser.add_class_arguments(Config)
     every = parser.parse_args(args)

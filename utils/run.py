@@ -18,12 +18,14 @@ _MAY_CHANGE = frozenset(
 
 
 def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
-    """Begin a run, or go on with the one that --run_name names.
+    """Settle the settings and the folder of a new run, or of the one that --run_name names.
+
+    Nothing is written: `begin_run` does that, once the data has been found.
 
     1. A run that exists keeps the settings of its config.yaml. A setting that was given and differs
        is refused, unless it cannot change what is learned.
-    2. A run that does not exist is begun, unless it was to be resumed. Its name is the time if none
-       was given, its seed is drawn if none was given, and both are stored.
+    2. A run that does not exist is new, unless it was to be resumed. Its name is the time if none
+       was given, and its seed is drawn if none was given.
 
     Args:
         config: the settings of this call.
@@ -48,11 +50,15 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
         run_name=config.run_name or time.strftime("%Y-%m-%d_%H-%M-%S"),
         seed=secrets.randbelow(2**31) if config.seed is None else config.seed,
     )
-    folder = Path(config.model_path) / config.model_type / config.run_name
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save(folder / "config.yaml")
-    write_json(folder / "environment.json", describe_environment())
-    return config, folder
+    return config, Path(config.model_path) / config.model_type / config.run_name
+
+
+def begin_run(config: Config, folder: Path) -> None:
+    """Make the folder of a new run, with config.yaml and environment.json."""
+    if not (folder / "config.yaml").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "environment.json", describe_environment())
+        config.save(folder / "config.yaml")
 
 
 def _find(config: Config, given: frozenset[str]) -> Path | None:

@@ -1,9 +1,12 @@
 """From probabilities to masks, and the choice of the thresholds that do it."""
 
+import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
+from utils.errors import InputError
 from utils.metric import Histograms, level_of
 
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
@@ -58,6 +61,24 @@ class PostProcess:
         return np.where(
             kept, histograms.dice()[:, level_of(self.threshold)], ~histograms.positive
         ).astype(float)
+
+
+def load_rule(path: str | Path) -> PostProcess:
+    """Read the rule of a threshold.json.
+
+    Raises:
+        InputError: the file is missing, is not JSON, or lacks a part of the rule.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
+    except FileNotFoundError as error:
+        raise InputError(
+            f"looked for the thresholds in {path}; make it with "
+            "python main.py --mode choose_threshold --run_name RUN, or give thresholds by flags"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as thresholds: {error!r}") from error
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,251 @@
+"""The command lines of main.py and train_sfold.py, run in-process and as several processes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+import main
+import train_sfold
+from tests.tiny import SETTINGS, as_flags, write_dataset
+from utils.config import load
+from utils.metric import load_histograms
+
+REPOSITORY = Path(__file__).parent.parent
+QUICK = {"image_size_stage2": 32, "epoch_stage1": 1, "epoch_stage2": 1}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def command_line(root):
+    """Flags of a training with the real network that takes a few seconds."""
+
+    def flags(model_path, **changes):
+        settings = SETTINGS | QUICK | {"dataset_root": root, "model_path": model_path}
+        return as_flags({name: v for name, v in (settings | changes).items() if v is not None})
+
+    return flags
+
+
+@pytest.fixture(scope="module")
+def run(command_line, tmp_path_factory):
+    """A whole run of main.py, all folds."""
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
+    assert main.main(command_line(checkpoints, run_name="first")) == 0
+    return checkpoints / "unet_resnet34" / "first"
+
+
+def test_a_run_folder_holds_what_the_contract_names(run):
+    names = {path.name for path in run.iterdir()}
+    files = {"config.yaml", "environment.json", "folds.csv", "summary.json"}
+    assert names == files | {"fold0", "fold1"}
+    for fold in ("fold0", "fold1"):
+        names = {path.name for path in (run / fold).iterdir()}
+        checkpoints = {f"stage{s}_{which}.pth" for s in (1, 2) for which in ("last", "best")}
+        events = {name for name in names if name.startswith("events.out.tfevents")}
+        assert names == checkpoints | events | {"log.txt", "oof.npz"}
+        assert len(events) == 1
+
+
+def test_every_image_is_validated_in_exactly_one_fold(run, root):
+    ids = [load_histograms(run / f"fold{n}" / "oof.npz").ids.tolist() for n in (0, 1)]
+    assert sorted(ids[0] + ids[1]) == sorted(p.stem for p in (root / "train_images").iterdir())
+    table = pd.read_csv(run / "folds.csv")
+    assert table.columns.tolist() == ["ImageId", "fold", "positive", "PatientId"]
+    assert table.loc[table["fold"] == 1, "ImageId"].tolist() == ids[1]
+
+
+def test_the_settings_load_again(run):
+    settings = load(run / "config.yaml")
+    assert (settings.seed, settings.run_name) == (5, "first")
+    assert settings.pretrained is False
+
+
+def test_the_environment_names_versions_and_commit(run):
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert set(environment) >= {"git_commit", "git_dirty", "python", "gpus"}
+
+
+def test_the_summary_is_that_of_the_fold_folders(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert [row["fold"] for row in summary["folds"]] == [0, 1]
+    dice = [row["dice"] for row in summary["folds"]]
+    assert summary["mean"]["dice"] == pytest.approx(np.mean(dice))
+    assert summary["deviation"]["dice"] == pytest.approx(np.std(dice, ddof=1))
+    assert summary["pooled"]["images"] == 14
+
+
+def test_the_rate_is_drawn_once_from_the_seed(run):
+    rates = {
+        torch.load(run / f"fold{n}" / "stage1_last.pth")["scheduler"]["base_lrs"][0] for n in (0, 1)
+    }
+    settings = load(run / "config.yaml")
+    assert rates == {main.draw_rate(settings)}
+    assert 5e-7 <= rates.pop() <= settings.lr + 5e-7
+
+
+def test_train_sfold_takes_the_rate_as_it_is_and_stratifies(command_line, tmp_path):
+    assert train_sfold.main(command_line(tmp_path, run_name="s", folds=0, two_stage=False)) == 0
+    run = tmp_path / "unet_resnet34" / "s"
+    state = torch.load(run / "fold0" / "stage1_last.pth")
+    assert state["scheduler"]["base_lrs"] == [2e-4]
+    positives = pd.read_csv(run / "folds.csv").groupby("fold")["positive"].sum()
+    assert abs(positives[0] - positives[1]) <= 1
+
+
+def test_two_stage_false_trains_one_stage(command_line, tmp_path):
+    assert main.main(command_line(tmp_path, run_name="one", folds="0", two_stage=False)) == 0
+    fold = tmp_path / "unet_resnet34" / "one" / "fold0"
+    assert not list(fold.glob("stage2_*"))
+    assert (fold / "oof.npz").exists()
+
+
+def test_a_fold_with_checkpoints_is_not_overwritten(run, command_line, capsys):
+    before = (run / "fold0" / "stage1_last.pth").stat().st_mtime_ns
+    assert main.main(command_line(run.parent.parent, run_name="first", folds="0")) == 2
+    assert "--resume true" in capsys.readouterr().err
+    assert (run / "fold0" / "stage1_last.pth").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_can_be_resumed_without_repeating_its_settings(run, root, capsys):
+    flags = ["--model_path", str(run.parent.parent), "--run_name", "last", "--resume", "true"]
+    assert main.main(flags) == 0
+    assert "out of fold: Dice" in capsys.readouterr().out
+
+
+def test_other_settings_are_refused_by_name(run, capsys):
+    flags = ["--model_path", str(run.parent.parent), "--run_name", "first", "--resume", "true"]
+    assert main.main([*flags, "--lr", "0.5", "--n_splits", "3"]) == 2
+    message = capsys.readouterr().err
+    assert "n_splits 2 -> 3" in message
+    assert "lr 0.0002 -> 0.5" in message
+
+
+def test_the_other_script_does_not_continue_a_run(run, capsys):
+    flags = ["--model_path", str(run.parent.parent), "--run_name", "first", "--resume", "true"]
+    assert train_sfold.main(flags) == 2
+    assert "folds.csv holds other folds" in capsys.readouterr().err
+
+
+def test_folds_trained_apart_make_one_run(run, command_line, tmp_path):
+    for fold in ("1", "0"):
+        assert main.main(command_line(tmp_path, run_name="apart", folds=fold)) == 0
+    apart = tmp_path / "unet_resnet34" / "apart"
+    for n in (0, 1):
+        together = load_histograms(run / f"fold{n}" / "oof.npz")
+        np.testing.assert_array_equal(
+            load_histograms(apart / f"fold{n}" / "oof.npz").all, together.all
+        )
+    assert len(json.loads((apart / "summary.json").read_text())["folds"]) == 2
+
+
+def test_stage_two_can_be_trained_from_a_runs_first_stage(run, command_line, tmp_path):
+    copy = tmp_path / "unet_resnet34" / "first"
+    shutil.copytree(run, copy)
+    flags = ["--model_path", str(tmp_path), "--run_name", "first", "--mode", "train_stage2"]
+    assert main.main([*flags, "--folds", "0"]) == 2  # stage 2 is there already
+    whole = torch.load(copy / "fold0" / "stage2_last.pth")
+    for path in [*(copy / "fold0").glob("stage2_*"), copy / "fold0" / "oof.npz"]:
+        path.unlink()
+    first_stage = (copy / "fold0" / "stage1_best.pth").stat().st_mtime_ns
+    assert main.main([*flags, "--folds", "0"]) == 0
+    assert (copy / "fold0" / "stage1_best.pth").stat().st_mtime_ns == first_stage
+    again = torch.load(copy / "fold0" / "stage2_last.pth")
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, again["state_dict"][key]), key
+
+
+def test_stage_two_needs_a_first_stage(run, command_line, tmp_path, capsys):
+    copy = tmp_path / "unet_resnet34" / "first"
+    shutil.copytree(run, copy)
+    (copy / "fold1" / "stage1_best.pth").unlink()
+    flags = ["--model_path", str(tmp_path), "--run_name", "first", "--mode", "train_stage2"]
+    assert main.main([*flags, "--folds", "1"]) == 2
+    assert "fold1/stage1_best.pth" in capsys.readouterr().err
+
+
+def test_folds_do_not_depend_on_the_order_of_files(run, root, command_line, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        os, "walk", lambda *a, _walk=os.walk, **k: ((r, d, f[::-1]) for r, d, f in _walk(*a, **k))
+    )
+    assert main.main(command_line(tmp_path, run_name="x", folds="0", two_stage=False)) == 0
+    folds = (tmp_path / "unet_resnet34" / "x" / "folds.csv").read_text()
+    assert folds == (run / "folds.csv").read_text()
+
+
+def test_missing_data_is_named_with_what_to_do(tmp_path, capsys):
+    assert main.main(["--dataset_root", str(tmp_path / "nowhere")]) == 2
+    message = capsys.readouterr().err
+    assert "nowhere/train_images" in message
+    assert "python -m datasets.prepare" in message
+    assert "Traceback" not in message
+
+
+def test_a_bare_boolean_flag_is_refused():
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["--two_stage"])
+    assert stopped.value.code == 2
+
+
+def test_a_truncated_image_is_named(root, command_line, tmp_path, capsys):
+    copy = tmp_path / "data"
+    shutil.copytree(root, copy)
+    victim = copy / "train_images" / "image03.png"
+    victim.write_bytes(victim.read_bytes()[:200])
+    assert main.main(command_line(tmp_path, dataset_root=copy, num_workers=1)) == 2
+    message = capsys.readouterr().err
+    assert "image03.png" in message
+    assert "Traceback" not in message
+
+
+def test_the_help_names_every_setting_and_its_unit(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "--image_size_stage1" in text
+    assert "in pixels" in text
+    assert "python main.py --config recipes/demo.yaml" in text
+
+
+def test_two_processes_train_one_run(command_line, tmp_path):
+    """One folder, one rate, and equal weights: the solver refuses to end a stage otherwise."""
+    flags = command_line(tmp_path, seed=None, folds="0", accelerator="cpu", devices=2)
+    done = subprocess.run(
+        [sys.executable, "main.py", *flags], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = list((tmp_path / "unet_resnet34").iterdir())
+    assert len(runs) == 1
+    log = (runs[0] / "fold0" / "log.txt").read_text()
+    assert log.count("weights are equal on 2 processes") == 2
+    settings = yaml.safe_load((runs[0] / "config.yaml").read_text())
+    rate = np.random.default_rng(settings["seed"]).uniform() * settings["lr"] + 5e-7
+    state = torch.load(runs[0] / "fold0" / "stage1_last.pth")
+    assert state["scheduler"]["base_lrs"] == [pytest.approx(rate)]
+    assert not any(key.startswith("module.") for key in state["state_dict"])
+    oof = load_histograms(runs[0] / "fold0" / "oof.npz")
+    assert (oof.all.sum(axis=1) == oof.height * oof.width).all()
+    assert len(oof.ids) == 7
+
+
+def test_an_error_ends_every_process(command_line, tmp_path):
+    flags = command_line(tmp_path, folds="0", accelerator="cpu", devices=2, batch_size_stage1=3)
+    done = subprocess.run(
+        [sys.executable, "main.py", *flags], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("use a multiple of 2") == 1

@@ -1,0 +1,350 @@
+"""Solver and FreezeSolver on a tiny network: what a stage does, epoch by epoch."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
+
+import solver as solver_module
+from datasets.images import preprocess, read_image, read_mask, resize_mask
+from models.inputs import normalise
+from solver import Solver
+from solver_freeze import FreezeSolver
+from tests.tiny import TinyNet, config, fold_and_samples, write_dataset
+from utils.errors import InputError
+from utils.metric import load_histograms
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
+
+
+def make(root, folder, kind=FreezeSolver, lr=1e-2, **changes):
+    settings = config(root, **changes)
+    fold, samples = fold_and_samples(root)
+    folder.mkdir(exist_ok=True)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return kind(fabric, settings, settings.stages(lr), fold, samples, folder)
+
+
+def checkpoints(folder):
+    names = ("stage1_last", "stage1_best", "stage2_last", "stage2_best")
+    return {n: torch.load(folder / f"{n}.pth") for n in names if (folder / f"{n}.pth").exists()}
+
+
+def assert_same(a, b):
+    """Compare nested dicts and lists of tensors and plain values, bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for left, right in zip(a, b, strict=True):
+            assert_same(left, right)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def scalars(folder, tag):
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_each_stage_trains_and_validates_at_its_own_size(root, tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(TinyNet):
+        def forward(self, x):
+            seen.append((self.training, x.shape[-1]))
+            return super().forward(x)
+
+    monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: Watched())
+    make(root, tmp_path).fit()
+    sizes = [size for training, size in seen if not training]
+    half = len([size for size in sizes if size == 32])
+    assert sizes[:half] == [32] * half
+    assert set(sizes[half:]) == {64}
+    assert {size for training, size in seen if training} == {32, 64}
+
+
+def test_stage_two_has_its_own_best(root, tmp_path, monkeypatch):
+    """Even where no epoch of stage 2 reaches what stage 1 did."""
+    real_score, calls = solver_module.score, []
+
+    def worse_and_worse(histograms, rule):
+        calls.append(None)
+        return replace(real_score(histograms, rule), dice=1 / len(calls))
+
+    monkeypatch.setattr(solver_module, "score", worse_and_worse)
+    make(root, tmp_path).fit()
+    found = checkpoints(tmp_path)
+    assert found["stage1_best"]["best"]["dice"] == 1.0
+    assert found["stage2_best"]["best"]["dice"] == pytest.approx(1 / 3)
+    assert found["stage2_best"]["epoch"] == 0
+
+
+def test_the_best_epoch_is_the_first_of_highest_dice_then_lowest_loss(root, tmp_path, monkeypatch):
+    dice = iter([0.5, 0.7, 0.7, 0.7, 0.6])
+    losses = iter([0.1, 0.3, 0.2, 0.2, 0.0])
+    real_score, real_validate = solver_module.score, solver_module.validate
+    monkeypatch.setattr(
+        solver_module, "score", lambda *a: replace(real_score(*a), dice=next(dice, 0.0))
+    )
+    monkeypatch.setattr(
+        solver_module, "validate", lambda *a: replace(real_validate(*a), loss=next(losses, 0.0))
+    )
+    make(root, tmp_path, two_stage=False, epoch_stage1=5).fit()
+    assert checkpoints(tmp_path)["stage1_best"]["epoch"] == 2
+
+
+def test_stage_two_starts_from_stage_ones_best_weights_with_a_fresh_optimizer(root, tmp_path):
+    class Recorded(FreezeSolver):
+        def begin_stage(self, stage, first_epoch):
+            super().begin_stage(stage, first_epoch)
+            if stage.number == 2:
+                self.start = {k: v.clone() for k, v in self.module.state_dict().items()}
+                self.fresh = not self.optimizer.state_dict()["state"] and self.best is None
+
+    solver = make(root, tmp_path, Recorded)
+    solver.fit()
+    assert_same(solver.start, dict(checkpoints(tmp_path)["stage1_best"]["state_dict"]))
+    assert solver.fresh
+
+
+def test_a_frozen_encoder_stands_still_with_its_norm_statistics(root, tmp_path):
+    solver = make(root, tmp_path, two_stage=False, epoch_stage1=3, epoch_stage1_freeze=2)
+    states = []
+    monkey_end = solver.end_epoch
+
+    def end_epoch(*args):
+        states.append({k: v.clone() for k, v in solver.module.state_dict().items()})
+        monkey_end(*args)
+
+    solver.end_epoch = end_epoch
+    solver.fit()
+    encoder = [{k: v for k, v in s.items() if k.startswith("encoder")} for s in states]
+    assert_same(encoder[0], encoder[1])
+    assert not torch.equal(states[0]["head.weight"], states[1]["head.weight"])
+    for key in ("encoder.0.weight", "encoder.1.weight", "encoder.1.running_mean"):
+        assert not torch.equal(encoder[1][key], encoder[2][key]), key
+
+
+def test_a_frozen_encoder_is_that_of_the_start(root, tmp_path):
+    solver = make(root, tmp_path, two_stage=False, epoch_stage1=1, epoch_stage1_freeze=1)
+    build, start = solver.build_module, {}
+
+    def build_module(*args):
+        result = build(*args)
+        start.update({k: v.clone() for k, v in solver.module.encoder.state_dict().items()})
+        return result
+
+    solver.build_module = build_module
+    solver.fit()
+    assert_same(start, dict(solver.module.encoder.state_dict()))
+
+
+def test_the_plain_solver_never_freezes(root, tmp_path):
+    solver = make(root, tmp_path, Solver, two_stage=False, epoch_stage1=1)
+    solver.fit()
+    assert all(p.requires_grad for p in solver.module.parameters())
+    assert solver.module.encoder[1].num_batches_tracked > 0
+
+
+class Alone(Solver):
+    """A solver whose second stage is run by itself, by gradient descent, in evaluation mode."""
+
+    def start(self, stage):
+        self.load_data(stage)
+        torch.manual_seed(0)
+        self.module = TinyNet()
+        self.model = None
+        self.optimizer = self.fabric.setup_optimizers(
+            torch.optim.SGD(self.module.parameters(), lr=1.0)
+        )
+        self.scheduler = None
+
+    def set_train_mode(self):
+        self.model.eval()
+
+
+def weights_after_an_epoch(root, folder, batch_size, steps):
+    solver = make(
+        root,
+        folder,
+        Alone,
+        batch_size_stage2=batch_size,
+        accumulation_steps=steps,
+        augmentation_flag=False,
+    )
+    stage = solver.stages[1]
+    solver.start(stage)
+    updates, step = [], solver.optimizer.step
+    solver.optimizer.step = lambda *a, **k: (updates.append(1), step(*a, **k))[1]
+    last = stage.epochs - 1
+    solver.begin_epoch(stage, last)
+    solver.train_epoch(stage, last)
+    return solver.module.state_dict(), len(updates)
+
+
+def test_accumulation_equals_the_big_batch(root, tmp_path):
+    """7 images: batches of 2, 2, 3 in steps of two, against batches of 4 and 3."""
+    small, updates = weights_after_an_epoch(root, tmp_path / "small", 2, 2)
+    big, big_updates = weights_after_an_epoch(root, tmp_path / "big", 4, 1)
+    assert updates == big_updates == 2
+    for key in big:
+        torch.testing.assert_close(small[key], big[key], rtol=0, atol=1e-6)
+
+
+def test_an_unfinished_group_is_divided_by_its_true_size(root, tmp_path):
+    """Steps of ten batches on three batches: one update, that of the mean over all images."""
+    solver_weights, updates = weights_after_an_epoch(root, tmp_path / "a", 2, 10)
+    fold, samples = fold_and_samples(root)
+    torch.manual_seed(0)
+    net = TinyNet().eval()
+    images = [preprocess(read_image(samples[i].image), 64, True) for i in fold.train]
+    masks = [resize_mask(read_mask(samples[i].mask), 64) for i in fold.train]
+    logits = net(normalise(torch.from_numpy(np.stack(images))[:, None]))
+    truth = torch.from_numpy(np.stack(masks))[:, None].float()
+    F.binary_cross_entropy_with_logits(logits, truth).backward()
+    assert updates == 1
+    for name, parameter in net.named_parameters():
+        expected = parameter.detach() - parameter.grad
+        torch.testing.assert_close(solver_weights[name], expected, rtol=0, atol=1e-6)
+
+
+def test_the_rate_falls_as_a_cosine_in_every_stage(root, tmp_path):
+    make(root, tmp_path, lr=0.5, lr_stage2=0.25, epoch_stage1=4, epoch_stage2=3).fit()
+    cosine = [0.5 * (1 + math.cos(math.pi * e / 4)) / 2 for e in range(4)]
+    cosine += [0.25 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3)]
+    steps, rates = zip(*scalars(tmp_path, "lr"), strict=True)
+    assert steps == tuple(range(7))
+    assert rates == pytest.approx(cosine, rel=1e-5)
+
+
+def test_tensorboard_has_every_curve_and_the_overlays_once_per_epoch(root, tmp_path):
+    make(root, tmp_path).fit()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    curves = {"loss/train", "loss/val", "dice/all", "dice/positive", "dice/empty_kept"}
+    assert set(events.Tags()["scalars"]) == curves | {"lr", "images_per_second"}
+    assert all(len(scalars(tmp_path, tag)) == 4 for tag in curves)
+    assert [image.step for image in events.Images("overlay")] == [0, 1, 2, 3]
+
+
+def test_out_of_fold_histograms_are_those_of_stage_twos_best_weights(root, tmp_path):
+    solver = make(root, tmp_path)
+    solver.fit()
+    oof = load_histograms(tmp_path / "oof.npz")
+    fold, samples = fold_and_samples(root)
+    assert oof.ids.tolist() == fold.valid
+    net = TinyNet().eval()
+    net.load_state_dict(checkpoints(tmp_path)["stage2_best"]["state_dict"])
+    for i, name in enumerate(fold.valid):
+        image = preprocess(read_image(samples[name].image), 64, True)
+        with torch.no_grad():
+            probability = torch.sigmoid(net(normalise(torch.from_numpy(image)[None, None])))
+        full = F.interpolate(probability, (72, 60), mode="bilinear")[0, 0].numpy()
+        mask = read_mask(samples[name].mask).astype(bool)
+        expected = np.histogram(np.floor(255 * full), bins=256, range=(0, 256))[0]
+        # The last bits of a network's output depend on the batch's shape.
+        assert np.abs(np.cumsum(expected - oof.all[i])).max() <= 20
+        assert oof.all[i].sum() == 72 * 60
+        assert oof.mask[i].sum() == mask.sum()
+
+
+def test_dice_does_not_depend_on_the_batch_size(root, tmp_path):
+    scores = []
+    for size in (1, 3, 8):
+        solver = make(root, tmp_path / str(size), Alone, batch_size_stage1=size)
+        solver.start(solver.stages[0])
+        solver.begin_epoch(solver.stages[0], 0)
+        validation = solver.validate()
+        scores.append((validation.histograms.dice().mean(axis=0), validation.loss))
+    for dice, loss in scores[1:]:
+        np.testing.assert_allclose(dice, scores[0][0], atol=2e-3)
+        assert loss == pytest.approx(scores[0][1], abs=1e-6)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epochs_before_the_kill", [1, 2, 3])
+def test_a_resumed_fold_ends_in_the_same_bits(root, tmp_path, epochs_before_the_kill):
+    whole = make(root, tmp_path / "whole")
+    whole.fit()
+    killed = make(root, tmp_path / "killed")
+    end_epoch, done = killed.end_epoch, []
+
+    def end_epoch_then_die(*args):
+        end_epoch(*args)
+        done.append(None)
+        if len(done) == epochs_before_the_kill:
+            raise Killed
+
+    killed.end_epoch = end_epoch_then_die
+    with pytest.raises(Killed):
+        killed.fit()
+    make(root, tmp_path / "killed").fit()
+    assert_same(checkpoints(tmp_path / "killed"), checkpoints(tmp_path / "whole"))
+    a, b = (load_histograms(tmp_path / name / "oof.npz") for name in ("whole", "killed"))
+    np.testing.assert_array_equal(a.all, b.all)
+    for tag in ("loss/train", "loss/val", "lr", "dice/all"):
+        assert scalars(tmp_path / "killed", tag) == scalars(tmp_path / "whole", tag)
+
+
+def test_a_finished_fold_is_left_alone(root, tmp_path):
+    make(root, tmp_path).fit()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    make(root, tmp_path).fit()
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_a_checkpoint_holds_what_the_contract_names(root, tmp_path):
+    make(root, tmp_path).fit()
+    content = torch.load(tmp_path / "stage2_last.pth", weights_only=True)
+    expected = {"state_dict", "model_type", "optimizer", "scheduler", "stage", "epoch", "fold"}
+    assert content.keys() == expected | {"best", "config"}
+    assert (content["stage"], content["epoch"], content["fold"]) == (2, 1, 0)
+    assert content["state_dict"].keys() == TinyNet().state_dict().keys()
+    assert type(content["best"]["dice"]) is float
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path):
+    solver = make(root, tmp_path, two_stage=False, epoch_stage1=3)
+    real = solver.loss_function
+    begin = solver.begin_epoch
+
+    def begin_epoch(stage, epoch):
+        begin(stage, epoch)
+        if epoch == 1:
+            solver.loss_function = lambda logits, mask: real(logits, mask) * float("nan")
+
+    solver.begin_epoch = begin_epoch
+    with pytest.raises(InputError, match=r"stage 1, epoch 2 is nan.*--precision 32-true"):
+        solver.fit()
+    assert checkpoints(tmp_path)["stage1_last"]["epoch"] == 0
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused():
+    from datasets.loaders import _check_dealing
+
+    stage = config(".").stages(1e-3)[0]
+    with pytest.raises(InputError, match="multiple of 3"):
+        _check_dealing(stage, 100, 3)
