@@ -20,6 +20,7 @@ from datasets.splits import (
 from models import build_model
 from solver import Solver
 from solver_freeze import FreezeSolver
+from utils.choice import choose_thresholds, describe
 from utils.config import Config
 from utils.errors import InputError
 from utils.processes import decide_once
@@ -45,13 +46,13 @@ class Plan:
     samples: dict[str, Sample]
 
 
-def train_folds(
+def run(
     config: Config,
     given: frozenset[str],
     stratified: bool,
     rate_of: Callable[[Config], float],
 ) -> int:
-    """Train the folds that the settings ask for, and sum up all folds of the run.
+    """Do what --mode asks for: train folds and sum up, or only choose the thresholds of a run.
 
     Args:
         config: settings of this call.
@@ -65,6 +66,10 @@ def train_folds(
     Raises:
         InputError: data, settings or an earlier run's files do not allow it.
     """
+    if config.mode == "choose_threshold":
+        _, folder = open_run(config, given)
+        say(describe(choose_thresholds(folder)))
+        return 0
     fabric = _launch(config)
     plan = decide_once(fabric, lambda: _plan(config, given, stratified))
     stages = plan.config.stages(rate_of(plan.config))
@@ -161,12 +166,8 @@ def _solver_class(config: Config) -> type[Solver]:
 
 def _conclude(folder: Path) -> None:
     summary = summarise(folder)
-    pooled = summary["pooled"]
     say(f"\n{as_table(summary)}\n")
-    say(
-        f"out of fold: Dice {pooled['dice']:.4f} where leaving every image empty scores "
-        f"{pooled['baseline']:.4f}; Dice on positives {pooled['dice_positive']:.4f}"
-    )
-    if not pooled["predicted"]:
+    say(describe(choose_thresholds(folder)))
+    if not summary["pooled"]["predicted"]:
         say("no mask was predicted: the best that the grid of thresholds found is to stay silent")
     say(f"results: {folder}\nwatch:   tensorboard --logdir {folder}")

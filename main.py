@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from experiment import train_folds
+from experiment import run
 from utils.config import Config, parse
 from utils.errors import command
 from utils.rank import say
@@ -33,7 +33,7 @@ def draw_rate(config: Config) -> float:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     config, given = parse(args, __doc__)
-    return train_folds(config, given, stratified=False, rate_of=draw_rate)
+    return run(config, given, stratified=False, rate_of=draw_rate)
 
 
 if __name__ == "__main__":

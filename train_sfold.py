@@ -9,7 +9,7 @@ Every fold gets the same share of images with a mask. Reads and writes what main
 
 import sys
 
-from experiment import train_folds
+from experiment import run
 from utils.config import Config, parse
 from utils.errors import command
 
@@ -23,7 +23,7 @@ def fixed_rate(config: Config) -> float:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     config, given = parse(args, __doc__)
-    return train_folds(config, given, stratified=True, rate_of=fixed_rate)
+    return run(config, given, stratified=True, rate_of=fixed_rate)
 
 
 if __name__ == "__main__":

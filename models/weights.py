@@ -1,12 +1,13 @@
 """Pretrained weights: fetched from torchvision, or read from a file."""
 
+import pickle
 from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from utils.checkpoint import UNREADABLE, load_file, reason_of
+from utils.checkpoint import load_file, reason_of
 from utils.errors import InputError
 from utils.rank import say
 
@@ -23,10 +24,10 @@ def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
     say(f"pretrained encoder: {weights} from {weights.url} (cache: {torch.hub.get_dir()})")
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except UNREADABLE as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"could not fetch {weights.url} ({reason_of(error)}). Go on with --pretrained false to train from "
-            "scratch, or with --encoder_weights FILE to give a torchvision state dict."
+            f"could not fetch {weights.url} ({reason_of(error)}). Go on with --pretrained false to "
+            "train from scratch, or with --encoder_weights FILE to give a torchvision state dict."
         ) from error
 
 

@@ -1,9 +1,7 @@
 """Checkpoints: dicts of tensors and plain types, written whole, opened by torch's safe loader."""
 
 import os
-import pickle
 import shutil
-import zipfile
 from pathlib import Path
 
 import torch
@@ -11,16 +9,13 @@ import torch
 from utils.errors import InputError
 from utils.files import atomic
 
-UNREADABLE = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError)
-"""What torch raises where it cannot read a file."""
-
 
 def reason_of(error: Exception) -> str:
     """Say in one line why torch could not read a file."""
-    if isinstance(error, pickle.UnpicklingError):
-        # torch's own words advise to load it without safety.
-        return "it is damaged, or holds more than tensors and plain types"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError | RuntimeError) and str(error):
+        return str(error).splitlines()[0]
+    # For a refused pickle torch's own words advise to load it without safety.
+    return "it is damaged, or holds more than tensors and plain types"
 
 
 def load_file(path: str | Path) -> dict:
@@ -33,7 +28,7 @@ def load_file(path: str | Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"no checkpoint at {path}") from error
-    except UNREADABLE as error:
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
         raise InputError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights")

@@ -91,8 +91,9 @@ class Config:
     """Folds to train: all, one (0) or several (0,3)."""
     groups: str | None = None
     """A csv with ImageId and PatientId: images of one patient then stay in one fold."""
-    mode: Literal["train", "train_stage2"] = "train"
-    """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name."""
+    mode: Literal["train", "train_stage2", "choose_threshold"] = "train"
+    """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name;
+    choose_threshold searches the thresholds of --run_name, which training does at its end too."""
     seed: int | None = None
     """Seed of weights, order and augmentation; drawn, printed and stored where not given."""
     run_name: str | None = None
@@ -118,7 +119,7 @@ class Config:
         self._check_sizes()
         self._check_counts()
         self.fold_numbers()
-        if self.run_name is None and (self.resume or self.mode == "train_stage2"):
+        if self.run_name is None and (self.resume or self.mode != "train"):
             flag = "--resume true" if self.resume else f"--mode {self.mode}"
             raise InputError(f"{flag} needs --run_name: the run to go on with (last: the newest)")
 

@@ -31,6 +31,11 @@ def level_of(threshold: float) -> int:
     return round(threshold * (LEVELS - 1))
 
 
+def threshold_of(level: int) -> float:
+    """Return the threshold of a level, to four decimals; `level_of` gives the level back."""
+    return round(level / (LEVELS - 1), 4)
+
+
 def resize_probability(probability: Tensor, height: int, width: int) -> Tensor:
     """Bring one map to its image's original size, float [h,w] -> float32 [height,width]."""
     resized = F.interpolate(

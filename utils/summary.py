@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.errors import InputError
 from utils.files import write_json
 from utils.metric import Histograms, join, load_histograms
 from utils.threshold import best_pair, score
@@ -21,23 +22,36 @@ def summarise(folder: Path) -> dict:
     Returns:
         `folds`: per fold its number, images, positives, rule and scores; `mean` and `deviation`
         (of the sample) of the scores over folds; `pooled`: one rule for all folds.
+
+    Raises:
+        InputError: no fold is finished.
     """
-    finished = {
-        int(path.parent.name.removeprefix("fold")): load_histograms(path)
-        for path in folder.glob("fold*/oof.npz")
-    }
-    folds = [{"fold": number, **_row(finished[number])} for number in sorted(finished)]
-    summary = {"folds": folds}
-    if folds:
-        columns = {name: np.array([row[name] for row in folds]) for name in _AVERAGED}
-        summary["mean"] = {name: float(values.mean()) for name, values in columns.items()}
-        summary["deviation"] = {
+    finished = load_folds(folder)
+    folds = [{"fold": number, **_row(histograms)} for number, histograms in finished.items()]
+    columns = {name: np.array([row[name] for row in folds]) for name in _AVERAGED}
+    summary = {
+        "folds": folds,
+        "mean": {name: float(values.mean()) for name, values in columns.items()},
+        "deviation": {
             name: float(values.std(ddof=1)) if len(values) > 1 else 0.0
             for name, values in columns.items()
-        }
-        summary["pooled"] = _row(join(list(finished.values())))
+        },
+        "pooled": _row(join(list(finished.values()))),
+    }
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def load_folds(folder: Path) -> dict[int, Histograms]:
+    """Read the out-of-fold histograms of every finished fold, by its number.
+
+    Raises:
+        InputError: there is none, or one is damaged.
+    """
+    paths = {int(p.parent.name.removeprefix("fold")): p for p in folder.glob("fold*/oof.npz")}
+    if not paths:
+        raise InputError(f"looked for {folder}/fold*/oof.npz: no fold of this run is finished")
+    return {number: load_histograms(paths[number]) for number in sorted(paths)}
 
 
 def _row(histograms: Histograms) -> dict:

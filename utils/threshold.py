@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
-from utils.metric import Histograms, level_of
+from utils.metric import LEVELS, Histograms, level_of, threshold_of
 
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 MIN_AREAS = (0, 256, 512, 1024, 2048, 4096, 8192)
+SEARCH_LEVELS = tuple(range(3, LEVELS - 1, 4))
+"""63 levels, from a probability of 0.012 to one of 0.984."""
+SEARCH_AREAS = (0, *np.geomspace(64, 65536, 31).round().astype(int).tolist())
+"""Pixels; the real masks have 55 to 161,421."""
 _DECIMALS = 12
 
 
@@ -63,6 +67,10 @@ class PostProcess:
         ).astype(float)
 
 
+LEAVE_EMPTY = PostProcess(threshold=1.0, min_area=0, top_threshold=1.0)
+"""The rule that predicts nothing."""
+
+
 def load_rule(path: str | Path) -> PostProcess:
     """Read the rule of a threshold.json.
 
@@ -106,8 +114,17 @@ class Scores:
 
 def score(histograms: Histograms, rule: PostProcess) -> Scores:
     """Measure what `rule` reaches."""
-    dice, positive = rule.dice(histograms), histograms.positive
-    predicted = rule.areas(histograms) > 0
+    return score_images(rule.dice(histograms), rule.areas(histograms) > 0, histograms.positive)
+
+
+def score_images(dice: np.ndarray, predicted: np.ndarray, positive: np.ndarray) -> Scores:
+    """Sum up images.
+
+    Args:
+        dice: [N] Dice of each image.
+        predicted: [N] bool, the image was given a mask.
+        positive: [N] bool, the true mask has a pixel.
+    """
     return Scores(
         dice=float(dice.mean()),
         dice_positive=_mean(dice[positive]),
@@ -147,13 +164,45 @@ def best_pair(histograms: Histograms) -> PostProcess:
     Ties go to the threshold nearest 0.5, then to the smaller area.
     """
     areas, dice, positive = histograms.areas(), histograms.dice(), histograms.positive
-    best, best_dice = PostProcess(1.0, 0, 1.0), round(float((~positive).mean()), _DECIMALS)
+    best, best_dice = LEAVE_EMPTY, round(float((~positive).mean()), _DECIMALS)
     for threshold in sorted(THRESHOLDS, key=lambda t: (abs(t - 0.5), t)):
         level = level_of(threshold)
         surface = dice_surface(areas[:, level], dice[:, [level]], positive, np.array(MIN_AREAS))
         if surface.max() > best_dice:
             best_dice = surface.max()
             best = PostProcess(threshold, MIN_AREAS[surface.argmax()], threshold)
+    return best
+
+
+def best_triplet(
+    histograms: Histograms,
+    levels: tuple[int, ...] = SEARCH_LEVELS,
+    min_areas: tuple[int, ...] = SEARCH_AREAS,
+) -> PostProcess:
+    """Choose (top_threshold, min_area, threshold) by Dice over every combination.
+
+    Leaving every image empty is one of the rules. Ties go to the top threshold nearest 0.5, then to
+    the smaller area, then to the threshold nearest 0.5.
+
+    Args:
+        histograms: the images to choose on.
+        levels: levels that both thresholds are taken from.
+        min_areas: pixels, ascending.
+    """
+    from_middle = sorted(levels, key=lambda level: (abs(2 * level - LEVELS + 1), level))
+    areas, positive = histograms.areas(), histograms.positive
+    dice = histograms.dice()[:, from_middle]
+    best, best_dice = LEAVE_EMPTY, round(float((~positive).mean()), _DECIMALS)
+    for top_level in from_middle:
+        surface = dice_surface(areas[:, top_level], dice, positive, np.array(min_areas))
+        if surface.max() > best_dice:
+            best_dice = surface.max()
+            area, threshold = np.unravel_index(surface.argmax(), surface.shape)
+            best = PostProcess(
+                threshold=threshold_of(from_middle[threshold]),
+                min_area=min_areas[area],
+                top_threshold=threshold_of(top_level),
+            )
     return best
 
 

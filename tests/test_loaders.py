@@ -1,0 +1,153 @@
+"""Loaders of a stage: the same pixels from any number of workers, the same images in all shards."""
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.images import preprocess, read_image
+from datasets.loaders import StageData
+from datasets.siim import TrainImages, find_samples
+from tests.tiny import config, write_dataset
+from utils.augmentation import Augmentation
+from utils.errors import InputError, command
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data"), count=11)
+
+
+def open_data(root, workers=0, seed_parts=(5, 0, 1), rank=0, world_size=1, **changes):
+    settings = config(root, num_workers=workers, image_size_stage1=64, **changes)
+    samples = list(find_samples(root)[0].values())
+    stage = settings.stages(1e-3)[0]
+    return StageData(samples, samples[:7], stage, settings, seed_parts, rank, world_size)
+
+
+def epochs_of(data, epochs=(0, 1)):
+    """Load epochs and return, for each, its batches of images and masks."""
+    loaded = []
+    for epoch in epochs:
+        data.batches.set_epoch(epoch)
+        loaded.append([(image, mask) for image, mask in data.train])
+    return loaded
+
+
+def equal(a, b):
+    return all(
+        torch.equal(x, y)
+        for left, right in zip(a, b, strict=True)
+        for batch, other in zip(left, right, strict=True)
+        for x, y in zip(batch, other, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def loaded(root):
+    return epochs_of(open_data(root))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_any_number_of_workers_loads_the_same_pixels_in_every_epoch(root, loaded, workers):
+    assert equal(epochs_of(open_data(root, workers)), loaded)
+
+
+def test_a_resumed_epoch_has_the_pixels_of_the_first_time(root, loaded):
+    assert equal(epochs_of(open_data(root), [1]), loaded[1:])
+
+
+def test_batches_are_bytes_with_masks_of_zero_and_one(loaded):
+    batches = [batch for epoch in loaded for batch in epoch]
+    assert sorted(len(image) for image, _ in batches) == [3, 3, 4, 4, 4, 4]
+    for image, mask in batches:
+        assert image.dtype == mask.dtype == torch.uint8
+        assert image.shape == mask.shape == (len(image), 1, 64, 64)
+        assert set(mask.unique().tolist()) <= {0, 1}
+
+
+def by_image(data, epoch):
+    """Load an epoch, the pixels by the position of their image."""
+    data.batches.set_epoch(epoch)
+    order = [index for batch in data.batches for index, _ in batch]
+    return dict(zip(order, torch.cat([image for image, _ in data.train]), strict=True))
+
+
+def test_an_image_is_augmented_otherwise_in_each_epoch_fold_stage_and_seed(root):
+    views = [by_image(open_data(root), epoch) for epoch in range(3)]
+    views += [by_image(open_data(root, seed_parts=p), 0) for p in [(5, 1, 1), (5, 0, 2), (6, 0, 1)]]
+    for one, other in pairwise(views):
+        changed = [not torch.equal(one[i], other[i]) for i in range(11)]
+        assert sum(changed) >= 9  # an image may stay as it is, or change alike
+
+
+def test_images_are_not_augmented_alike(root):
+    """The same pixels under each image's own seed, as a worker's own stream would repeat them."""
+    data = open_data(root)
+    seeds = [seed for batch in data.batches for _, seed in batch]
+    one_image = TrainImages(data.train.dataset.samples[:1], 64, True, Augmentation())
+    views = {one_image[0, seed][0].numpy().tobytes() for seed in seeds}
+    assert len(views) >= 9
+
+
+def test_settings_reach_the_images(root):
+    samples = list(find_samples(root)[0].values())
+    for clahe in (True, False):
+        data = open_data(root, clahe=clahe, augmentation_flag=False)
+        expected = [preprocess(read_image(s.image), 64, clahe) for s in samples]
+        trained = by_image(data, 0)
+        validated = torch.cat([batch.image for batch in data.valid])
+        assert all(np.array_equal(trained[i][0], expected[i]) for i in range(11))
+        assert np.array_equal(validated[:, 0], expected[:7])
+
+
+def test_processes_share_every_batch(root):
+    whole = by_image(open_data(root), 0)
+    parts = [by_image(open_data(root, rank=rank, world_size=2), 0) for rank in range(2)]
+    assert len(parts[0]) + len(parts[1]) == 11
+    together = parts[0] | parts[1]
+    assert all(torch.equal(together[i], whole[i]) for i in range(11))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_processes_validate_every_image_once(root, world_size):
+    """7 images: they cannot be dealt out evenly, and none is repeated to make it even."""
+    shards = [open_data(root, rank=r, world_size=world_size).valid for r in range(world_size)]
+    seen = [[i for batch in shard for i in batch.index.tolist()] for shard in shards]
+    assert sorted(sum(seen, [])) == list(range(7))
+    assert all(shard == sorted(shard) for shard in seen)
+
+
+def test_validation_batches_are_whole(root):
+    for batch in open_data(root, workers=1).valid:
+        assert batch.index.dtype == torch.int64
+        assert batch.image.dtype == batch.mask.dtype == torch.uint8
+        assert batch.image.shape == batch.mask.shape == (len(batch.index), 1, 64, 64)
+        assert [mask.shape for mask in batch.full_masks] == [(72, 60)] * len(batch.index)
+
+
+def test_what_cannot_be_dealt_out_is_refused(root):
+    with pytest.raises(InputError, match="--batch_size_stage1 4 .* 3 processes; use a multiple"):
+        open_data(root, world_size=3)
+    with pytest.raises(InputError, match="11 training images are too few for 6 processes"):
+        open_data(root, world_size=6, batch_size_stage1=6)
+
+
+@pytest.mark.parametrize("loader", ["train", "valid"])
+def test_an_error_in_a_worker_ends_in_its_plain_message(tmp_path, capsys, loader):
+    write_dataset(tmp_path, count=7)
+    for path in (tmp_path / "train_mask").iterdir():
+        cv2.imwrite(str(path), np.zeros((50, 40), np.uint8))
+
+    @command
+    def main():
+        list(getattr(open_data(tmp_path, workers=1), loader))
+
+    assert main() == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.startswith(f"error: {tmp_path}/train_images/image")
+    assert f"but its mask {tmp_path}/train_mask/image" in message
+    assert message.endswith("is 40x50 pixels; prepare them again\n")
