@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 
-from datasets.siim import Sample, find_positives, find_samples
+from datasets.siim import Sample, find_samples, mask_shares
 from datasets.splits import (
     describe_leakage,
     fold_of,
@@ -38,12 +38,14 @@ class Plan:
         folder: the run's folder.
         table: the table of folds.csv.
         samples: the files of every image.
+        shares: the share of mask pixels of every image.
     """
 
     config: Config
     folder: Path
     table: pd.DataFrame
     samples: dict[str, Sample]
+    shares: dict[str, float]
 
 
 def run(
@@ -76,7 +78,8 @@ def run(
     solver_class = _solver_class(plan.config)
     for number in plan.config.fold_numbers():
         fold, folder = fold_of(plan.table, number), plan.folder / f"fold{number}"
-        solver_class(fabric, plan.config, stages, fold, plan.samples, folder).fit()
+        prior = sum(plan.shares[name] for name in fold.train) / len(fold.train)
+        solver_class(fabric, plan.config, stages, fold, plan.samples, folder, prior).fit()
     if fabric.is_global_zero:
         _conclude(plan.folder)
     return 0
@@ -109,7 +112,8 @@ def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:
     samples, unannotated = find_samples(config.dataset_root)
     if unannotated:
         say(f"{len(unannotated)} images without a mask are left out, the first {unannotated[0]}")
-    table = _cut_folds(config, samples, stratified)
+    shares = mask_shares(samples)
+    table = _cut_folds(config, shares, stratified)
     _compare_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
         _check_free(folder / f"fold{number}", config)
@@ -118,13 +122,13 @@ def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:
     for number in config.fold_numbers():
         (folder / f"fold{number}").mkdir(exist_ok=True)
     say(f"run {folder}, seed {config.seed}")
-    return Plan(config, folder, table, samples)
+    return Plan(config, folder, table, samples, shares)
 
 
-def _cut_folds(config: Config, samples: dict[str, Sample], stratified: bool) -> pd.DataFrame:
+def _cut_folds(config: Config, shares: dict[str, float], stratified: bool) -> pd.DataFrame:
     known = Path(config.dataset_root) / "patients.csv"
     patients = read_patients(config.groups or known) if config.groups or known.exists() else None
-    positive = find_positives(samples)
+    positive = {name: share > 0 for name, share in shares.items()}
     table = split(positive, config.n_splits, stratified, patients, grouped=bool(config.groups))
     say(f"{len(table)} images, {sum(positive.values())} positive; {describe_leakage(table)}")
     return table

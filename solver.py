@@ -41,6 +41,7 @@ class Solver:
         fold: the images to learn from and to validate on.
         samples: the files of every image.
         folder: the fold's folder, which exists.
+        prior: share of mask pixels over the training images.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Solver:
         fold: Fold,
         samples: dict[str, Sample],
         folder: Path,
+        prior: float,
     ):
         self.fabric = fabric
         self.config = config
@@ -59,6 +61,7 @@ class Solver:
         self.train_samples = [samples[name] for name in fold.train]
         self.valid_samples = [samples[name] for name in fold.valid]
         self.folder = folder
+        self.prior = prior
         self.checkpoints = FoldCheckpoints(folder)
         self.loss_function = bce
 
@@ -153,6 +156,7 @@ class Solver:
             self.config.model_type,
             pretrained=self.config.pretrained and not start,
             encoder_weights=None if start else self.config.encoder_weights,
+            prior=self.prior,
         )
         if start:
             self.module.load_state_dict(start["state_dict"])

@@ -62,12 +62,12 @@ def _by_id(folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_positives(samples: dict[str, Sample], progress: bool = True) -> dict[str, bool]:
-    """Read every mask and tell, for each image id, whether it has a pixel."""
+def mask_shares(samples: dict[str, Sample], progress: bool = True) -> dict[str, float]:
+    """Read every mask and give, for each image id, the share of its pixels that belong to it."""
     with ThreadPoolExecutor() as pool:
         # OpenCV lets go of the interpreter while it decodes, so threads are enough.
-        has_pixel = pool.map(lambda sample: bool(read_mask(sample.mask).any()), samples.values())
-        bar = tqdm(has_pixel, "reading masks", len(samples), leave=False, disable=not progress)
+        shares = pool.map(lambda sample: float(read_mask(sample.mask).mean()), samples.values())
+        bar = tqdm(shares, "reading masks", len(samples), leave=False, disable=not progress)
         return dict(zip(samples, bar, strict=True))
 
 

@@ -18,8 +18,7 @@ from utils.errors import InputError
 _NETWORKS: dict[str, Callable[[bool], nn.Module]] = {
     "unet_resnet34": lambda pretrained: Unet("resnet34", pretrained=pretrained, classes=1),
 }
-_PRIOR = 0.01
-"""Probability of a mask that an untrained network gives every pixel."""
+_LEAST_PRIOR = 1e-4
 
 
 def model_types() -> list[str]:
@@ -28,7 +27,10 @@ def model_types() -> list[str]:
 
 
 def build_model(
-    model_type: str, pretrained: bool = True, encoder_weights: str | Path | None = None
+    model_type: str,
+    pretrained: bool = True,
+    encoder_weights: str | Path | None = None,
+    prior: float = 0.01,
 ) -> nn.Module:
     """Build a network that maps [B,3,H,W] float32 images to [B,1,H,W] logits.
 
@@ -36,6 +38,7 @@ def build_model(
         model_type: one of `model_types()`.
         pretrained: fetch ImageNet weights for the encoder, unless `encoder_weights` gives them.
         encoder_weights: a file with weights for the encoder; no network is then needed.
+        prior: probability of a mask that the untrained network gives a pixel, on the whole.
 
     Raises:
         InputError: the name is unknown, or the weights cannot be had or do not fit.
@@ -47,9 +50,10 @@ def build_model(
             f"Known: {', '.join(model_types())}"
         )
     model = _NETWORKS[model_type](pretrained and encoder_weights is None)
-    # So few pixels belong to a mask that training would spend its first epochs on this bias alone
+    # Training would spend its first epochs on this bias alone, as so few pixels belong to a mask
     # (Lin et al. 2017, arXiv 1708.02002, section 3.3).
-    nn.init.constant_(model.final_conv.bias, math.log(_PRIOR / (1 - _PRIOR)))
+    prior = min(max(prior, _LEAST_PRIOR), 1 - _LEAST_PRIOR)
+    nn.init.constant_(model.final_conv.bias, math.log(prior / (1 - prior)))
     if encoder_weights is not None:
         load_encoder(model.encoder, encoder_weights)
     return model

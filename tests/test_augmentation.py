@@ -98,7 +98,9 @@ def test_the_mask_is_only_flipped_or_turned_and_the_image_with_it(views):
         assert any(np.array_equal(mask, p) for p in possible)
         assert np.array_equal(mask, corner()) or any(KINDS[kind] == "turn" for kind in ran)
         if not any(KINDS[kind] == "blur" for kind in ran):
-            assert np.array_equal(image > image.mean(), mask)
+            inside = mask.astype(bool)
+            between = (image[inside].mean() + image[~inside].mean()) / 2
+            assert np.array_equal(image > between, inside)
 
 
 def test_every_position_comes_up(views):
@@ -116,8 +118,9 @@ def test_noise_is_of_three_to_seven_grey_levels():
         if changed.std():  # nothing else makes an even image uneven
             spreads.append(changed.std())
     assert 50 < len(spreads) < 110
-    assert 2.8 < min(spreads) < 3.8
-    assert 6.2 < max(spreads) < 7.4
+    # Noise is cut to whole levels, towards zero: that costs up to half a level.
+    assert 2.4 < min(spreads) < 3.5
+    assert 6.0 < max(spreads) < 7.2
 
 
 def test_gamma_and_contrast_change_grey_levels_within_their_limits():

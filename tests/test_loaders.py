@@ -50,13 +50,14 @@ def loaded(root):
     return epochs_of(open_data(root))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_any_number_of_workers_loads_the_same_pixels_in_every_epoch(root, loaded, workers):
     assert equal(epochs_of(open_data(root, workers)), loaded)
 
 
 def test_a_resumed_epoch_has_the_pixels_of_the_first_time(root, loaded):
-    assert equal(epochs_of(open_data(root), [1]), loaded[1:])
+    assert equal(epochs_of(open_data(root), epochs=[1]), loaded[1:])
 
 
 def test_batches_are_bytes_with_masks_of_zero_and_one(loaded):
@@ -116,7 +117,7 @@ def test_processes_validate_every_image_once(root, world_size):
     """7 images: they cannot be dealt out evenly, and none is repeated to make it even."""
     shards = [open_data(root, rank=r, world_size=world_size).valid for r in range(world_size)]
     seen = [[i for batch in shard for i in batch.index.tolist()] for shard in shards]
-    assert sorted(sum(seen, [])) == list(range(7))
+    assert sorted(i for shard in seen for i in shard) == list(range(7))
     assert all(shard == sorted(shard) for shard in seen)
 
 
@@ -129,7 +130,7 @@ def test_validation_batches_are_whole(root):
 
 
 def test_what_cannot_be_dealt_out_is_refused(root):
-    with pytest.raises(InputError, match="--batch_size_stage1 4 .* 3 processes; use a multiple"):
+    with pytest.raises(InputError, match=r"--batch_size_stage1 4 .* 3 processes; use a multiple"):
         open_data(root, world_size=3)
     with pytest.raises(InputError, match="11 training images are too few for 6 processes"):
         open_data(root, world_size=6, batch_size_stage1=6)

@@ -31,6 +31,12 @@ def test_an_untrained_network_finds_about_one_pixel_in_a_hundred(network):
     assert 0.003 < probability.mean() < 0.03
 
 
+@pytest.mark.parametrize(("prior", "expected"), [(0.2, 0.2), (0.0, 1e-4), (1.0, 1 - 1e-4)])
+def test_the_last_bias_is_the_prior_kept_off_certainty(prior, expected):
+    built = build_model("unet_resnet34", pretrained=False, prior=prior)
+    assert torch.sigmoid(built.final_conv.bias).item() == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_encoder_is_a_part_of_the_network_or_none(network):
     if network.encoder is None:
         pytest.skip("has no encoder")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datasets.images import preprocess, read_image
-from datasets.siim import Sample, TrainImages, ValidImages, find_positives, find_samples
+from datasets.siim import Sample, TrainImages, ValidImages, find_samples, mask_shares
 from tests.dicoms import picture, write_dicom
 from tests.tiny import write_dataset
 from utils.augmentation import Augmentation
@@ -65,7 +65,7 @@ def test_a_missing_folder_is_named_with_what_to_do(own, folder):
 def test_an_empty_folder_is_told(own, folder):
     for path in (own / folder).iterdir():
         path.unlink()
-    with pytest.raises(InputError, match=rf"train_mask .*train_images \(. images, . masks\)"):
+    with pytest.raises(InputError, match=r"train_mask .*train_images \(. images, . masks\)"):
         find_samples(own)
 
 
@@ -75,10 +75,13 @@ def test_two_files_of_one_id_are_both_named(own):
         find_samples(own)
 
 
-def test_positives_are_the_images_whose_mask_has_a_pixel(root):
-    positive = find_positives(find_samples(root)[0], progress=False)
-    assert positive == {f"image{i:02d}": i % 3 > 0 for i in range(6)}
-    assert all(type(value) is bool for value in positive.values())
+def test_the_share_of_a_mask_is_that_of_its_pixels(root):
+    samples = find_samples(root)[0]
+    shares = mask_shares(samples, progress=False)
+    for name, share in shares.items():
+        grey = cv2.imread(str(samples[name].mask), cv2.IMREAD_GRAYSCALE)
+        assert share == sum(value > 0 for value in grey.ravel().tolist()) / grey.size
+    assert [share > 0 for share in shares.values()] == [i % 3 > 0 for i in range(6)]
 
 
 @pytest.mark.parametrize("clahe", [True, False])

@@ -35,7 +35,7 @@ def make(root, folder, kind=FreezeSolver, lr=1e-2, **changes):
     fold, samples = fold_and_samples(root)
     folder.mkdir(exist_ok=True)
     fabric = Fabric(accelerator="cpu", devices=1)
-    return kind(fabric, settings, settings.stages(lr), fold, samples, folder)
+    return kind(fabric, settings, settings.stages(lr), fold, samples, folder, prior=0.1)
 
 
 def checkpoints(folder):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from torch import Tensor, nn
 
-from datasets.siim import find_positives, find_samples
+from datasets.siim import find_samples, mask_shares
 from datasets.splits import Fold, fold_of, split
 from utils.config import Config
 
@@ -61,7 +61,8 @@ def as_flags(settings: dict) -> list[str]:
 def fold_and_samples(root: Path, number: int = 0) -> tuple[Fold, dict]:
     """Cut the data set in two and return one fold with the files of all images."""
     samples, _ = find_samples(root)
-    table = split(find_positives(samples, progress=False), 2, stratified=False)
+    shares = mask_shares(samples, progress=False)
+    table = split({name: share > 0 for name, share in shares.items()}, 2, stratified=False)
     return fold_of(table, number), samples
 
 

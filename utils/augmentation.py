@@ -22,7 +22,8 @@ class Augmentation:
     def __init__(self):
         self._transform = A.Compose(
             [
-                A.OneOf([A.HorizontalFlip(), A.VerticalFlip(), A.RandomRotate90()], p=0.75),
+                # OneOf weighs its members by their p, and a turn's would be twice a flip's.
+                A.OneOf([A.HorizontalFlip(), A.VerticalFlip(), A.RandomRotate90(p=0.5)], p=0.75),
                 A.RandomGamma(gamma_limit=(80, 120), p=0.5),
                 A.RandomBrightnessContrast(p=0.5),
                 A.OneOf(

@@ -1,5 +1,6 @@
 """Every setting: one dataclass behind the command line, `--help`, YAML files and config.yaml."""
 
+import re
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -119,6 +120,7 @@ class Config:
         self._check_sizes()
         self._check_counts()
         self.fold_numbers()
+        self._check_run_name()
         if self.run_name is None and (self.resume or self.mode != "train"):
             flag = "--resume true" if self.resume else f"--mode {self.mode}"
             raise InputError(f"{flag} needs --run_name: the run to go on with (last: the newest)")
@@ -167,7 +169,8 @@ class Config:
     def save(self, path: str | Path) -> None:
         """Write the settings as YAML that `--config` reads."""
         with atomic(path) as temporary:
-            temporary.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding="utf-8")
+            text = yaml.dump(asdict(self), Dumper=_Dumper, sort_keys=False)
+            temporary.write_text(text, encoding="utf-8")
 
     def _check_sizes(self) -> None:
         for name in ("image_size_stage1", "image_size_stage2"):
@@ -177,6 +180,12 @@ class Config:
                 near = " or ".join(str(good) for good in dict.fromkeys((below, below + SIZE_STEP)))
                 raise InputError(f"--{name} {size}: must be a multiple of {SIZE_STEP}; use {near}")
 
+    def _check_run_name(self) -> None:
+        name = "run" if self.run_name is None else self.run_name
+        plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\")
+        if not plain or not name or name[0] == ".":
+            raise InputError(f"--run_name {name!r}: is not a plain folder name")
+
     def _check_counts(self) -> None:
         least = {"n_splits": 2, "epoch_stage1_freeze": 0, "epoch_stage2_accumulation": 0}
         least |= {"num_workers": 0, "weight_decay": 0, "seed": 0}
@@ -184,7 +193,7 @@ class Config:
         least |= dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps"), 1)
         for name, value in least.items():
             given = getattr(self, name)
-            if given is not None and given < value:
+            if given is not None and not given >= value:
                 raise InputError(f"--{name} {given}: must be at least {value}")
         for name, limit in (
             ("epoch_stage1_freeze", "epoch_stage1"),
@@ -197,6 +206,15 @@ class Config:
         for name in ("lr", "lr_stage2"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"--{name} {getattr(self, name)}: must be above 0")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around text such as 2e-4, which jsonargparse, unlike yaml, takes for a number."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d.]+[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -239,5 +257,5 @@ def load(path: str | Path) -> Config:
     """
     try:
         return Config(**yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as the settings of a run: {error}") from error

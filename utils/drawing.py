@@ -1,10 +1,23 @@
 """Pictures of X-rays with their masks."""
 
+import functools
+from collections.abc import Sequence
+
 import cv2
+import matplotlib
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 TRUTH = (64, 220, 96)
 PREDICTION = (255, 80, 64)
+BACKGROUND, TEXT, FAINT = (24, 24, 24), (240, 240, 240), (160, 160, 160)
+PANEL = 512
+"""Longer side of an image in an explanation, in pixels."""
+TILE = 224
+"""Side of the square that an image has in a contact sheet, in pixels."""
+SHEET_COLUMNS = 6
+_GAP, _LINE, _TITLE = 10, 32, 64
+_KEY, _KEY_BAR = 64, 14
 
 
 def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
@@ -37,5 +50,165 @@ def comparison(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> 
     Returns:
         [H,3W,3] uint8 RGB.
     """
-    rgb = np.repeat(image[..., None], 3, axis=2)
+    rgb = _to_rgb(image)
     return np.hstack((rgb, outline(rgb, truth, TRUTH), outline(rgb, prediction, PREDICTION)))
+
+
+def heat(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Lay probability as colour over an image: none at 0, dark violet, red, bright yellow at 1.
+
+    Args:
+        image: [H,W,3] uint8 RGB.
+        levels: [H,W] uint8, level floor(255 p).
+
+    Returns:
+        [H,W,3] uint8 RGB, a new picture.
+    """
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
+    opacity = 0.85 * np.sqrt(levels[..., None] / np.float32(255))
+    return np.uint8((1 - opacity) * image + opacity * colours)
+
+
+def explanation(
+    grey: np.ndarray,
+    mask: np.ndarray,
+    levels: np.ndarray,
+    threshold: float,
+    caption: tuple[str, str],
+) -> np.ndarray:
+    """Show an image, its predicted mask and the probability behind it, side by side.
+
+    Args:
+        grey: [H,W] uint8, the image.
+        mask: [H,W] uint8 of 0 and 1, the prediction.
+        levels: [H,W] uint8, level floor(255 p).
+        threshold: probability above which a pixel can belong to the mask, marked on the key.
+        caption: texts for the left and the right below; the left is shortened where it is too long.
+
+    Returns:
+        uint8 RGB; the longer side of each of the three is `PANEL` pixels.
+    """
+    plain = _to_rgb(_fit(grey, PANEL))
+    height, width = plain.shape[:2]
+    levels = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
+    panels = {
+        "image": plain,
+        "predicted mask": outline(plain, _fit_mask(mask, PANEL), PREDICTION),
+        "probability": heat(plain, levels),
+    }
+    right = len(panels) * (width + _GAP) + _KEY
+    canvas = Image.new("RGB", (right + _GAP, height + 2 * _LINE), BACKGROUND)
+    for i, (title, panel) in enumerate(panels.items()):
+        left = _GAP + i * (width + _GAP)
+        canvas.paste(Image.fromarray(panel), (left, _LINE))
+        _write(canvas, title, (left, _LINE // 2), "lm", FAINT)
+    _draw_key(canvas, (right - _KEY + _GAP, _LINE), height, threshold)
+    below = height + _LINE * 3 // 2
+    space = right - 3 * _GAP - _font(15).getlength(caption[1])
+    _write(canvas, _shorten(caption[0], space), (_GAP, below), "lm", TEXT)
+    _write(canvas, caption[1], (right, below), "rm", TEXT)
+    return np.asarray(canvas)
+
+
+def tile(grey: np.ndarray, mask: np.ndarray, caption: tuple[str, str]) -> np.ndarray:
+    """Draw one image of a contact sheet, its mask red, with two lines of text below it.
+
+    Args:
+        grey: [H,W] uint8, the image.
+        mask: [H,W] uint8 of 0 and 1, the prediction.
+        caption: the two lines; the first is shortened where it is too long.
+
+    Returns:
+        uint8 RGB, `TILE` pixels wide, the same size for every image.
+    """
+    picture = outline(_to_rgb(_fit(grey, TILE)), _fit_mask(mask, TILE), PREDICTION)
+    height, width = picture.shape[:2]
+    canvas = Image.new("RGB", (TILE, TILE + 2 * _LINE * 2 // 3), BACKGROUND)
+    canvas.paste((0, 0, 0), (0, 0, TILE, TILE))
+    canvas.paste(Image.fromarray(picture), ((TILE - width) // 2, (TILE - height) // 2))
+    colour = PREDICTION if mask.any() else FAINT
+    _write(canvas, _shorten(caption[0], TILE, size=12), (0, TILE + 12), "lm", TEXT, size=12)
+    _write(canvas, caption[1], (0, TILE + 29), "lm", colour, size=12)
+    return np.asarray(canvas)
+
+
+def contact_sheet(tiles: Sequence[np.ndarray], title: tuple[str, str]) -> np.ndarray:
+    """Lay tiles of one size out in rows below a title of two lines.
+
+    Args:
+        tiles: one or more, [H,W,3] uint8 RGB.
+        title: what the sheet shows; the second line is fainter.
+
+    Returns:
+        uint8 RGB.
+    """
+    height, width = tiles[0].shape[:2]
+    columns = min(SHEET_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    size = (columns * (width + _GAP) + _GAP, _TITLE + rows * (height + _GAP))
+    canvas = Image.new("RGB", size, BACKGROUND)
+    _write(canvas, title[0], (_GAP, 20), "lm", TEXT, size=17)
+    _write(canvas, title[1], (_GAP, 44), "lm", FAINT, size=13)
+    for i, picture in enumerate(tiles):
+        row, column = divmod(i, columns)
+        corner = (_GAP + column * (width + _GAP), _TITLE + row * (height + _GAP))
+        canvas.paste(Image.fromarray(picture), corner)
+    return np.asarray(canvas)
+
+
+def _to_rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _fit(grey: np.ndarray, side: int) -> np.ndarray:
+    """Resize [H,W] so that its longer side has this many pixels."""
+    scale = side / max(grey.shape)
+    size = tuple(max(1, round(length * scale)) for length in grey.shape[::-1])
+    return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _fit_mask(mask: np.ndarray, side: int) -> np.ndarray:
+    # A part of a pixel counts, or the smallest masks would vanish.
+    shrinks = max(mask.shape) > side
+    return (_fit(255 * mask, side) > (0 if shrinks else 127)).astype(np.uint8)
+
+
+def _draw_key(canvas: Image.Image, corner: tuple[int, int], height: int, threshold: float) -> None:
+    """Draw the colours of `heat` from 1 down to 0, with the threshold marked."""
+    falling = np.linspace(255, 0, height).astype(np.uint8)[:, None].repeat(_KEY_BAR, axis=1)
+    grey = np.full((height, _KEY_BAR, 3), 96, np.uint8)
+    canvas.paste(Image.fromarray(heat(grey, falling)), corner)
+    left, top = corner[0] + _KEY_BAR + 6, corner[1]
+    for value, anchor in ((1.0, "la"), (0.0, "ls")):
+        _write(canvas, f"{value:.0f}", (left, round(top + (1 - value) * height)), anchor, FAINT, 12)
+    mark = round(top + (1 - threshold) * (height - 1))
+    line = (corner[0] - 3, mark, corner[0] + _KEY_BAR + 3, mark)
+    ImageDraw.Draw(canvas).line(line, PREDICTION, 2)
+    if min(threshold, 1 - threshold) * height > 20:
+        _write(canvas, f"{threshold:.2f}", (left, mark), "lm", PREDICTION, 12)
+
+
+def _write(
+    canvas: Image.Image,
+    text: str,
+    at: tuple[int, int],
+    anchor: str,
+    colour: tuple[int, int, int],
+    size: int = 15,
+) -> None:
+    ImageDraw.Draw(canvas).text(at, text, colour, _font(size), anchor)
+
+
+def _shorten(text: str, width: float, size: int = 15) -> str:
+    """Leave out the beginning of a text that is wider than `width` pixels; ids differ at the end."""
+    font = _font(size)
+    for start in range(len(text)):
+        part = f"…{text[start:]}" if start else text
+        if font.getlength(part) <= width:
+            return part
+    return ""
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)

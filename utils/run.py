@@ -1,5 +1,6 @@
 """The folder of a run: opened once, found again by name."""
 
+import glob
 import secrets
 import time
 from dataclasses import fields, replace
@@ -64,14 +65,14 @@ def begin_run(config: Config, folder: Path) -> None:
 def _find(config: Config, given: frozenset[str]) -> Path | None:
     if config.run_name is None:
         return None
-    kind = config.model_type if "model_type" in given else "*"
-    name = "*" if config.run_name == "last" else config.run_name
+    kind = glob.escape(config.model_type) if "model_type" in given else "*"
+    name = "*" if config.run_name == "last" else glob.escape(config.run_name)
     files = sorted(
         Path(config.model_path).glob(f"{kind}/{name}/config.yaml"), key=lambda p: p.stat().st_mtime
     )
     if len(files) > 1 and name != "*":
         raise InputError(
-            f"{len(files)} runs are named {name}; say which with --model_type: "
+            f"{len(files)} runs are named {config.run_name}; say which with --model_type: "
             + ", ".join(file.parent.parent.name for file in files)
         )
     return files[-1].parent if files else None

@@ -1,0 +1,253 @@
+"""Settings: every one the same from the command line, from YAML and from a saved run."""
+
+import ast
+import inspect
+import re
+from dataclasses import fields
+from itertools import pairwise
+
+import pytest
+
+from tests.tiny import as_flags
+from utils import config as config_module
+from utils.config import Config, load, parse
+from utils.errors import InputError
+
+OTHER = {
+    "model_type": "another",
+    "pretrained": False,
+    "encoder_weights": "file.pth",
+    "two_stage": False,
+    "image_size_stage1": 64,
+    "batch_size_stage1": 3,
+    "epoch_stage1": 61,
+    "epoch_stage1_freeze": 7,
+    "image_size_stage2": 96,
+    "batch_size_stage2": 5,
+    "epoch_stage2": 21,
+    "epoch_stage2_accumulation": 9,
+    "accumulation_steps": 11,
+    "lr": 1e-7,
+    "lr_stage2": 3e-05,
+    "weight_decay": 0.25,
+    "augmentation_flag": False,
+    "clahe": False,
+    "n_splits": 7,
+    "folds": "0,3",
+    "groups": "patients.csv",
+    "mode": "train_stage2",
+    "seed": 2**40,
+    "run_name": "2024-05-06",
+    "resume": True,
+    "num_workers": 0,
+    "accelerator": "cpu",
+    "devices": 2,
+    "num_nodes": 3,
+    "precision": "bf16-mixed",
+    "model_path": "/elsewhere",
+    "dataset_root": "/data",
+}
+NEEDED = {"mode": {"run_name": "x"}, "resume": {"run_name": "x"}}
+"""Settings that another one asks for."""
+
+
+def read(*words):
+    return parse([str(word) for word in words], "A description.")
+
+
+def test_this_test_knows_every_setting():
+    assert OTHER.keys() == {field.name for field in fields(Config)}
+    assert all(getattr(Config(), name) != value for name, value in OTHER.items())
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_setting_is_the_same_from_flag_recipe_and_saved_run(name, tmp_path):
+    settings = {name: OTHER[name]} | NEEDED.get(name, {})
+    expected = Config(**settings)
+    assert read(*as_flags(settings)) == (expected, frozenset(settings))
+    expected.save(tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == expected
+    assert read("--config", tmp_path / "config.yaml")[0] == expected
+    assert type(getattr(load(tmp_path / "config.yaml"), name)) is type(OTHER[name])
+
+
+def test_all_settings_together(tmp_path):
+    everything = Config(**OTHER)
+    assert read(*as_flags(OTHER)) == (everything, frozenset(OTHER))
+    everything.save(tmp_path / "config.yaml")
+    assert read("--config", tmp_path / "config.yaml") == (everything, frozenset(OTHER))
+
+
+def test_nothing_given_is_all_defaults():
+    assert read() == (Config(), frozenset())
+
+
+@pytest.mark.parametrize(
+    "name", ["2024-05-06", "007", "2e-4", "1E5", "true", "0x10", "12:30:00", "~"]
+)
+def test_a_run_name_is_text_however_it_looks(name, tmp_path):
+    settings, _ = read("--run_name", name)
+    assert settings.run_name == name
+    settings.save(tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == settings
+    assert read("--config", tmp_path / "config.yaml")[0] == settings
+
+
+def test_flags_win_over_the_recipe_and_both_count_as_given(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("lr: 2e-3\nepoch_stage1: 9\n")
+    settings, given = read("--config", tmp_path / "recipe.yaml", "--epoch_stage1", 5)
+    assert (settings.lr, settings.epoch_stage1) == (2e-3, 5)
+    assert given == {"lr", "epoch_stage1"}
+
+
+BOOLEANS = [field.name for field in fields(Config) if field.type is bool]
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_booleans_are_written_out(name):
+    run = ["--run_name", "x"]
+    assert getattr(read(f"--{name}", "false", *run)[0], name) is False
+    assert getattr(read(f"--{name}", "true", *run)[0], name) is True
+
+
+def refused(capsys, *words):
+    """Run a command line that ends with exit code 2, and return what it said."""
+    with pytest.raises(SystemExit) as stopped:
+        read(*words)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["maybe"], ["2"]])
+def test_a_boolean_that_is_neither_is_refused(words, capsys):
+    assert "two_stage" in refused(capsys, "--two_stage", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--lr", "fast"), ("--epoch_stage1", "1.5"), ("--mode", "test"), ("--epochs", "3")],
+)
+def test_unknown_flags_and_values_are_refused_by_name(words, capsys):
+    assert words[0].strip("-") in refused(capsys, *words)
+
+
+def test_an_abbreviated_flag_is_refused(capsys):
+    assert "--epoch_stage1_fr" in refused(capsys, "--epoch_stage1_fr", "1")
+
+
+def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("epoch_stage1: 9\nlearning_rate: 1\n")
+    assert "learning_rate" in refused(capsys, "--config", tmp_path / "recipe.yaml")
+    assert "nowhere.yaml" in refused(capsys, "--config", tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, b"", b"- 1\n", b"lr: [", b"learning_rate: 1\n", b"\xff\xfe\x00", b"lr: fast\n"],
+    ids=["missing", "empty", "list", "yaml", "key", "bytes", "type"],
+)
+def test_an_unusable_saved_run_is_named(tmp_path, data):
+    if data is not None:
+        (tmp_path / "config.yaml").write_bytes(data)
+    with pytest.raises(InputError, match=r"config\.yaml cannot be read as the settings"):
+        load(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("all", [0, 1, 2, 3]), ("0", [0]), ("0,3", [0, 3]), ("3, 0,3", [0, 3]), ("2,1", [1, 2])],
+)
+def test_folds_are_all_one_or_several(text, numbers):
+    assert read("--folds", text, "--n_splits", 4)[0].fold_numbers() == numbers
+
+
+@pytest.mark.parametrize("text", ["4", "-1", "1-3", "", "0,", "x", "[0,3]", "1.0"])
+def test_other_folds_are_refused(text):
+    with pytest.raises(InputError, match=r"--folds .* 0 to 3 with commas, such as 0,3"):
+        Config(folds=text, n_splits=4)
+
+
+@pytest.mark.parametrize(
+    ("size", "near"),
+    [(500, "480 or 512"), (513, "512 or 544"), (1023, "992 or 1024"), (0, "32 or 64")],
+)
+@pytest.mark.parametrize("name", ["image_size_stage1", "image_size_stage2"])
+def test_a_size_that_cannot_be_halved_five_times_is_answered_with_the_nearest(name, size, near):
+    with pytest.raises(InputError, match=f"--{name} {size}: .* multiple of 32; use {near}$"):
+        Config(**{name: size})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, 0) for name in ("batch_size_stage1", "batch_size_stage2", "num_nodes")]
+    + [(name, 0) for name in ("epoch_stage1", "epoch_stage2", "accumulation_steps")]
+    + [(name, -1) for name in ("epoch_stage1_freeze", "epoch_stage2_accumulation", "seed")]
+    + [("num_workers", -1), ("n_splits", 1), ("weight_decay", -0.1)]
+    + [(name, value) for name in ("lr", "lr_stage2") for value in (0.0, -1.0)]
+    + [("lr", float("nan")), ("lr_stage2", float("inf")), ("weight_decay", float("nan"))]
+    + [("epoch_stage1_freeze", 61), ("epoch_stage2_accumulation", 21)],
+)
+def test_what_is_out_of_range_is_named(name, value):
+    with pytest.raises(InputError, match=f"--{name} {value}: "):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("settings", [{"resume": True}, {"mode": "train_stage2"}])
+def test_going_on_needs_a_name(settings):
+    with pytest.raises(InputError, match="needs --run_name"):
+        Config(**settings)
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "a\nb", " a"])
+def test_a_run_name_is_the_name_of_one_folder(name):
+    with pytest.raises(InputError, match=r"--run_name .* plain folder name"):
+        Config(run_name=name)
+
+
+def test_stages_take_their_own_settings():
+    settings = Config(**{name: OTHER[name] for name in OTHER if name.endswith(("1", "2"))})
+    first, second = settings.stages(0.5)
+    assert (first.number, first.image_size, first.batch_size, first.epochs) == (1, 64, 3, 61)
+    assert (second.number, second.image_size, second.batch_size, second.epochs) == (2, 96, 5, 21)
+    assert (first.lr, second.lr) == (0.5, 3e-05)
+
+
+def test_one_stage_is_the_first_of_two():
+    assert Config(two_stage=False).stages(0.1) == Config().stages(0.1)[:1]
+
+
+def test_the_encoder_is_frozen_in_stage_one_alone():
+    assert [stage.freeze_epochs for stage in Config(epoch_stage1_freeze=4).stages(1.0)] == [4, 0]
+
+
+def test_gradients_are_accumulated_in_the_last_epochs_of_stage_two_alone():
+    settings = Config(epoch_stage2=6, epoch_stage2_accumulation=2, accumulation_steps=10)
+    first, second = settings.stages(1.0)
+    assert [first.group_size(epoch) for epoch in range(first.epochs)] == [1] * 60
+    assert [second.group_size(epoch) for epoch in range(6)] == [1, 1, 1, 1, 10, 10]
+    without = Config(epoch_stage2=2, epoch_stage2_accumulation=0).stages(1.0)[1]
+    assert [without.group_size(epoch) for epoch in range(2)] == [1, 1]
+
+
+def docstrings():
+    """Give the text that stands under each field in the source."""
+    tree = ast.parse(inspect.getsource(config_module))
+    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config").body
+    pairs = pairwise(body)
+    return {
+        field.target.id: " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairs
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def test_every_setting_explains_itself_in_the_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        read("--help")
+    assert stopped.value.code == 0
+    help_text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    explained = docstrings()
+    assert explained.keys() == OTHER.keys()
+    for name, text in explained.items():
+        assert f"--{name} " in help_text
+        assert text.rstrip(".") in help_text, name

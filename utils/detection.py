@@ -1,0 +1,173 @@
+"""How well the largest probability of an image tells whether it has a mask at all."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from utils.bootstrap import DRAWS
+from utils.errors import InputError
+from utils.evaluation import Estimate, estimate
+
+COLUMNS = ["ImageId", "probability", "area"]
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Calling an image positive where its probability is at least `threshold`."""
+
+    threshold: float
+    sensitivity: Estimate
+    specificity: Estimate
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Image-level results.
+
+    Attributes:
+        auc: area under the ROC curve; NaN where all images are positive, or none.
+        half: at probability 0.5, a threshold that owes nothing to these images.
+        best: at the threshold with the largest sensitivity + specificity (Youden 1950), the
+            highest of several. It is chosen on these images and so a little kind to them.
+    """
+
+    auc: Estimate
+    half: Cut
+    best: Cut
+
+
+def read_scores(path: Path, ids: list[str]) -> pd.DataFrame:
+    """Read the csv of scores that predict.py writes.
+
+    Args:
+        path: csv with the columns ImageId, probability (0 to 1) and area (pixels).
+        ids: the images of the submission.
+
+    Returns:
+        `probability` and `area`, float64, one row per image in the order of `ids`.
+
+    Raises:
+        InputError: the file cannot be read, lacks a column, has a value out of range, or has not
+            exactly the images of the submission.
+    """
+    table = _read_table(path)
+    for column, highest in (("probability", 1), ("area", np.inf)):
+        values = pd.to_numeric(table[column], errors="coerce")
+        bad = ~values.between(0, highest)
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            raise InputError(f"{path} row {row + 2}: {column} is {table[column][row]!r}")
+        table[column] = values.astype(float)
+    _check_ids(path, table["ImageId"], ids)
+    return table.set_index("ImageId").loc[ids]
+
+
+def detect(probability: np.ndarray, positive: np.ndarray, groups: np.ndarray) -> Detection:
+    """Work out the image-level results.
+
+    Args:
+        probability: [N] float, from 0 to 1.
+        positive: [N] bool, the true mask has a pixel.
+        groups: [N] patient of each image.
+    """
+    return Detection(
+        auc=_auc_with_interval(probability, positive, groups),
+        half=_cut(HALF, probability, positive, groups),
+        best=_cut(_youden(probability, positive), probability, positive, groups),
+    )
+
+
+def auc(probability: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
+    """Area under the ROC curve: how often a positive outranks a negative, ties counting half.
+
+    Args:
+        probability: [N] float.
+        positive: [N] bool.
+        weights: [N] how many times each image counts.
+
+    Returns:
+        From 0 to 1; NaN where there are no positives or no negatives.
+    """
+    _, place = np.unique(probability, return_inverse=True)
+    return _auc_of_places(place, positive, weights)
+
+
+def _auc_of_places(place: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
+    positives = np.bincount(place, weights * positive)
+    negatives = np.bincount(place, weights * ~positive)
+    pairs = positives.sum() * negatives.sum()
+    outranked = np.cumsum(negatives) - negatives / 2
+    return float(positives @ outranked / pairs) if pairs else float("nan")
+
+
+def _auc_with_interval(
+    probability: np.ndarray, positive: np.ndarray, groups: np.ndarray, seed: int = 0
+) -> Estimate:
+    """Draw patients with replacement, as utils.bootstrap does for means."""
+    _, place = np.unique(probability, return_inverse=True)
+    names, group_of = np.unique(groups, return_inverse=True)
+    value = _auc_of_places(place, positive, np.ones(len(place)))
+    if np.isnan(value):
+        return Estimate(len(place), value, value, value)
+    rng, equal = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
+    drawn = (rng.multinomial(len(names), equal)[group_of] for _ in range(DRAWS))
+    values = [_auc_of_places(place, positive, weights) for weights in drawn]
+    low, high = np.nanpercentile(values, (2.5, 97.5))
+    return Estimate(len(place), value, float(low), float(high))
+
+
+def _youden(probability: np.ndarray, positive: np.ndarray) -> float:
+    thresholds = np.unique(probability)[::-1]
+    inside, outside = np.sort(probability[positive]), np.sort(probability[~positive])
+    found = 1 - np.searchsorted(inside, thresholds) / max(len(inside), 1)
+    kept = np.searchsorted(outside, thresholds) / max(len(outside), 1)
+    return float(thresholds[np.argmax(found + kept)])
+
+
+def _cut(
+    threshold: float, probability: np.ndarray, positive: np.ndarray, groups: np.ndarray
+) -> Cut:
+    right = ((probability >= threshold) == positive).astype(float)
+    return Cut(
+        threshold,
+        sensitivity=estimate(right[positive], groups[positive]),
+        specificity=estimate(right[~positive], groups[~positive]),
+    )
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            index_col=False,
+            skipinitialspace=True,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a csv of scores ({error})") from error
+    if not set(COLUMNS) <= set(table.columns):
+        raise InputError(
+            f"{path}: columns {', '.join(COLUMNS)} were looked for; "
+            f"the first row is {', '.join(table.columns)[:80]!r}"
+        )
+    return table[COLUMNS]
+
+
+def _check_ids(path: Path, found: pd.Series, ids: list[str]) -> None:
+    repeated = found[found.duplicated()]
+    if not repeated.empty:
+        raise InputError(f"{path} row {repeated.index[0] + 2}: {repeated.iloc[0]} is repeated")
+    for names, others, where in ((ids, found, "the submission only"), (found, ids, "the scores")):
+        others = set(others)
+        lone = [name for name in names if name not in others]
+        if lone:
+            raise InputError(
+                f"{path}: {lone[0]}, one of {len(lone)}, is in {where}; both must have the same "
+                "images"
+            )
