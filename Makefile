@@ -5,6 +5,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := datasets/demo_data
+UNSEEN := $(DEMO)/unseen
+NAME := demo-$(shell date +%Y-%m-%d_%H-%M-%S)
+RUN := checkpoints/unet_resnet34/$(NAME)
 
 .PHONY: demo test
 .DELETE_ON_ERROR:
@@ -12,7 +15,16 @@ DEMO := datasets/demo_data
 demo: .venv/ready
 	$(BIN)/python -m datasets.sample --out $(DEMO) --size 512
 	$(BIN)/python -m datasets.prepare --images $(DEMO)/dicom-images-train --out $(DEMO)
-	$(BIN)/python main.py --config recipes/demo.yaml
+	$(BIN)/python main.py --config recipes/demo.yaml --run_name $(NAME)
+	$(BIN)/python -m datasets.sample --out $(UNSEEN) --size 512 --seed 1 --count 40
+	$(BIN)/python -m datasets.prepare --images $(UNSEEN)/dicom-images-train --out $(UNSEEN)
+	$(BIN)/python predict.py --run $(RUN) --images $(UNSEEN)/train_images \
+		--out $(RUN)/submission.csv --overlays $(RUN)/overlays
+	$(BIN)/python evaluate.py --submission $(RUN)/submission.csv --scores $(RUN)/scores.csv \
+		--truth $(UNSEEN)/train-rle.csv --images $(UNSEEN)/train_images \
+		--worst $(RUN)/worst.png --out $(RUN)/evaluation.json
+	@echo "pictures: $(RUN)/overlays/contact_sheet.png, $(RUN)/worst.png, $(RUN)/threshold.png"
+	@echo "watch:    $(BIN)/tensorboard --logdir $(RUN)"
 
 test: .venv/ready
 	$(BIN)/ruff check .

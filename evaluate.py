@@ -52,7 +52,7 @@ def main(args: list[str] | None = None) -> int:
     counts = count(pairs, _sizes(pairs.ids, files, default))
     summary, detection = summarise(counts, groups), None
     if scores is not None:
-        _print_strange(options.scores, counts.predicted, scores["area"].to_numpy())
+        _print_other_areas(options.scores, counts.predicted, scores["area"].to_numpy())
         detection = detect(scores["probability"].to_numpy(), counts.positive, groups)
     _print(options, pairs, summary, detection)
     try:
@@ -61,7 +61,7 @@ def main(args: list[str] | None = None) -> int:
         if options.worst:
             _print_missing(write_sheet(options.worst, pairs, counts, files, default), options)
     except OSError as error:
-        raise InputError(f"{Path(error.filename).parent}: cannot be written to ({error.strerror})") from error
+        raise InputError(f"the results cannot be written ({error})") from error
     return 0
 
 
@@ -106,10 +106,10 @@ def _sizes(
         yield name, image_size(files[name]) if name in files else default
 
 
-def _print_strange(path: Path, predicted: np.ndarray, area: np.ndarray) -> None:
-    strange = np.count_nonzero((predicted > 0) & (area == 0))
-    if strange:
-        print(f"{path}: area 0 for {strange:,} images with a mask; is it of this submission?")
+def _print_other_areas(path: Path, predicted: np.ndarray, area: np.ndarray) -> None:
+    others = np.count_nonzero(predicted != area)
+    if others:
+        print(f"{path}: another area for {others:,} images; is it of this submission?")
 
 
 def _print(

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
-from lightning_fabric import Fabric
 
 from datasets.siim import Sample, find_samples, mask_shares
 from datasets.splits import (
@@ -23,7 +21,7 @@ from solver_freeze import FreezeSolver
 from utils.choice import choose_thresholds, describe
 from utils.config import Config
 from utils.errors import InputError
-from utils.processes import decide_once
+from utils.processes import decide_once, launch
 from utils.rank import say
 from utils.run import begin_run, open_run
 from utils.summary import as_table, summarise
@@ -72,7 +70,7 @@ def run(
         _, folder = open_run(config, given)
         say(describe(choose_thresholds(folder)))
         return 0
-    fabric = _launch(config)
+    fabric = launch(config.accelerator, config.devices, config.num_nodes, config.precision)
     plan = decide_once(fabric, lambda: _plan(config, given, stratified))
     stages = plan.config.stages(rate_of(plan.config))
     solver_class = _solver_class(plan.config)
@@ -83,28 +81,6 @@ def run(
     if fabric.is_global_zero:
         _conclude(plan.folder)
     return 0
-
-
-def _launch(config: Config) -> Fabric:
-    precision = config.precision
-    if precision == "auto":
-        on_gpu = config.accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
-        half = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "16-mixed"
-        precision = half if on_gpu else "32-true"
-    try:
-        fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.num_nodes,
-            precision=precision,
-        )
-        fabric.launch()
-    except (ValueError, RuntimeError) as error:
-        raise InputError(
-            f"cannot train with --accelerator {config.accelerator} --devices {config.devices} "
-            f"--precision {config.precision}: {error}"
-        ) from error
-    return fabric
 
 
 def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:

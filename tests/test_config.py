@@ -82,9 +82,7 @@ def test_nothing_given_is_all_defaults():
     assert read() == (Config(), frozenset())
 
 
-@pytest.mark.parametrize(
-    "name", ["2024-05-06", "007", "2e-4", "1E5", "true", "0x10", "12:30:00", "~"]
-)
+@pytest.mark.parametrize("name", ["2024-05-06", "007", "2e-4", "1E5", "true", "0x10", "12:30:00"])
 def test_a_run_name_is_text_however_it_looks(name, tmp_path):
     settings, _ = read("--run_name", name)
     assert settings.run_name == name

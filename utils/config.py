@@ -217,7 +217,7 @@ _Dumper.add_implicit_resolver(
 )
 
 
-class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Shows types and defaults, and leaves the lines of the description as they are."""
 
 
@@ -236,7 +236,7 @@ def parse(args: list[str] | None, description: str) -> tuple[Config, frozenset[s
         SystemExit: a flag is unknown or of the wrong type (code 2), or help was asked for.
     """
     parser = ArgumentParser(
-        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+        description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML file with settings, see recipes/.")
     parser.add_class_arguments(Config)

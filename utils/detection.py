@@ -147,7 +147,6 @@ def _read_table(path: Path) -> pd.DataFrame:
             index_col=False,
             skipinitialspace=True,
             skip_blank_lines=False,
-            encoding="utf-8-sig",
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as a csv of scores ({error})") from error
@@ -163,7 +162,10 @@ def _check_ids(path: Path, found: pd.Series, ids: list[str]) -> None:
     repeated = found[found.duplicated()]
     if not repeated.empty:
         raise InputError(f"{path} row {repeated.index[0] + 2}: {repeated.iloc[0]} is repeated")
-    for names, others, where in ((ids, found, "the submission only"), (found, ids, "the scores")):
+    for names, others, where in (
+        (ids, found, "the submission only"),
+        (found, ids, "the scores only"),
+    ):
         others = set(others)
         lone = [name for name in names if name not in others]
         if lone:

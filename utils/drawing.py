@@ -200,7 +200,7 @@ def _write(
 
 
 def _shorten(text: str, width: float, size: int = 15) -> str:
-    """Leave out the beginning of a text that is wider than `width` pixels; ids differ at the end."""
+    """Leave out the beginning of a text wider than `width` pixels; ids differ at the end."""
     font = _font(size)
     for start in range(len(text)):
         part = f"…{text[start:]}" if start else text

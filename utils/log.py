@@ -1,22 +1,18 @@
 """What a fold says: on screen, in log.txt and to TensorBoard. Only the first process speaks."""
 
-import resource
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from datasets.splits import Fold
 from utils.config import Stage
 from utils.drawing import comparison
+from utils.memory import peak_gpu_memory, peak_memory
 from utils.rank import is_main_process, say
 from utils.threshold import PostProcess
 from utils.validation import Validation
-
-_GIB = 2**30
 
 
 class FoldLog:
@@ -104,14 +100,15 @@ class FoldLog:
                 "images_per_second": images_per_second,
             }.items():
                 self._events.add_scalar(name, value, x)
-        best = "best so far" if is_best else ""
-        silent = "" if reached["predicted"] else "no mask predicted"
+        memory = peak_gpu_memory() or peak_memory()
+        notes = ["best so far"] if is_best else []
+        notes += [] if reached["predicted"] else ["no mask predicted"]
         self.line(
             f"stage {stage.number} epoch {epoch + 1}/{stage.epochs}: loss {train_loss:.4f}, "
             f"val {reached['loss']:.4f} | Dice {reached['dice']:.4f} (all-empty "
             f"{reached['baseline']:.4f}), positives {reached['dice_positive']:.4f}, empties kept "
             f"{reached['empty_kept']:.4f} | rate {lr:.2e}, {images_per_second:.1f} images/s, "
-            f"{_peak_memory():.1f} GiB | {', '.join(filter(None, (best, silent)))}".rstrip(" |")
+            f"{memory:.1f} GiB" + (f" | {', '.join(notes)}" if notes else "")
         )
         if x == self._first_epoch:
             self._line_estimated_end(stage, epoch)
@@ -142,11 +139,3 @@ class FoldLog:
         seconds = (time.time() - self._started) * to_do / stage.image_size**2
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
         self.line(f"at this pace the fold ends about {end}, in {seconds / 60:.0f} minutes")
-
-
-def _peak_memory() -> float:
-    """Peak memory in GiB: of the GPU if there is one, otherwise of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / _GIB
-    bytes_per_unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / _GIB

@@ -85,8 +85,8 @@ class Pictures:
             picture = explanation(grey, mask, levels, self.threshold, caption)
             _save(self._overlays / f"{prediction.id}.png", picture[..., ::-1])
 
-    def publish(self, predictions: list[Prediction], sources: Iterable[Source]) -> None:
-        """Draw the contact sheet and move all pictures to their folders.
+    def write_sheet(self, predictions: list[Prediction], sources: Iterable[Source]) -> None:
+        """Draw the contact sheet, where overlays are asked for.
 
         Args:
             predictions: of all images.
@@ -94,6 +94,9 @@ class Pictures:
         """
         if self._overlays is not None:
             _save(self._overlays / f"{SHEET}.png", _draw_sheet(predictions, sources)[..., ::-1])
+
+    def publish(self) -> None:
+        """Move all pictures to their folders."""
         for hidden, target in self._targets.items():
             target.mkdir(parents=True, exist_ok=True)
             for path in hidden.iterdir():

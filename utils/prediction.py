@@ -1,156 +1,165 @@
-"""Images in, one row each out: at most a batch of full-size maps is in memory."""
+"""Predict images with the networks of a run: settle everything first, write everything last."""
 
-from collections.abc import Callable
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-import torch
 from lightning_fabric import Fabric
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
-from datasets.images import preprocess, read_image
+from utils.config import Config, load
+from utils.ensemble import Ensemble, find_checkpoints, load_network
 from utils.errors import InputError
-from utils.metric import resize_probability, to_levels
-from utils.pictures import Pictures
-from utils.rle import encode
-from utils.submission import Prediction, Problem, Source
+from utils.inference import ImageFiles, open_loader, predict_images
+from utils.memory import peak_gpu_memory, peak_memory
+from utils.options import Options, choose_rule
+from utils.pictures import SHEET, Pictures, existing_folder
+from utils.processes import decide_once, gather
+from utils.rank import say
+from utils.submission import (
+    SCORES,
+    Prediction,
+    Problem,
+    Source,
+    find_sources,
+    read_sample,
+    select,
+    write_submission,
+)
 from utils.threshold import PostProcess
 
+_HANDFUL = 20
 
-class Loaded(NamedTuple):
-    """An image as it is fed to the network.
+
+class Plan(NamedTuple):
+    """What is decided once and handed to every process.
 
     Attributes:
-        source: which image.
-        image: [1,S,S] uint8 grey, preprocessed.
-        height: of the original, in pixels.
-        width: of the original, in pixels.
-        grey: [H,W] uint8, the original; None unless asked for.
-    """
-
-    source: Source
-    image: Tensor
-    height: int
-    width: int
-    grey: np.ndarray | None
-
-
-class Batch(NamedTuple):
-    """The images of a batch that could be read, and those that could not."""
-
-    loaded: list[Loaded]
-    problems: list[Problem]
-
-
-class ImageFiles(Dataset):
-    """Preprocessed images: `dataset[index]` -> `Loaded`, or the `Problem` with the file.
-
-    Args:
-        sources: the images.
-        size: side of the network's square input in pixels.
-        clahe: equalise the local contrast.
-        keep_original: give the image at its original size as well.
-    """
-
-    def __init__(self, sources: list[Source], size: int, clahe: bool, keep_original: bool):
-        self.sources = sources
-        self.size = size
-        self.clahe = clahe
-        self.keep_original = keep_original
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    def __getitem__(self, index: int) -> Loaded | Problem:
-        """Read one image; a file that cannot be read is no error here, but a `Problem`."""
-        source = self.sources[index]
-        try:
-            grey = read_image(source.path)
-            image = torch.from_numpy(preprocess(grey, self.size, self.clahe))[None]
-        except InputError as error:
-            return Problem(source.id, str(error))
-        return Loaded(source, image, *grey.shape, grey if self.keep_original else None)
-
-
-def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:
-    """Load `Batch`es of at most `batch_size` images in order, in worker processes."""
-    batches = -(-len(dataset) // batch_size)
-    return DataLoader(
-        dataset,
-        batch_size,
-        num_workers=min(num_workers, batches),
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_init_worker,
-    )
-
-
-def predict_images(
-    fabric: Fabric,
-    ensemble: Callable[[Tensor], Tensor],
-    loader: DataLoader,
-    rule: PostProcess,
-    pictures: Pictures,
-    skip_bad: bool,
-) -> tuple[list[Prediction], list[Problem]]:
-    """Predict the images of a loader.
-
-    Args:
-        fabric: knows the device.
-        ensemble: [B,1,S,S] uint8 on the device -> probability [B,1,S,S] float32.
-        loader: gives `Batch`.
+        config: settings of the run.
+        checkpoints: one for each fold.
         rule: turns probabilities into masks.
-        pictures: is given every image to draw.
-        skip_bad: go on behind a file that cannot be read; otherwise the rest is only read, to find
-            the other such files.
-
-    Returns:
-        The predictions in the loader's order, and what could not be predicted.
+        sources: the images, in the order of the rows.
+        problems: the files whose id cannot be read.
+        mark: names the hidden folders of this command.
     """
-    predictions, problems = [], []
-    bar = tqdm(total=len(loader.dataset), unit="image", disable=not fabric.is_global_zero)
-    with bar:
-        for batch in loader:
-            problems += batch.problems
-            if batch.loaded and (skip_bad or not problems):
-                images = torch.stack([item.image for item in batch.loaded])
-                maps = ensemble(images.to(fabric.device, non_blocking=True))
-                for item, probability in zip(batch.loaded, maps[:, 0], strict=True):
-                    try:
-                        predictions.append(_conclude(item, probability, rule, pictures))
-                    except InputError as error:
-                        problems.append(Problem(item.source.id, str(error)))
-            bar.update(len(batch.loaded) + len(batch.problems))
-    return predictions, problems
+
+    config: Config
+    checkpoints: list[Path]
+    rule: PostProcess
+    sources: list[Source]
+    problems: list[Problem]
+    mark: str
 
 
-@torch.inference_mode()
-def _conclude(
-    item: Loaded, probability: Tensor, rule: PostProcess, pictures: Pictures
-) -> Prediction:
-    full = resize_probability(probability, item.height, item.width)
-    largest = full.max().item()
-    if not 0 <= largest <= 1:
-        raise InputError(
-            f"{item.source.path}: the predicted probability is {largest}; try --precision 32-true"
+def predict(fabric: Fabric, options: Options) -> None:
+    """Predict all images, every process its share, and write what was asked for.
+
+    Raises:
+        InputError: run, images or settings cannot be used; nothing is written then.
+    """
+    plan = decide_once(fabric, lambda: make_plan(options))
+    networks = (load_network(path, plan.config.model_type) for path in plan.checkpoints)
+    ensemble = Ensemble(fabric, networks, mirror=options.tta == "hflip")
+    stage, owner = plan.config.stages(plan.config.lr)[-1], fabric.is_global_zero
+    folders = options.overlays, options.probabilities
+    with Pictures(*folders, plan.rule.threshold, plan.mark, owner) as pictures:
+        mine = plan.sources[fabric.global_rank :: fabric.world_size]
+        dataset = ImageFiles(mine, stage.image_size, plan.config.clahe, pictures.need_image)
+        loader = open_loader(dataset, options.batch_size or stage.batch_size, options.num_workers)
+        only_read = bool(plan.problems and not options.skip_bad)
+        started = time.perf_counter()
+        predictions, problems = predict_images(
+            fabric, ensemble, loader, plan.rule, pictures, options.skip_bad, only_read
         )
-    levels = to_levels(full).cpu().numpy()
-    mask = rule.mask(levels)
-    prediction = Prediction(item.source.id, encode(mask), largest, int(np.count_nonzero(mask)))
-    pictures.write(prediction, item.grey, mask, levels)
-    return prediction
+        predictions, problems = gather(fabric, predictions), gather(fabric, problems)
+        seconds = time.perf_counter() - started
+        _judge(plan.problems + problems, bool(predictions), options.skip_bad)
+        if owner:
+            by_id = {prediction.id: prediction for prediction in predictions}
+            ordered = [by_id[source.id] for source in plan.sources if source.id in by_id]
+            pictures.write_sheet(ordered, plan.sources)
+            write_submission(Path(options.out), ordered)
+            pictures.publish()
+            _report(options, ordered, seconds)
 
 
-def _collate(items: list[Loaded | Problem]) -> Batch:
-    return Batch(
-        [item for item in items if isinstance(item, Loaded)],
-        [item for item in items if isinstance(item, Problem)],
+def make_plan(options: Options) -> Plan:
+    """Find the run, its rule and the images, and make sure that the results can be written.
+
+    Raises:
+        InputError: something is missing, ambiguous or cannot be used.
+    """
+    run = Path(options.run)
+    if not (run / "config.yaml").is_file():
+        raise InputError(
+            f"{run}: has no config.yaml; --run names the folder of a run, such as "
+            "checkpoints/unet_resnet34/RUN"
+        )
+    config = replace(load(run / "config.yaml"), folds=options.folds)
+    checkpoints = find_checkpoints(run, config, options.checkpoint)
+    rule = choose_rule(options)
+    sources, problems = find_sources(options.images)
+    if options.sample_submission is not None:
+        ids, found = read_sample(options.sample_submission), len(sources)
+        sources, problems = select(sources, problems, ids, options.sample_submission)
+        if found > len(sources):
+            say(f"{found - len(sources)} images are not in {options.sample_submission}: left out")
+    _check_targets(options, sources)
+    return Plan(config, checkpoints, rule, sources, problems, str(os.getpid()))
+
+
+def _check_targets(options: Options, sources: list[Source]) -> None:
+    """Refuse what could not be written, or would take the place of an image or of another file."""
+    out, sample = Path(options.out), options.sample_submission
+    if out.is_dir() or out.name == SCORES:
+        raise InputError(f"--out {out}: give the name of a csv file other than {SCORES}")
+    if sample is not None and out.resolve() == sample.resolve():
+        raise InputError(f"--out {out}: is the sample submission; give another name")
+    folders = {"overlays": options.overlays, "probabilities": options.probabilities}
+    folders = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
+    originals = {source.path.resolve().parent for source in sources}
+    for name, folder in folders.items():
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--{name} {folder}: is not a folder")
+        if folder in originals:
+            raise InputError(f"--{name} {folder}: holds images to predict; give another folder")
+    if len(folders) > len(set(folders.values())):
+        raise InputError("--overlays and --probabilities name the same folder; give two")
+    if options.overlays and any(source.id == SHEET for source in sources):
+        raise InputError(f"an image is called {SHEET}, as is a picture that --overlays makes")
+    for target in (out.resolve(), *folders.values()):
+        if not os.access(existing_folder(target), os.W_OK):
+            raise InputError(f"{target}: cannot be written to")
+
+
+def _judge(problems: list[Problem], any_predicted: bool, skip_bad: bool) -> None:
+    """Name the images that could not be predicted; refuse to go on unless they may be skipped."""
+    lines = [problem.reason for problem in problems[:_HANDFUL]]
+    if len(problems) > _HANDFUL:
+        lines.append(f"and {len(problems) - _HANDFUL} more")
+    text = "\n  ".join(lines)
+    if problems and not skip_bad:
+        raise InputError(
+            f"{len(problems)} images cannot be used; nothing was written. Repair or remove them, or"
+            f" leave them out with --skip_bad true:\n  {text}"
+        )
+    if not any_predicted:
+        raise InputError(f"no image can be used; nothing was written:\n  {text}")
+    if problems:
+        say(f"{len(problems)} images skipped, they have no row:\n  {text}")
+
+
+def _report(options: Options, predictions: list[Prediction], seconds: float) -> None:
+    positive = sum(prediction.area > 0 for prediction in predictions)
+    gpu = peak_gpu_memory()
+    say(
+        f"{len(predictions):,} images, {positive:,} with a mask; "
+        f"{len(predictions) / seconds:.1f} images/s, peak memory {peak_memory():.2f} GiB"
+        + (f", on the GPU {gpu:.2f} GiB" if gpu else "")
     )
-
-
-def _init_worker(_: int) -> None:
-    # OpenCV would start threads of its own in each worker.
-    cv2.setNumThreads(0)
+    say(f"submission: {options.out}, scores: {Path(options.out).with_name(SCORES)}")
+    if options.overlays:
+        say(f"pictures: {options.overlays / SHEET}.png and one for each image")
+    if options.probabilities:
+        say(f"probabilities: {options.probabilities}")

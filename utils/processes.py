@@ -12,6 +12,44 @@ from utils.errors import InputError
 T = TypeVar("T")
 
 
+def launch(accelerator: str, devices: int | str, num_nodes: int, precision: str) -> Fabric:
+    """Start the processes of all devices.
+
+    Args:
+        accelerator: auto, cpu, cuda or mps.
+        devices: how many, or auto for all that are visible.
+        num_nodes: number of machines.
+        precision: auto, 32-true, bf16-mixed or 16-mixed; auto is bfloat16 on a GPU that has it,
+            else float16 on a GPU, else float32.
+
+    Raises:
+        InputError: there is no such device, or it cannot do this.
+    """
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=_best_precision(accelerator) if precision == "auto" else precision,
+        )
+        fabric.launch()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"cannot compute with --accelerator {accelerator} --devices {devices} "
+            f"--precision {precision}: {error}"
+        ) from error
+    return fabric
+
+
+def gather(fabric: Fabric, mine: list[T]) -> list[T]:
+    """Join the lists of all processes, in every process."""
+    if fabric.world_size == 1:
+        return mine
+    every: list[list[T]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(every, mine)
+    return [item for part in every for item in part]
+
+
 def decide_once(fabric: Fabric, decide: Callable[[], T]) -> T:
     """Let the first process decide and hand the result to all.
 
@@ -48,3 +86,9 @@ def check_equal(fabric: Fabric, module: nn.Module) -> float:
     if len(set(checksums)) > 1:
         raise RuntimeError(f"the processes' weights drifted apart: checksums {checksums}")
     return checksums[0]
+
+
+def _best_precision(accelerator: str) -> str:
+    if accelerator not in ("auto", "cuda", "gpu") or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"

@@ -112,6 +112,7 @@ def select(
 
 def write_submission(path: Path, predictions: list[Prediction]) -> None:
     """Write Kaggle's csv, and scores.csv (ImageId,probability,area) beside it, both or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as submission, atomic(path.with_name(SCORES)) as scores:
         _write_csv(submission, COLUMNS, ((p.id, p.rle) for p in predictions))
         rows = ((p.id, f"{p.probability:.6f}", p.area) for p in predictions)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from datasets.dicom import read_dicom
 from datasets.images import find_images, image_header, image_id, read_image
-from utils.drawing import PREDICTION, TRUTH, outline
+from utils.drawing import BACKGROUND, FAINT, PREDICTION, TEXT, TRUTH, outline
 from utils.errors import InputError
 from utils.evaluation import Counts, Pairs
 from utils.files import atomic
@@ -18,7 +18,6 @@ COUNT = 16
 PER_ROW = 4
 # Pixels: a tile is two pictures side by side above a line of text.
 PICTURE, LINE, GAP, TITLE = 320, 30, 8, 48
-BACKGROUND, TEXT, FAINT = (24, 24, 24), (240, 240, 240), (160, 160, 160)
 ID_TAIL = 22
 
 

@@ -1,0 +1,161 @@
+"""Checkpoints: best and last, whole or not there, opened safely."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from utils import checkpoint
+from utils.checkpoint import FoldCheckpoints, load_file
+from utils.errors import InputError
+
+
+def content_of(epoch, stage=1):
+    return {
+        "state_dict": {"weight": torch.full((3, 50), float(epoch))},
+        "stage": stage,
+        "epoch": epoch,
+        "best": {"dice": 0.5},
+    }
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return FoldCheckpoints(tmp_path)
+
+
+def epochs(checkpoints, stage=1):
+    return tuple(checkpoints.load(stage, which)["epoch"] for which in ("last", "best"))
+
+
+def names(checkpoints):
+    return sorted(path.name for path in checkpoints.folder.iterdir())
+
+
+def test_last_is_the_newest_epoch_and_best_the_newest_that_was_best(checkpoints):
+    for epoch, is_best in enumerate([True, True, False, True, False]):
+        checkpoints.save(content_of(epoch), is_best)
+        assert epochs(checkpoints) == (epoch, [0, 1, 1, 3, 3][epoch])
+    assert checkpoints.load(1, "best")["state_dict"]["weight"].unique().tolist() == [3.0]
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_stages_do_not_touch_each_other(checkpoints):
+    checkpoints.save(content_of(4, stage=1), is_best=True)
+    checkpoints.save(content_of(0, stage=2), is_best=True)
+    assert epochs(checkpoints, 1) == (4, 4)
+    assert epochs(checkpoints, 2) == (0, 0)
+
+
+def test_epochs_done_are_counted_by_the_last_checkpoint(checkpoints):
+    assert checkpoints.epochs_done(1) == 0
+    checkpoints.save(content_of(0), is_best=False)
+    assert checkpoints.epochs_done(1) == 1
+    checkpoints.save(content_of(6), is_best=True)
+    assert checkpoints.epochs_done(1) == 7
+    assert checkpoints.epochs_done(2) == 0
+
+
+def test_where_a_file_cannot_have_two_names_it_is_copied(checkpoints, monkeypatch):
+    def refuse(*_):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    checkpoints.save(content_of(0), is_best=True)
+    checkpoints.save(content_of(1), is_best=False)
+    assert epochs(checkpoints) == (1, 0)
+
+
+@pytest.mark.parametrize("is_best", [True, False])
+def test_an_interrupted_save_leaves_the_old_checkpoints_and_nothing_else(
+    checkpoints, monkeypatch, is_best
+):
+    checkpoints.save(content_of(0), is_best=True)
+
+    def write_half_and_die(content, path):
+        path.write_bytes(b"half a checkpoint")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", write_half_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(content_of(1), is_best)
+    assert epochs(checkpoints) == (0, 0)
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_between_best_and_last_an_interruption_leaves_an_epoch_to_repeat(checkpoints, monkeypatch):
+    """Not one that counts as done while its best weights are missing."""
+    checkpoints.save(content_of(0), is_best=True)
+    real = os.replace
+
+    def replace_best_then_die(source, target):
+        if target.name == "stage1_last.pth":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_best_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(content_of(1), is_best=True)
+    assert epochs(checkpoints) == (0, 1)
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_a_checkpoint_opens_with_torchs_safe_loader(checkpoints):
+    checkpoints.save(content_of(2), is_best=False)
+    plain = torch.load(checkpoints.path(1, "last"), weights_only=True)
+    assert plain["epoch"] == 2
+    assert torch.equal(plain["state_dict"]["weight"], torch.full((3, 50), 2.0))
+
+
+def refusal(path):
+    with pytest.raises(InputError) as refused:
+        load_file(path)
+    message = str(refused.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert "weights_only" not in message  # torch's words for: load it without safety
+    return message
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.99])
+def test_a_truncated_checkpoint_is_refused(checkpoints, share):
+    checkpoints.save(content_of(0), is_best=False)
+    path = checkpoints.path(1, "last")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "cannot be read as a checkpoint" in refusal(path)
+    with pytest.raises(InputError):
+        checkpoints.epochs_done(1)
+
+
+def test_whatever_the_bytes_are_the_file_is_refused_and_named(tmp_path):
+    path = tmp_path / "a.pth"
+    for seed in range(300):
+        rng = random.Random(seed)
+        start = (b"", b"\x80\x02", b"PK\x03\x04", b"\x80\x02}q\x00")[seed % 4]
+        path.write_bytes(start + rng.randbytes(rng.randrange(40)))
+        refusal(path)
+
+
+@pytest.mark.parametrize("unsafe", [{"dice": np.float64(0.5)}, {"path": random.Random()}])
+def test_what_is_no_tensor_and_no_plain_type_is_refused(tmp_path, unsafe):
+    torch.save(unsafe, tmp_path / "a.pth")
+    assert "holds more than tensors and plain types" in refusal(tmp_path / "a.pth")
+
+
+def test_a_file_without_a_dict_is_refused(tmp_path):
+    torch.save([torch.ones(2)], tmp_path / "a.pth")
+    assert "holds a list, not a dict of weights" in refusal(tmp_path / "a.pth")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "no checkpoint at" in refusal(tmp_path / "none.pth")
+    assert "Is a directory" in refusal(tmp_path)
+
+
+def test_the_reason_is_that_of_the_system_or_the_library():
+    assert checkpoint.reason_of(OSError("disk\nfailed")) == "disk"
+    assert "damaged" in checkpoint.reason_of(KeyError("206"))
+    assert "damaged" in checkpoint.reason_of(RuntimeError())

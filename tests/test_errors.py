@@ -1,0 +1,46 @@
+"""How a command ends: its exit code, and one plain message for what a user can act on."""
+
+import pytest
+
+from utils.errors import InputError, command
+
+
+@command
+def main(outcome):
+    """Do what it is told."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+@pytest.mark.parametrize(("outcome", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_the_result_is_the_exit_code(outcome, code):
+    assert main(outcome) == code
+
+
+def test_an_input_error_is_one_message_and_code_two(capsys):
+    assert main(InputError("looked for x in y; give --z")) == 2
+    said = capsys.readouterr()
+    assert said.err == "error: looked for x in y; give --z\n"
+    assert said.out == ""
+
+
+def test_a_workers_traceback_is_left_out(capsys):
+    traceback = "Caught InputError in DataLoader worker process 0.\nOriginal Traceback ...\n"
+    main(InputError(f"{traceback}utils.errors.InputError: the image is cut short\n"))
+    assert capsys.readouterr().err == "error: the image is cut short\n"
+
+
+def test_only_the_first_process_says_it(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert main(InputError("once")) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_other_errors_are_faults_of_the_program_and_pass():
+    with pytest.raises(KeyError):
+        main(KeyError("x"))
+
+
+def test_a_command_keeps_its_name_and_text():
+    assert (main.__name__, main.__doc__) == ("main", "Do what it is told.")

@@ -1,0 +1,465 @@
+"""The command line of predict.py on a run that main.py trained."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import main
+import predict
+from datasets.images import preprocess, read_image
+from models import build_model
+from models.inputs import normalise
+from tests.dicoms import write_dicom, write_jpeg_dicom
+from tests.tiny import SETTINGS, as_flags, write_dataset
+from utils.drawing import PANEL, TILE
+from utils.rle import decode
+from utils.threshold import PostProcess, load_rule
+
+REPOSITORY = Path(__file__).parent.parent
+SIZE = 32
+IDS = ["1.2.3.4", "1.2.5", "colour", "deep", "large", "plain", "small"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Write images of every kind that is allowed, of several sizes."""
+    root = write_dataset(tmp_path_factory.mktemp("images"), count=7, height=72, width=60)
+    pictures = [read_image(path) for path in sorted((root / "train_images").iterdir())]
+    folder = root / "pictures"
+    (folder / "deeper").mkdir(parents=True)
+    cv2.imwrite(str(folder / "plain.png"), pictures[0])
+    cv2.imwrite(str(folder / "large.jpg"), cv2.resize(pictures[1], (150, 110)))
+    cv2.imwrite(str(folder / "small.png"), pictures[2][20:41, 10:41])
+    cv2.imwrite(str(folder / "deeper" / "colour.png"), cv2.merge([pictures[3]] * 3))
+    cv2.imwrite(str(folder / "deep.png"), pictures[4].astype(np.uint16) * 257)
+    write_jpeg_dicom(folder / "a name that is not its id.dcm", pictures[5], "1.2.3.4")
+    write_dicom(folder / "other.dcm", pictures[6], "1.2.5")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    """A run of two folds, with a rule by which some of the images have a mask and some do not."""
+    checkpoints = tmp_path_factory.mktemp("checkpoints")
+    data = write_dataset(tmp_path_factory.mktemp("data"), count=8)
+    changes = {"image_size_stage2": SIZE, "epoch_stage1": 1, "epoch_stage2": 1, "run_name": "run"}
+    places = {"dataset_root": data, "model_path": checkpoints}
+    assert main.main(as_flags(SETTINGS | changes | places)) == 0
+    folder = checkpoints / "unet_resnet34" / "run"
+    for path in folder.glob("fold*/stage2_*.pth"):
+        speak_up(path, images)
+    maps = list(maps_by_hand(folder, images).values())
+    threshold = float(np.median(np.concatenate([levels.ravel() for levels in maps]))) / 255
+    areas = [(levels > round(threshold * 255)).sum() for levels in maps]
+    rule = {"threshold": threshold, "min_area": int(np.median(areas)), "top_threshold": threshold}
+    (folder / "threshold.json").write_text(json.dumps(rule | {"pooled": {}}))
+    masks = [load_rule(folder / "threshold.json").mask(levels).any() for levels in maps]
+    assert {True, False} == set(masks)
+    return folder
+
+
+def speak_up(path, images):
+    """Make a network that has hardly learned anything give probabilities from 0 to 1."""
+    content = torch.load(path)
+    state, network = content["state_dict"], build_model("unet_resnet34", pretrained=False)
+    network.load_state_dict(state)
+    for module in network.modules():
+        module.momentum = 1.0
+    x = torch.stack([inputs_of(path) for path in images.rglob("*.*")])
+    with torch.no_grad():
+        network.train()(x)
+        logits = network.eval()(x)
+    state |= network.state_dict()
+    state["final_conv.weight"] *= 3 / logits.std()
+    state["final_conv.bias"] = (state["final_conv.bias"] - logits.mean()) * 3 / logits.std()
+    # The best checkpoint and the last may be one file with two names.
+    path.unlink()
+    torch.save(content, path)
+
+
+@pytest.fixture
+def predicted(run, images, tmp_path):
+    """Run the command line in `tmp_path` and return the exit code."""
+
+    def call(*words, run=run, given=(images,)):
+        flags = ["--run", run, "--images", *given, "--out", tmp_path / "out.csv"]
+        flags += ["--batch_size", 1, "--num_workers", 0, *words]
+        return predict.main([str(word) for word in flags])
+
+    return call
+
+
+def inputs_of(path):
+    """Prepare an image for the network, [3,SIZE,SIZE] float32."""
+    return normalise(torch.from_numpy(preprocess(read_image(path), SIZE, True))[None, None])[0]
+
+
+def maps_by_hand(run, images, folds=(0, 1), flip=False, which="best"):
+    """Predict image by image: id -> [H,W] uint8 levels."""
+    names = {"a name that is not its id": "1.2.3.4", "other": "1.2.5"}
+    networks = []
+    for fold in folds:
+        network = build_model("unet_resnet34", pretrained=False)
+        state = torch.load(run / f"fold{fold}" / f"stage2_{which}.pth")["state_dict"]
+        network.load_state_dict(state)
+        networks.append(network.eval())
+    maps = {}
+    for path in sorted(images.rglob("*.*")):
+        grey = read_image(path)
+        x = inputs_of(path)[None]
+        with torch.no_grad():
+            each = [torch.sigmoid(network(x)) for network in networks]
+            if flip:
+                each += [torch.sigmoid(n(x.flip(-1))).flip(-1) for n in networks]
+            full = torch.nn.functional.interpolate(
+                sum(each) / len(each), grey.shape, mode="bilinear", align_corners=False
+            )
+        maps[names.get(path.stem, path.stem)] = (full[0, 0] * 255).numpy().astype(np.uint8)
+    return maps
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def saved_maps(folder):
+    return {path.stem: cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in folder.iterdir()}
+
+
+def linked(run, target):
+    """Make a run folder of links, so that a part of it can be taken away or replaced."""
+    for path in run.rglob("*"):
+        if path.is_file():
+            (target / path.relative_to(run)).parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(path, target / path.relative_to(run))
+    return target
+
+
+def broken(folder):
+    """Put two unreadable images among good ones; return them."""
+    picture = next(path for path in folder.iterdir() if path.name == "plain.png")
+    (folder / "cut.png").write_bytes(picture.read_bytes()[:300])
+    (folder / "not.dcm").write_bytes(b"no dicom")
+    return [folder / "cut.png", folder / "not.dcm"]
+
+
+def refusal(capsys, code):
+    """Check that a command was refused with a message and no traceback; return the message."""
+    assert code == 2
+    message = capsys.readouterr().err.split("error: ", 1)[1]
+    assert "Traceback" not in message
+    return message
+
+
+def test_masks_and_scores_are_those_computed_by_hand(run, images, predicted, tmp_path, capsys):
+    assert predicted() == 0
+    maps, rule = maps_by_hand(run, images), load_rule(run / "threshold.json")
+    submission, scores = rows(tmp_path / "out.csv"), rows(tmp_path / "scores.csv")
+    assert sorted(row["ImageId"] for row in submission) == IDS
+    assert [row["ImageId"] for row in scores] == [row["ImageId"] for row in submission]
+    for row, score in zip(submission, scores, strict=True):
+        levels = maps[row["ImageId"]]
+        mask = decode(row["EncodedPixels"], *levels.shape)
+        np.testing.assert_array_equal(mask, rule.mask(levels))
+        assert int(score["area"]) == mask.sum()
+        assert levels.max() == int(float(score["probability"]) * 255 + 1e-3)
+    masks = sum(row["EncodedPixels"] != "-1" for row in submission)
+    assert f"7 images, {masks} with a mask" in capsys.readouterr().out
+
+
+def test_the_csv_is_kaggles(predicted, tmp_path):
+    assert predicted() == 0
+    lines = (tmp_path / "out.csv").read_bytes().decode().split("\n")
+    assert lines[0] == "ImageId,EncodedPixels"
+    assert lines[-1] == ""
+    assert not any("\r" in line or '"' in line or " ," in line for line in lines)
+    assert any(line.endswith(",-1") for line in lines)
+    assert (tmp_path / "scores.csv").read_bytes().startswith(b"ImageId,probability,area\n")
+
+
+def test_folds_and_mirror_images_are_averaged(run, images, predicted, tmp_path):
+    for name, flags in {"one": ("--folds", 1), "flip": ("--tta", "hflip")}.items():
+        assert predicted("--probabilities", tmp_path / name, *flags) == 0
+    one, flip = maps_by_hand(run, images, folds=(1,)), maps_by_hand(run, images, flip=True)
+    both = maps_by_hand(run, images)
+    for expected, name in ((one, "one"), (flip, "flip")):
+        saved = saved_maps(tmp_path / name)
+        assert sorted(saved) == IDS
+        for key, levels in saved.items():
+            assert np.abs(levels.astype(int) - expected[key]).max() <= 1
+    assert any((one[key] != both[key]).mean() > 0.5 for key in IDS)
+    assert any((flip[key] != both[key]).mean() > 0.1 for key in IDS)
+
+
+def test_the_last_epoch_can_be_chosen(run, images, predicted, tmp_path):
+    other = linked(run, tmp_path / "run")
+    (other / "fold0" / "stage2_last.pth").unlink()
+    shutil.copy(run / "fold1" / "stage2_last.pth", other / "fold0" / "stage2_last.pth")
+    flags = ["--checkpoint", "last", "--folds", 0, "--probabilities", tmp_path / "maps"]
+    assert predicted(*flags, run=other) == 0
+    expected = maps_by_hand(other, images, folds=(0,), which="last")["plain"]
+    np.testing.assert_array_equal(saved_maps(tmp_path / "maps")["plain"], expected)
+
+
+def test_batches_and_workers_change_nothing(predicted, tmp_path):
+    assert predicted("--probabilities", tmp_path / "a") == 0
+    flags = ["--batch_size", 3, "--num_workers", 1]
+    assert predicted("--probabilities", tmp_path / "b", *flags) == 0
+    one, many = saved_maps(tmp_path / "a"), saved_maps(tmp_path / "b")
+    assert one.keys() == many.keys()
+    for key, levels in one.items():
+        assert np.abs(levels.astype(int) - many[key]).max() <= 1
+
+
+def test_rows_follow_the_sample_submission(predicted, tmp_path, capsys):
+    sample = tmp_path / "sample.csv"
+    sample.write_text("ImageId,EncodedPixels\nsmall,-1\n1.2.3.4,-1\ndeep,-1\n")
+    assert predicted("--sample_submission", sample) == 0
+    assert [row["ImageId"] for row in rows(tmp_path / "out.csv")] == ["small", "1.2.3.4", "deep"]
+    assert "4 images are not in" in capsys.readouterr().out
+
+
+def test_parts_of_the_rule_can_be_given(run, images, predicted, tmp_path):
+    rule, levels = load_rule(run / "threshold.json"), maps_by_hand(run, images)["large"]
+    assert predicted("--min_area", 0) == 0
+    row = next(row for row in rows(tmp_path / "out.csv") if row["ImageId"] == "large")
+    expected = PostProcess(rule.threshold, 0, rule.top_threshold).mask(levels)
+    np.testing.assert_array_equal(decode(row["EncodedPixels"], *levels.shape), expected)
+    assert predicted("--threshold", 1) == 0
+    assert {row["EncodedPixels"] for row in rows(tmp_path / "out.csv")} == {"-1"}
+
+
+def test_no_threshold_json_is_needed_where_the_rule_is_given(run, predicted, tmp_path, capsys):
+    other = linked(run, tmp_path / "run")
+    (other / "threshold.json").unlink()
+    assert predicted("--threshold", 0.0, "--min_area", 0, run=other) == 0
+    assert all(int(row["area"]) > 0 for row in rows(tmp_path / "scores.csv"))
+    assert "threshold.json" in refusal(capsys, predicted("--threshold", 0.5, run=other))
+
+
+def test_pictures_appear_with_a_contact_sheet(images, predicted, tmp_path, capsys):
+    folder = tmp_path / "new" / "overlays"
+    assert predicted("--overlays", folder) == 0
+    pictures = saved_maps(folder)
+    assert sorted(pictures) == sorted([*IDS, "contact_sheet"])
+    tall, wide = pictures["plain"], pictures["large"]
+    assert tall.shape[0] > PANEL
+    assert tall.shape[1] > 3 * (PANEL * 60 // 72)
+    assert wide.shape[1] > 3 * PANEL
+    assert wide.shape[0] > PANEL * 110 // 150
+    assert pictures["contact_sheet"].shape[0] > 2 * TILE
+    assert 6 * TILE < pictures["contact_sheet"].shape[1] < 7 * TILE
+    assert not [path for path in tmp_path.rglob(".*")]
+    assert "contact_sheet.png" in capsys.readouterr().out
+
+
+def test_probability_maps_are_of_the_original_size(images, predicted, tmp_path):
+    assert predicted("--probabilities", tmp_path / "maps") == 0
+    maps = saved_maps(tmp_path / "maps")
+    assert {name: maps[name].shape for name in ("plain", "large", "small")} == {
+        "plain": (72, 60),
+        "large": (110, 150),
+        "small": (21, 31),
+    }
+    assert all(levels.dtype == np.uint8 for levels in maps.values())
+
+
+def test_unreadable_images_are_all_named_and_nothing_is_written(
+    images, predicted, tmp_path, capsys
+):
+    copy = Path(shutil.copytree(images, tmp_path / "images"))
+    bad, before = broken(copy), sorted(tmp_path.rglob("*"))
+    flags = ["--overlays", tmp_path / "new" / "overlays", "--probabilities", tmp_path / "maps"]
+    message = refusal(capsys, predicted(*flags, given=[copy]))
+    assert all(str(path) in message for path in bad)
+    assert "--skip_bad true" in message
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_unreadable_images_can_be_skipped(images, predicted, tmp_path, capsys):
+    copy = Path(shutil.copytree(images, tmp_path / "images"))
+    bad = broken(copy)
+    flags = ["--skip_bad", "true", "--batch_size", 2, "--num_workers", 1]
+    assert predicted(*flags, given=[copy]) == 0
+    assert sorted(row["ImageId"] for row in rows(tmp_path / "out.csv")) == IDS
+    text = capsys.readouterr().out
+    assert all(str(path) in text for path in bad)
+    assert "cannot" in refusal(capsys, predicted("--skip_bad", "true", given=bad))
+
+
+def test_a_skipped_image_of_the_sample_is_not_a_missing_one(images, predicted, tmp_path, capsys):
+    copy = Path(shutil.copytree(images, tmp_path / "images"))
+    broken(copy)
+    sample = tmp_path / "sample.csv"
+    sample.write_text("ImageId,EncodedPixels\nnot,-1\nsmall,-1\ncut,-1\n")
+    flags = ["--sample_submission", sample, "--skip_bad", "true"]
+    assert predicted(*flags, given=[copy]) == 0
+    assert [row["ImageId"] for row in rows(tmp_path / "out.csv")] == ["small"]
+
+
+def test_two_files_of_one_id_are_refused_by_name(images, predicted, tmp_path, capsys):
+    shutil.copy(images / "plain.png", tmp_path / "plain.png")
+    message = refusal(capsys, predicted(given=[images, tmp_path / "plain.png"]))
+    assert str(images / "plain.png") in message
+    assert str(tmp_path / "plain.png") in message
+    assert predicted(given=[images / "plain.png", images]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ImageId,EncodedPixels\nplain,-1\ndeep,-1\nplain,-1\n", ["row 4", "repeats plain"]),
+        ("ImageId,EncodedPixels\nplain,-1\nnobody,-1\n", ["names 1 images", "nobody"]),
+        ("Id,Pixels\nplain,-1\n", ["ImageId and EncodedPixels"]),
+        (None, ["sample.csv", "is not a file"]),
+    ],
+)
+def test_a_bad_sample_submission_is_refused(predicted, tmp_path, capsys, text, words):
+    sample = tmp_path / "sample.csv"
+    if text:
+        sample.write_text(text)
+    message = refusal(capsys, predicted("--sample_submission", sample))
+    assert all(word in message for word in words), message
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threshold", "1.5"], ["--threshold 1.5", "0 to 1"]),
+        (["--top_threshold", "nan"], ["--top_threshold nan"]),
+        (["--min_area", "-1"], ["--min_area -1"]),
+        (["--batch_size", "0"], ["--batch_size 0"]),
+        (["--num_workers", "-1"], ["--num_workers -1"]),
+        (["--folds", "0,2"], ["--folds 0,2", "0 to 1"]),
+        (["--images", "nowhere"], ["nowhere", "neither a file nor a folder"]),
+        (["--images", "README.md"], ["README.md", ".dcm"]),
+        (["--images", "checkpoints/.empty"], ["checkpoints/.empty"]),
+        (["--out", "utils"], ["--out utils"]),
+        (["--out", "scores.csv"], ["scores.csv"]),
+        (["--overlays", "x", "--probabilities", "x"], ["the same folder"]),
+        (["--overlays", "README.md"], ["README.md", "is not a folder"]),
+        (["--overlays", "IMAGES"], ["holds images to predict"]),
+        (["--accelerator", "abacus"], ["--accelerator abacus"]),
+        (["--devices", "none"], ["--devices none"]),
+    ],
+)
+def test_bad_settings_are_refused(predicted, images, tmp_path, capsys, flags, words):
+    flags = [str(images) if flag == "IMAGES" else flag for flag in flags]
+    message = refusal(capsys, predicted(*flags))
+    assert all(word in message for word in words), message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_refused(predicted, tmp_path, capsys):
+    assert "has no .dcm" in refusal(capsys, predicted(given=[tmp_path]))
+
+
+def test_a_folder_that_is_no_run_is_refused(predicted, tmp_path, capsys):
+    assert "has no config.yaml" in refusal(capsys, predicted(run=tmp_path / "nowhere"))
+
+
+def test_a_missing_fold_is_named_with_what_goes_on_without_it(run, predicted, tmp_path, capsys):
+    other = linked(run, tmp_path / "run")
+    (other / "fold1" / "stage2_best.pth").unlink()
+    message = refusal(capsys, predicted(run=other))
+    assert "fold1/stage2_best.pth" in message
+    assert "--folds 0" in message
+    assert predicted("--folds", "0", run=other) == 0
+
+
+@pytest.mark.parametrize("damage", ["torn", "other network", "other shape", "no weights", "pickle"])
+def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
+    run, predicted, tmp_path, capsys, damage
+):
+    other = linked(run, tmp_path / "run")
+    victim = other / "fold1" / "stage2_best.pth"
+    whole = torch.load(victim)
+    content = {name: whole[name] for name in ("state_dict", "model_type")}
+    victim.unlink()
+    if damage == "torn":
+        victim.write_bytes((run / "fold1" / "stage2_best.pth").read_bytes()[:5000])
+    elif damage == "other network":
+        torch.save(content | {"model_type": "unet_vgg"}, victim)
+    elif damage == "other shape":
+        content["state_dict"]["final_conv.weight"] = torch.zeros(3)
+        torch.save(content, victim)
+    elif damage == "no weights":
+        torch.save({"model_type": "unet_resnet34"}, victim)
+    else:
+        torch.save(content | {"model_type": Path("unet_resnet34")}, victim)
+    message = refusal(capsys, predicted(run=other))
+    assert "fold1/stage2_best.pth" in message
+    assert damage != "other network" or "unet_vgg" in message
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"threshold": "high", "min_area": 0, "top_threshold": 1}']
+)
+def test_a_threshold_json_that_makes_no_sense_is_refused(run, predicted, tmp_path, capsys, text):
+    other = linked(run, tmp_path / "run")
+    (other / "threshold.json").unlink()
+    (other / "threshold.json").write_text(text)
+    assert "threshold.json" in refusal(capsys, predicted(run=other))
+
+
+def test_a_failure_at_the_end_leaves_nothing(predicted, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("utils.prediction.write_submission", fail)
+    flags = ["--overlays", tmp_path / "overlays", "--probabilities", tmp_path / "maps"]
+    assert "no space left" in refusal(capsys, predicted(*flags))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_it_cost_is_said(predicted, tmp_path, capsys):
+    assert predicted() == 0
+    text = capsys.readouterr().out
+    assert "images/s, peak memory" in text
+    assert str(tmp_path / "out.csv") in text
+
+
+def test_the_help_opens_with_commands_and_names_every_setting(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        predict.main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "    python predict.py --run checkpoints/unet_resnet34/RUN --images" in text
+    for flag in (
+        "--tta",
+        "--skip_bad",
+        "--top_threshold",
+        "--probabilities",
+        "--sample_submission",
+    ):
+        assert flag in text
+
+
+def test_two_processes_share_the_images(run, images, predicted, tmp_path):
+    flags = ["--run", run, "--images", images, "--out", tmp_path / "two" / "out.csv"]
+    flags += ["--accelerator", "cpu", "--devices", 2, "--num_workers", 0, "--batch_size", 1]
+    flags += ["--overlays", tmp_path / "two" / "overlays"]
+    done = subprocess.run(
+        [sys.executable, "predict.py", *map(str, flags)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("7 images") == 1
+    assert predicted() == 0
+    for name in ("out.csv", "scores.csv"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / name).read_text()
+    assert len(list((tmp_path / "two" / "overlays").iterdir())) == len(IDS) + 1

@@ -1,0 +1,166 @@
+"""Images in, one row each out: at most a batch of full-size maps is in memory."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from datasets.images import preprocess, read_image
+from utils.errors import InputError
+from utils.metric import resize_probability, to_levels
+from utils.pictures import Pictures
+from utils.rle import encode
+from utils.submission import Prediction, Problem, Source
+from utils.threshold import PostProcess
+
+
+class Loaded(NamedTuple):
+    """What is known of an image that was read.
+
+    Attributes:
+        source: which image.
+        height: of the original, in pixels.
+        width: of the original, in pixels.
+        grey: [H,W] uint8, the original; None unless asked for.
+    """
+
+    source: Source
+    height: int
+    width: int
+    grey: Tensor | None
+
+
+class Batch(NamedTuple):
+    """The images of a batch that could be read, and those that could not.
+
+    Attributes:
+        image: [B,1,S,S] uint8 grey, preprocessed.
+        loaded: B descriptions of them.
+        problems: the files that could not be read.
+    """
+
+    image: Tensor
+    loaded: list[Loaded]
+    problems: list[Problem]
+
+
+class ImageFiles(Dataset):
+    """Preprocessed images: `dataset[index]` -> image and `Loaded`, or a `Problem`.
+
+    Args:
+        sources: the images.
+        size: side of the network's square input in pixels.
+        clahe: equalise the local contrast.
+        keep_original: give the image at its original size as well.
+    """
+
+    def __init__(self, sources: list[Source], size: int, clahe: bool, keep_original: bool):
+        self.sources = sources
+        self.size = size
+        self.clahe = clahe
+        self.keep_original = keep_original
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Loaded] | Problem:
+        """Return the image, uint8 [1,size,size], or what is wrong with its file."""
+        source = self.sources[index]
+        try:
+            grey = read_image(source.path)
+            image = preprocess(grey, self.size, self.clahe)
+        except InputError as error:
+            return Problem(source.id, str(error))
+        original = torch.from_numpy(grey) if self.keep_original else None
+        return torch.from_numpy(image)[None], Loaded(source, *grey.shape, original)
+
+
+def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:
+    """Load `Batch`es of at most `batch_size` images in order, in worker processes."""
+    batches = -(-len(dataset) // batch_size)
+    return DataLoader(
+        dataset,
+        batch_size,
+        num_workers=min(num_workers, batches),
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_init_worker,
+    )
+
+
+def predict_images(
+    fabric: Fabric,
+    ensemble: Callable[[Tensor], Tensor],
+    loader: DataLoader,
+    rule: PostProcess,
+    pictures: Pictures,
+    skip_bad: bool,
+    only_read: bool,
+) -> tuple[list[Prediction], list[Problem]]:
+    """Predict the images of a loader.
+
+    Args:
+        fabric: knows the device.
+        ensemble: [B,1,S,S] uint8 on the device -> probability [B,1,S,S] float32.
+        loader: gives `Batch`.
+        rule: turns probabilities into masks.
+        pictures: is given every image to draw.
+        skip_bad: go on behind a file that cannot be read; otherwise the rest is only read, to name
+            all such files.
+        only_read: do so from the first image on.
+
+    Returns:
+        The predictions in the loader's order, and what could not be predicted.
+    """
+    predictions, problems = [], []
+    with tqdm(
+        desc="predict", total=len(loader.dataset), unit="image", disable=not fabric.is_global_zero
+    ) as bar:
+        for batch in loader:
+            problems += batch.problems
+            only_read = only_read or bool(problems and not skip_bad)
+            if batch.loaded and not only_read:
+                maps = ensemble(batch.image.to(fabric.device, non_blocking=True))
+                for item, probability in zip(batch.loaded, maps[:, 0], strict=True):
+                    try:
+                        predictions.append(_conclude(item, probability, rule, pictures))
+                    except InputError as error:
+                        problems.append(Problem(item.source.id, str(error)))
+            bar.update(len(batch.loaded) + len(batch.problems))
+    return predictions, problems
+
+
+@torch.inference_mode()
+def _conclude(
+    item: Loaded, probability: Tensor, rule: PostProcess, pictures: Pictures
+) -> Prediction:
+    full = resize_probability(probability, item.height, item.width)
+    largest = full.max().item()
+    if not 0 <= largest <= 1:
+        raise InputError(
+            f"{item.source.path}: the predicted probability is {largest}; try --precision 32-true"
+        )
+    levels = to_levels(full).cpu().numpy()
+    mask = rule.mask(levels)
+    prediction = Prediction(item.source.id, encode(mask), largest, int(np.count_nonzero(mask)))
+    grey = None if item.grey is None else item.grey.numpy()
+    pictures.write(prediction, grey, mask, levels)
+    return prediction
+
+
+def _collate(items: list[tuple[Tensor, Loaded] | Problem]) -> Batch:
+    problems = [item for item in items if isinstance(item, Problem)]
+    good = [item for item in items if not isinstance(item, Problem)]
+    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+    return Batch(images, [loaded for _, loaded in good], problems)
+
+
+def _init_worker(_: int) -> None:
+    # OpenCV would start threads of its own in each worker.
+    cv2.setNumThreads(0)
