@@ -165,7 +165,7 @@ def _print_missing(missing: list[str], options: argparse.Namespace) -> None:
 def _content(
     options: argparse.Namespace, pairs: Pairs, summary: Summary, detection: Detection | None
 ) -> dict:
-    content = {
+    return {
         "submission": str(options.submission),
         "truth": str(options.truth),
         "not_in_submission": pairs.left_out,
@@ -173,16 +173,6 @@ def _content(
         **asdict(summary),
         "detection": asdict(detection) if detection else None,
     }
-    return _without_nan(content)
-
-
-def _without_nan(content):
-    """Replace NaN, which is not JSON, by None."""
-    if isinstance(content, dict):
-        return {name: _without_nan(value) for name, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and np.isnan(content) else content
 
 
 if __name__ == "__main__":

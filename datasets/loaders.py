@@ -99,10 +99,10 @@ def _worker_settings(num_workers: int) -> dict:
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _init_worker,
+        "worker_init_fn": start_worker,
     }
 
 
-def _init_worker(_: int) -> None:
-    # OpenCV would start threads of its own in each worker.
+def start_worker(_: int) -> None:
+    """Keep OpenCV from starting threads of its own in a loader's worker."""
     cv2.setNumThreads(0)

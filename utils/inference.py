@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets.images import preprocess, read_image
+from datasets.loaders import start_worker
 from utils.errors import InputError
 from utils.metric import resize_probability, to_levels
 from utils.pictures import Pictures
@@ -90,7 +90,7 @@ def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> DataL
         num_workers=min(num_workers, batches),
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_init_worker,
+        worker_init_fn=start_worker,
     )
 
 
@@ -159,8 +159,3 @@ def _collate(items: list[tuple[Tensor, Loaded] | Problem]) -> Batch:
     good = [item for item in items if not isinstance(item, Problem)]
     images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
     return Batch(images, [loaded for _, loaded in good], problems)
-
-
-def _init_worker(_: int) -> None:
-    # OpenCV would start threads of its own in each worker.
-    cv2.setNumThreads(0)

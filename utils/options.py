@@ -1,18 +1,16 @@
 """Every setting of a prediction: one dataclass behind the command line and `--help`."""
 
 import math
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser
 
+from utils.config import HelpFormatter
 from utils.cores import usable_cores
 from utils.errors import InputError
 from utils.threshold import PostProcess, load_rule
-
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 @dataclass(frozen=True)
@@ -63,10 +61,6 @@ class Options:
                 raise InputError(f"--{name} {value}: must be at least {least}")
 
 
-class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows types and defaults, and leaves the lines of the description as they are."""
-
-
 def parse(args: list[str] | None, description: str) -> Options:
     """Read the command line.
 
@@ -79,7 +73,7 @@ def parse(args: list[str] | None, description: str) -> Options:
         SystemExit: a flag is unknown or of the wrong type (code 2), or help was asked for.
     """
     parser = ArgumentParser(
-        description=description, formatter_class=_HelpFormatter, allow_abbrev=False
+        description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
     # jsonargparse would want a list as [a,b]; a shell gives a b.
     parser.add_argument(
