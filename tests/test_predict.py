@@ -298,7 +298,7 @@ def test_unreadable_images_can_be_skipped(images, predicted, tmp_path, capsys):
     assert sorted(row["ImageId"] for row in rows(tmp_path / "out.csv")) == IDS
     text = capsys.readouterr().out
     assert all(str(path) in text for path in bad)
-    assert "cannot" in refusal(capsys, predicted("--skip_bad", "true", given=bad))
+    assert "no image can be used" in refusal(capsys, predicted("--skip_bad", "true", given=bad))
 
 
 def test_a_skipped_image_of_the_sample_is_not_a_missing_one(images, predicted, tmp_path, capsys):
@@ -341,7 +341,7 @@ def test_a_bad_sample_submission_is_refused(predicted, tmp_path, capsys, text, w
     ("flags", "words"),
     [
         (["--threshold", "1.5"], ["--threshold 1.5", "0 to 1"]),
-        (["--top_threshold", "nan"], ["--top_threshold nan"]),
+        (["--top_threshold", "-0.5"], ["--top_threshold -0.5"]),
         (["--min_area", "-1"], ["--min_area -1"]),
         (["--batch_size", "0"], ["--batch_size 0"]),
         (["--num_workers", "-1"], ["--num_workers -1"]),
@@ -455,7 +455,7 @@ def test_two_processes_share_the_images(run, images, made, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("7 images") == 1
+    assert done.stdout.count("7 images, ") == 1
     for name in ("out.csv", "scores.csv"):
         assert (tmp_path / name).read_text() == (made[0] / name).read_text()
     assert len(list((tmp_path / "overlays").iterdir())) == len(IDS) + 1

@@ -99,10 +99,10 @@ def select(
     files, unreadable = {s.id: s for s in sources}, {p.id: p for p in problems}
     missing = [name for name in ids if name not in files and name not in unreadable]
     if missing:
-        hint = f"; {len(problems)} files cannot be read, first {problems[0].reason}"
+        hint = "".join(f"\n  {problem.reason}" for problem in problems[:1])
         raise InputError(
             f"{sample} names {len(missing)} images that --images does not give, first {missing[0]}"
-            + (hint if problems else "")
+            + (f"; {len(problems)} files cannot be read:{hint}" if problems else "")
         )
     return (
         [files[name] for name in ids if name in files],
