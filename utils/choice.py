@@ -13,15 +13,15 @@ from utils.files import write_json
 from utils.metric import Histograms, join
 from utils.plots import draw_threshold
 from utils.summary import load_folds
-from utils.threshold import PostProcess, Scores, best_triplet, score, score_images
+from utils.threshold import PostProcess, best_triplet, score_images
 
 
 @dataclass(frozen=True)
-class CrossFit:
-    """Every fold scored by the rule that the other folds chose.
+class ByFold:
+    """Every fold under a rule of its own.
 
     Attributes:
-        rules: for each fold, the rule chosen without it.
+        rules: the rule of each fold.
         dice: [N] Dice of every image, fold after fold.
         predicted: [N] bool, the image was given a mask.
     """
@@ -31,33 +31,37 @@ class CrossFit:
     predicted: np.ndarray
 
 
-def cross_fit(
-    folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_triplet
-) -> CrossFit:
-    """Choose on the other folds, score on this one: the honest figure for thresholds.
-
-    Args:
-        folds: out-of-fold histograms of at least two folds.
-        choose: gives a rule for the images it is shown.
-    """
-    rules = {
-        number: choose(join([h for other, h in folds.items() if other != number]))
-        for number in folds
-    }
-    return CrossFit(
+def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> ByFold:
+    """Score each fold by the rule of the same number."""
+    return ByFold(
         rules,
         np.concatenate([rules[number].dice(folds[number]) for number in folds]),
         np.concatenate([rules[number].areas(folds[number]) > 0 for number in folds]),
     )
 
 
+def cross_fit(
+    folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_triplet
+) -> ByFold:
+    """Choose on the other folds, score on this one: the honest figure for thresholds.
+
+    Args:
+        folds: out-of-fold histograms of at least two folds.
+        choose: gives a rule for the images it is shown.
+    """
+    others = {
+        number: join([h for other, h in folds.items() if other != number]) for number in folds
+    }
+    return apply_rules(folds, {number: choose(shown) for number, shown in others.items()})
+
+
 def choose_thresholds(folder: Path) -> dict:
-    """Search the thresholds of a run; write threshold.json, threshold.png and the same picture to
-    TensorBoard.
+    """Search the thresholds of a run; write threshold.json, threshold.png and TensorBoard's copy.
 
     Returns:
-        The content of threshold.json: the pooled rule, and its scores; those cross-fitted (None
-        with a single fold); and for each fold its own best rule, and the rule of the others.
+        The content of threshold.json: the pooled rule; scores of all images, `pooled` under that
+        rule, `per_fold` under each fold's own best (the original's way), and `cross_fitted` under
+        the rule of the other folds (None with a single fold); the rules of each fold.
 
     Raises:
         InputError: the run has no finished fold.
@@ -66,15 +70,18 @@ def choose_thresholds(folder: Path) -> dict:
     pooled = join(list(folds.values()))
     patients = _patients(folder, pooled)
     rule = best_triplet(pooled)
-    fitted = cross_fit(folds) if len(folds) > 1 else None
+    ways = {
+        "cross_fitted": cross_fit(folds) if len(folds) > 1 else None,
+        "per_fold": apply_rules(folds, {n: best_triplet(h) for n, h in folds.items()}),
+        "pooled": apply_rules(folds, dict.fromkeys(folds, rule)),
+    }
     content = {
         **asdict(rule),
-        "pooled": _with_interval(score(pooled, rule), rule.dice(pooled), patients),
-        "cross_fitted": fitted
-        and _with_interval(
-            score_images(fitted.dice, fitted.predicted, pooled.positive), fitted.dice, patients
-        ),
-        "folds": [_fold(number, folds[number], fitted) for number in folds],
+        **{name: way and _scores(way, pooled, patients) for name, way in ways.items()},
+        "folds": [
+            {"fold": n, **{name: asdict(way.rules[n]) for name, way in ways.items() if way}}
+            for n in folds
+        ],
     }
     write_json(folder / "threshold.json", content)
     picture = draw_threshold(pooled, rule, folder / "threshold.png")
@@ -89,7 +96,11 @@ def describe(content: dict) -> str:
         f"thresholds: masks above {content['threshold']:.3f} where at least {content['min_area']} "
         f"pixels exceed {content['top_threshold']:.3f}"
     ]
-    for name, title in (("cross_fitted", "cross-fitted"), ("pooled", "on the images chosen on")):
+    for name, title in (
+        ("cross_fitted", "cross-fitted"),
+        ("pooled", "best for all folds, on the images it was chosen on"),
+        ("per_fold", "best for each fold, likewise"),
+    ):
         scores = content[name]
         if scores:
             low, high = scores["interval"]
@@ -109,13 +120,6 @@ def _patients(folder: Path, pooled: Histograms) -> list[str]:
     return [of_image.get(name, "") for name in pooled.ids.tolist()]
 
 
-def _with_interval(scores: Scores, dice: np.ndarray, patients: list[str]) -> dict:
-    return {**asdict(scores), "interval": interval(dice, patients)}
-
-
-def _fold(number: int, histograms: Histograms, fitted: CrossFit | None) -> dict:
-    own = best_triplet(histograms)
-    row = {"fold": number, **asdict(own), **asdict(score(histograms, own))}
-    if fitted:
-        row["rule_of_the_others"] = asdict(fitted.rules[number])
-    return row
+def _scores(way: ByFold, pooled: Histograms, patients: list[str]) -> dict:
+    scores = score_images(way.dice, way.predicted, pooled.positive)
+    return {**asdict(scores), "interval": interval(way.dice, patients)}
