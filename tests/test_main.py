@@ -222,8 +222,12 @@ def test_the_help_names_every_setting_and_its_unit(capsys):
 
 
 def test_two_processes_train_one_run(command_line, tmp_path):
-    """One folder, one rate, and equal weights: the solver refuses to end a stage otherwise."""
+    """One folder, one rate, and equal weights, also across the thaw behind the first epoch.
+
+    The solver refuses to end a stage on which the processes' weights differ.
+    """
     flags = command_line(tmp_path, seed=None, folds="0", accelerator="cpu", devices=2)
+    flags += ["--epoch_stage1", "2"]
     done = subprocess.run(
         [sys.executable, "main.py", *flags], cwd=REPOSITORY, capture_output=True, text=True
     )
@@ -232,6 +236,7 @@ def test_two_processes_train_one_run(command_line, tmp_path):
     assert len(runs) == 1
     log = (runs[0] / "fold0" / "log.txt").read_text()
     assert log.count("weights are equal on 2 processes") == 2
+    assert "encoder thawed at epoch 2" in log
     settings = yaml.safe_load((runs[0] / "config.yaml").read_text())
     rate = np.random.default_rng(settings["seed"]).uniform() * settings["lr"] + 5e-7
     state = torch.load(runs[0] / "fold0" / "stage1_last.pth")
