@@ -24,7 +24,7 @@ from tests.dicoms import write_dicom, write_jpeg_dicom
 from tests.tiny import SETTINGS, as_flags, write_dataset
 from utils.drawing import PANEL, TILE
 from utils.rle import decode
-from utils.threshold import PostProcess, load_rule
+from utils.threshold import load_rule
 
 REPOSITORY = Path(__file__).parent.parent
 SIZE = 32
@@ -262,12 +262,15 @@ def test_rows_follow_the_sample_submission(predicted, tmp_path, capsys):
     assert "4 images are not in" in capsys.readouterr().out
 
 
-def test_parts_of_the_rule_can_be_given(run, images, predicted, tmp_path):
-    rule, levels = load_rule(run / "threshold.json"), maps_by_hand(run, images)["large"]
+def test_parts_of_the_rule_can_be_given(run, images, made, predicted, tmp_path):
+    rule, maps = load_rule(run / "threshold.json"), maps_by_hand(run, images)
     assert predicted("--min_area", 0) == 0
-    row = next(row for row in rows(tmp_path / "out.csv") if row["ImageId"] == "large")
-    expected = PostProcess(rule.threshold, 0, rule.top_threshold).mask(levels)
-    np.testing.assert_array_equal(decode(row["EncodedPixels"], *levels.shape), expected)
+    by_flags = {row["ImageId"]: row["EncodedPixels"] for row in rows(tmp_path / "out.csv")}
+    for name, levels in maps.items():
+        mask = decode(by_flags[name], *levels.shape)
+        np.testing.assert_array_equal(mask, rule.cut(levels))
+    assert "-1" not in by_flags.values()
+    assert any(row["EncodedPixels"] == "-1" for row in rows(made[0] / "out.csv"))
 
 
 def test_no_threshold_json_is_needed_where_the_rule_is_given(run, predicted, tmp_path, capsys):

@@ -121,17 +121,18 @@ def test_the_rule_sees_the_image_at_its_original_size(fabric, tmp_path):
     path = tmp_path / "wide.png"
     cv2.imwrite(str(path), picture(40, 90))
 
-    def left_half(image):
+    def corner(image):
         result = torch.zeros(image.shape)
-        result[..., : image.shape[-1] // 2] = 0.9
+        result[..., :16, :16] = 0.9
         return result
 
-    (prediction,), problems = run(fabric, left_half, [Source("wide", path)])
+    (prediction,), problems = run(fabric, corner, [Source("wide", path)])
     mask = decode(prediction.rle, 40, 90)
     assert not problems
     assert prediction.probability == pytest.approx(0.9)
     assert prediction.area == mask.sum()
-    assert mask[:, :43].all()
+    assert mask[:18, :43].all()
+    assert not mask[22:].any()
     assert not mask[:, 47:].any()
 
 
