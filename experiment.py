@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from datasets.siim import Sample, find_samples, mask_shares
+from datasets.cache import Cache
+from datasets.files import Files
+from datasets.siim import Sample, Source, find_samples
 from datasets.splits import (
     describe_leakage,
     fold_of,
@@ -35,14 +37,14 @@ class Plan:
         config: settings, with a run name and a seed.
         folder: the run's folder.
         table: the table of folds.csv.
-        samples: the files of every image.
+        source: the pixels of every image.
         shares: the share of mask pixels of every image.
     """
 
     config: Config
     folder: Path
     table: pd.DataFrame
-    samples: dict[str, Sample]
+    source: Source
     shares: dict[str, float]
 
 
@@ -77,7 +79,7 @@ def run(
     for number in plan.config.fold_numbers():
         fold, folder = fold_of(plan.table, number), plan.folder / f"fold{number}"
         prior = sum(plan.shares[name] for name in fold.train) / len(fold.train)
-        solver_class(fabric, plan.config, stages, fold, plan.samples, folder, prior).fit()
+        solver_class(fabric, plan.config, stages, fold, plan.source, folder, prior).fit()
     if fabric.is_global_zero:
         _conclude(plan.folder)
     return 0
@@ -88,17 +90,26 @@ def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:
     samples, unannotated = find_samples(config.dataset_root)
     if unannotated:
         say(f"{len(unannotated)} images without a mask are left out, the first {unannotated[0]}")
-    shares = mask_shares(samples)
+    source = _open_source(config, samples)
+    shares = source.shares()
     table = _cut_folds(config, shares, stratified)
     _compare_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
         _check_free(folder / f"fold{number}", config)
+    source.build()
     begin_run(config, folder)
     write_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
         (folder / f"fold{number}").mkdir(exist_ok=True)
     say(f"run {folder}, seed {config.seed}")
-    return Plan(config, folder, table, samples, shares)
+    return Plan(config, folder, table, source, shares)
+
+
+def _open_source(config: Config, samples: dict[str, Sample]) -> Source:
+    if not config.cache:
+        return Files(samples, config.clahe)
+    sizes = [stage.image_size for stage in config.stages(config.lr)]
+    return Cache(samples, config.clahe, sizes, config.cache_dir or f"{config.dataset_root}/cache")
 
 
 def _cut_folds(config: Config, shares: dict[str, float], stratified: bool) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from datasets.batches import plan_steps, seed_of
 from datasets.loaders import StageData
-from datasets.siim import Sample
+from datasets.siim import Source
 from datasets.splits import Fold
 from models import build_model
 from models.inputs import normalise
@@ -39,7 +39,7 @@ class Solver:
         config: settings of the run, the seed among them.
         stages: all stages of the run, in order.
         fold: the images to learn from and to validate on.
-        samples: the files of every image.
+        source: the pixels of every image.
         folder: the fold's folder, which exists.
         prior: share of mask pixels over the training images.
     """
@@ -50,7 +50,7 @@ class Solver:
         config: Config,
         stages: tuple[Stage, ...],
         fold: Fold,
-        samples: dict[str, Sample],
+        source: Source,
         folder: Path,
         prior: float,
     ):
@@ -58,8 +58,7 @@ class Solver:
         self.config = config
         self.stages = stages
         self.fold = fold
-        self.train_samples = [samples[name] for name in fold.train]
-        self.valid_samples = [samples[name] for name in fold.valid]
+        self.source = source
         self.folder = folder
         self.prior = prior
         self.checkpoints = FoldCheckpoints(folder)
@@ -129,8 +128,8 @@ class Solver:
     def load_data(self, stage: Stage) -> None:
         """Open the loaders of a stage."""
         self.data = StageData(
-            self.train_samples,
-            self.valid_samples,
+            self.source,
+            self.fold,
             stage,
             self.config,
             self._seed_parts(stage),
@@ -199,7 +198,7 @@ class Solver:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             loss_sum += loss.detach().double() * len(image)
-        images = len(self.train_samples)
+        images = len(self.fold.train)
         mean_loss = self.fabric.all_reduce(loss_sum, reduce_op="sum").item() / images
         if not math.isfinite(mean_loss):
             raise InputError(
@@ -212,7 +211,12 @@ class Solver:
         """Predict the fold's validation images with the weights of now."""
         share_buffers(self.fabric, self.module)
         return validate(
-            self.fabric, self.module, self.data.valid, self.loss_function, self._shown()
+            self.fabric,
+            self.module,
+            self.data.valid,
+            self.fold.valid,
+            self.loss_function,
+            self._shown(),
         )
 
     def end_epoch(

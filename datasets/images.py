@@ -138,8 +138,16 @@ def preprocess(grey: np.ndarray, size: int, clahe: bool) -> np.ndarray:
     Returns:
         [size,size] uint8.
     """
-    if clahe:
-        grey = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(grey)
+    return resize_image(equalise(grey) if clahe else grey, size)
+
+
+def equalise(grey: np.ndarray) -> np.ndarray:
+    """Equalise the local contrast: the first half of `preprocess`, uint8 [H,W] -> [H,W]."""
+    return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(grey)
+
+
+def resize_image(grey: np.ndarray, size: int) -> np.ndarray:
+    """Resize to [size,size]: the second half of `preprocess`."""
     shrinks = size < max(grey.shape)
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(grey, (size, size), interpolation=interpolation)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets.batches import EpochBatches
-from datasets.siim import Sample, TrainImages, ValidImages
+from datasets.siim import Source, TrainImages, ValidImages
+from datasets.splits import Fold
 from utils.augmentation import Augmentation
 from utils.config import Config, Stage
 from utils.errors import InputError
@@ -34,10 +35,10 @@ class StageData:
     """The images of one fold at one stage's size.
 
     Args:
-        train: samples to learn from.
-        valid: samples to validate on.
+        source: the pixels of every image.
+        fold: the images to learn from and to validate on.
         stage: its image and batch size.
-        config: CLAHE, augmentation and number of workers.
+        config: augmentation and number of workers.
         seed_parts: (seed, fold, stage), on which order and augmentation depend.
         rank: which process this is.
         world_size: number of processes.
@@ -53,27 +54,27 @@ class StageData:
 
     def __init__(
         self,
-        train: list[Sample],
-        valid: list[Sample],
+        source: Source,
+        fold: Fold,
         stage: Stage,
         config: Config,
         seed_parts: tuple[int, ...],
         rank: int,
         world_size: int,
     ):
-        _check_dealing(stage, len(train), world_size)
-        size, clahe = stage.image_size, config.clahe
-        ids = [sample.id for sample in train]
-        self.batches = EpochBatches(ids, stage.batch_size, seed_parts, rank, world_size)
+        _check_dealing(stage, len(fold.train), world_size)
+        self.batches = EpochBatches(fold.train, stage.batch_size, seed_parts, rank, world_size)
         augmentation = Augmentation() if config.augmentation_flag else None
         workers = _worker_settings(config.num_workers)
         self.train = DataLoader(
-            TrainImages(train, size, clahe, augmentation), batch_sampler=self.batches, **workers
+            TrainImages(source.pixels(fold.train, stage.image_size), augmentation),
+            batch_sampler=self.batches,
+            **workers,
         )
         self.valid = DataLoader(
-            ValidImages(valid, size, clahe),
+            ValidImages(source.pixels(fold.valid, stage.image_size)),
             batch_size=max(1, stage.batch_size // world_size),
-            sampler=range(rank, len(valid), world_size),
+            sampler=range(rank, len(fold.valid), world_size),
             collate_fn=_collate_valid,
             **workers,
         )

@@ -1,16 +1,16 @@
-"""The data set: files -> uint8 [1,S,S] images and masks."""
+"""The data set: which files it is made of, and its items, uint8 [1,S,S] images and masks."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
-from datasets.images import find_images, image_id, preprocess, read_image, read_mask, resize_mask
+from datasets.images import find_images, image_id
 from utils.augmentation import Augmentation
 from utils.errors import InputError
 
@@ -62,40 +62,63 @@ def _by_id(folder: Path) -> dict[str, Path]:
     return found
 
 
-def mask_shares(samples: dict[str, Sample], progress: bool = True) -> dict[str, float]:
-    """Read every mask and give, for each image id, the share of its pixels that belong to it."""
-    with ThreadPoolExecutor() as pool:
-        # OpenCV lets go of the interpreter while it decodes, so threads are enough.
-        shares = pool.map(lambda sample: float(read_mask(sample.mask).mean()), samples.values())
-        bar = tqdm(shares, "reading masks", len(samples), leave=False, disable=not progress)
-        return dict(zip(samples, bar, strict=True))
+def check_alike(sample: Sample, image_shape: tuple[int, int], mask_shape: tuple[int, int]) -> None:
+    """Refuse an image whose mask has another height or width.
+
+    Raises:
+        InputError: they differ; both files are named.
+    """
+    if tuple(image_shape) != tuple(mask_shape):
+        raise InputError(
+            f"{sample.image} is {image_shape[1]}x{image_shape[0]} but its mask {sample.mask} is "
+            f"{mask_shape[1]}x{mask_shape[0]} pixels; prepare them again"
+        )
+
+
+class Source(Protocol):
+    """Where prepared pixels come from: `files.Files` or `cache.Cache`."""
+
+    def shares(self) -> dict[str, float]:
+        """Give the share of mask pixels of every image, by id."""
+
+    def build(self) -> None:
+        """Prepare what can be prepared before the first epoch."""
+
+    def pixels(self, ids: Sequence[str], size: int) -> "Pixels":
+        """Give the pixels of some images, in the order of `ids`, at one size."""
+
+
+class Pixels(Protocol):
+    """Prepared images and masks of one size, by position."""
+
+    def __len__(self) -> int: ...
+
+    def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and mask, uint8 [S,S]; the mask is of 0 and 1."""
+
+    def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
 
 
 class TrainImages(Dataset):
-    """Training images at the stage's size: `dataset[index, seed]` -> image and mask.
+    """Training images: `dataset[index, seed]` -> image and mask.
 
     Args:
-        samples: the images of the fold.
-        size: side of the square input in pixels.
-        clahe: equalise the local contrast.
+        pixels: the images of the fold.
         augmentation: changes image and mask by a seed; None leaves them as they are.
     """
 
-    def __init__(
-        self, samples: list[Sample], size: int, clahe: bool, augmentation: Augmentation | None
-    ):
-        self.samples = samples
-        self.size = size
-        self.clahe = clahe
+    def __init__(self, pixels: Pixels, augmentation: Augmentation | None):
+        self.pixels = pixels
         self.augmentation = augmentation
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.pixels)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return image and mask, both uint8 [1,size,size]; the mask is of 0 and 1."""
+        """Return image and mask, both uint8 [1,S,S]; the mask is of 0 and 1."""
         index, seed = item
-        image, mask, _ = _load(self.samples[index], self.size, self.clahe)
+        image, mask = self.pixels.pair(index)
         if self.augmentation is not None:
             image, mask = self.augmentation(image, mask, seed)
         return _to_tensor(image), _to_tensor(mask)
@@ -104,29 +127,16 @@ class TrainImages(Dataset):
 class ValidImages(Dataset):
     """Validation images: `dataset[index]` -> index, image, mask, mask at the original size."""
 
-    def __init__(self, samples: list[Sample], size: int, clahe: bool):
-        self.samples = samples
-        self.size = size
-        self.clahe = clahe
+    def __init__(self, pixels: Pixels):
+        self.pixels = pixels
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.pixels)
 
     def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor, Tensor]:
-        """Return index, image and mask uint8 [1,size,size], and the mask uint8 [H,W]."""
-        image, mask, full_mask = _load(self.samples[index], self.size, self.clahe)
+        """Return index, image and mask uint8 [1,S,S], and the mask uint8 [H,W]."""
+        image, mask, full_mask = self.pixels.triple(index)
         return index, _to_tensor(image), _to_tensor(mask), torch.from_numpy(full_mask)
-
-
-def _load(sample: Sample, size: int, clahe: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return image and mask at the stage's size, and the mask at the original size."""
-    grey, full_mask = read_image(sample.image), read_mask(sample.mask)
-    if grey.shape != full_mask.shape:
-        raise InputError(
-            f"{sample.image} is {grey.shape[1]}x{grey.shape[0]} but its mask {sample.mask} is "
-            f"{full_mask.shape[1]}x{full_mask.shape[0]} pixels; prepare them again"
-        )
-    return preprocess(grey, size, clahe), resize_mask(full_mask, size), full_mask
 
 
 def _to_tensor(pixels: np.ndarray) -> Tensor:

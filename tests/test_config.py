@@ -44,6 +44,8 @@ OTHER = {
     "devices": 2,
     "num_nodes": 3,
     "precision": "bf16-mixed",
+    "cache": False,
+    "cache_dir": "/fast",
     "model_path": "/elsewhere",
     "dataset_root": "/data",
 }

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.cache import Cache
+from datasets.files import Files
 from datasets.images import preprocess, read_image
 from datasets.loaders import StageData
 from datasets.siim import TrainImages, find_samples
+from datasets.splits import Fold
 from tests.tiny import config, write_dataset
 from utils.augmentation import Augmentation
 from utils.errors import InputError, command
@@ -21,11 +24,24 @@ def root(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"), count=11)
 
 
-def open_data(root, workers=0, seed_parts=(5, 0, 1), rank=0, world_size=1, **changes):
+def open_source(root, clahe=True, cache_dir=None):
+    samples = find_samples(root)[0]
+    if cache_dir is None:
+        return Files(samples, clahe)
+    cache = Cache(samples, clahe, [64], cache_dir)
+    cache.build()
+    return cache
+
+
+def open_data(
+    root, workers=0, seed_parts=(5, 0, 1), rank=0, world_size=1, cache_dir=None, **changes
+):
     settings = config(root, num_workers=workers, image_size_stage1=64, **changes)
-    samples = list(find_samples(root)[0].values())
+    source = open_source(root, settings.clahe, cache_dir)
+    ids = list(source.samples)
+    fold = Fold(0, ids, ids[:7], frozenset())
     stage = settings.stages(1e-3)[0]
-    return StageData(samples, samples[:7], stage, settings, seed_parts, rank, world_size)
+    return StageData(source, fold, stage, settings, seed_parts, rank, world_size)
 
 
 def epochs_of(data, epochs=(0, 1)):
@@ -52,9 +68,22 @@ def loaded(root):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
-@pytest.mark.parametrize("workers", [1, 4])
-def test_any_number_of_workers_loads_the_same_pixels_in_every_epoch(root, loaded, workers):
-    assert equal(epochs_of(open_data(root, workers)), loaded)
+@pytest.mark.parametrize(
+    ("workers", "cached"), [(1, False), (4, False), (0, True), (1, True), (4, True)]
+)
+def test_cached_or_not_any_number_of_workers_loads_the_same_pixels(
+    root, loaded, workers, cached, tmp_path
+):
+    data = open_data(root, workers, cache_dir=tmp_path if cached else None)
+    assert equal(epochs_of(data), loaded)
+
+
+def test_validation_sees_the_same_pixels_cached_or_not(root, tmp_path):
+    from_files, from_cache = open_data(root), open_data(root, 1, cache_dir=tmp_path)
+    for one, other in zip(from_files.valid, from_cache.valid, strict=True):
+        for left, right in zip(one[:3], other[:3], strict=True):
+            assert torch.equal(left, right)
+        assert all(map(torch.equal, one.full_masks, other.full_masks))
 
 
 def test_a_resumed_epoch_has_the_pixels_of_the_first_time(root, loaded):
@@ -89,7 +118,7 @@ def test_images_are_not_augmented_alike(root):
     """The same pixels under each image's own seed, as a worker's own stream would repeat them."""
     data = open_data(root)
     seeds = [seed for batch in data.batches for _, seed in batch]
-    one_image = TrainImages(data.train.dataset.samples[:1], 64, True, Augmentation())
+    one_image = TrainImages(open_source(root).pixels(["image01"], 64), Augmentation())
     views = {one_image[0, seed][0].numpy().tobytes() for seed in seeds}
     assert len(views) >= 9
 

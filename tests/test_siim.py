@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.files import FilePixels, Files
 from datasets.images import preprocess, read_image
-from datasets.siim import Sample, TrainImages, ValidImages, find_samples, mask_shares
+from datasets.siim import Sample, TrainImages, ValidImages, find_samples
 from tests.dicoms import picture, write_dicom
 from tests.tiny import write_dataset
 from utils.augmentation import Augmentation
@@ -77,7 +78,7 @@ def test_two_files_of_one_id_are_both_named(own):
 
 def test_the_share_of_a_mask_is_that_of_its_pixels(root):
     samples = find_samples(root)[0]
-    shares = mask_shares(samples, progress=False)
+    shares = Files(samples, clahe=True).shares()
     for name, share in shares.items():
         grey = cv2.imread(str(samples[name].mask), cv2.IMREAD_GRAYSCALE)
         assert share == sum(value > 0 for value in grey.ravel().tolist()) / grey.size
@@ -87,8 +88,8 @@ def test_the_share_of_a_mask_is_that_of_its_pixels(root):
 @pytest.mark.parametrize("clahe", [True, False])
 @pytest.mark.parametrize("size", [32, 96])
 def test_training_validation_and_prediction_see_the_same_image(samples, size, clahe):
-    train = TrainImages(samples, size, clahe, augmentation=None)
-    valid = ValidImages(samples, size, clahe)
+    train = TrainImages(FilePixels(samples, size, clahe), augmentation=None)
+    valid = ValidImages(FilePixels(samples, size, clahe))
     for i, sample in enumerate(samples):
         predicted_on = preprocess(read_image(sample.image), size, clahe)
         image, mask = train[i, 123]
@@ -100,15 +101,15 @@ def test_training_validation_and_prediction_see_the_same_image(samples, size, cl
 
 
 def test_clahe_changes_the_image_and_not_the_mask(samples):
-    image, mask = TrainImages(samples, 64, True, None)[1, 0]
-    plain, same_mask = TrainImages(samples, 64, False, None)[1, 0]
+    image, mask = TrainImages(FilePixels(samples, 64, True), None)[1, 0]
+    plain, same_mask = TrainImages(FilePixels(samples, 64, False), None)[1, 0]
     assert not torch.equal(image, plain)
     assert torch.equal(mask, same_mask)
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation()])
 def test_items_are_bytes_and_masks_are_zero_or_one(samples, augmentation):
-    train = TrainImages(samples, 50, True, augmentation)
+    train = TrainImages(FilePixels(samples, 50, True), augmentation)
     for i in range(len(train)):
         for seed in range(5):
             image, mask = train[i, seed]
@@ -121,12 +122,12 @@ def test_a_resized_mask_is_made_of_its_nearest_pixels(samples):
     """A smoothing filter would blur the truth, or move its edge."""
     full = cv2.imread(str(samples[1].mask), cv2.IMREAD_UNCHANGED) // 255
     rows, columns = (((np.arange(32) + 0.5) * length / 32).astype(int) for length in (72, 60))
-    mask = ValidImages(samples, 32, True)[1][2][0]
+    mask = ValidImages(FilePixels(samples, 32, True))[1][2][0]
     assert np.array_equal(mask, full[np.ix_(rows, columns)])
 
 
 def test_validation_gives_the_mask_at_its_original_size(samples):
-    full_mask = ValidImages(samples, 32, True)[1][3]
+    full_mask = ValidImages(FilePixels(samples, 32, True))[1][3]
     file = cv2.imread(str(samples[1].mask), cv2.IMREAD_UNCHANGED)
     assert full_mask.dtype == torch.uint8
     assert np.array_equal(full_mask, file // 255)
@@ -135,11 +136,9 @@ def test_validation_gives_the_mask_at_its_original_size(samples):
 @pytest.mark.parametrize("kind", [TrainImages, ValidImages])
 def test_an_image_and_a_mask_of_other_sizes_are_both_named(own, kind):
     cv2.imwrite(str(own / "train_mask" / "image00.png"), np.zeros((50, 40), np.uint8))
-    samples = list(find_samples(own)[0].values())
+    pixels = FilePixels(list(find_samples(own)[0].values()), 32, True)
     data, item = (
-        (TrainImages(samples, 32, True, None), (0, 0))
-        if kind is TrainImages
-        else (ValidImages(samples, 32, True), 0)
+        (TrainImages(pixels, None), (0, 0)) if kind is TrainImages else (ValidImages(pixels), 0)
     )
     message = r"train_images/image00\.png is 60x72 but its mask .*train_mask/image00\.png is 40x50"
     with pytest.raises(InputError, match=message):

@@ -15,7 +15,7 @@ from datasets.images import preprocess, read_image, read_mask, resize_mask
 from models.inputs import normalise
 from solver import Solver
 from solver_freeze import FreezeSolver
-from tests.tiny import TinyNet, config, fold_and_samples, write_dataset
+from tests.tiny import TinyNet, config, fold_and_source, write_dataset
 from utils.errors import InputError
 from utils.metric import load_histograms
 
@@ -32,10 +32,10 @@ def tiny_network(monkeypatch):
 
 def make(root, folder, kind=FreezeSolver, lr=1e-2, **changes):
     settings = config(root, **changes)
-    fold, samples = fold_and_samples(root)
+    fold, source = fold_and_source(root)
     folder.mkdir(exist_ok=True)
     fabric = Fabric(accelerator="cpu", devices=1)
-    return kind(fabric, settings, settings.stages(lr), fold, samples, folder, prior=0.1)
+    return kind(fabric, settings, settings.stages(lr), fold, source, folder, prior=0.1)
 
 
 def checkpoints(folder):
@@ -214,11 +214,11 @@ def test_accumulation_equals_the_big_batch(root, tmp_path):
 def test_an_unfinished_group_is_divided_by_its_true_size(root, tmp_path):
     """Steps of ten batches on three batches: one update, that of the mean over all images."""
     solver_weights, updates = weights_after_an_epoch(root, tmp_path / "a", 2, 10)
-    fold, samples = fold_and_samples(root)
+    fold, source = fold_and_source(root)
     torch.manual_seed(0)
     net = TinyNet().eval()
-    images = [preprocess(read_image(samples[i].image), 64, True) for i in fold.train]
-    masks = [resize_mask(read_mask(samples[i].mask), 64) for i in fold.train]
+    images = [preprocess(read_image(source.samples[i].image), 64, True) for i in fold.train]
+    masks = [resize_mask(read_mask(source.samples[i].mask), 64) for i in fold.train]
     logits = net(normalise(torch.from_numpy(np.stack(images))[:, None]))
     truth = torch.from_numpy(np.stack(masks))[:, None].float()
     F.binary_cross_entropy_with_logits(logits, truth).backward()
@@ -251,16 +251,16 @@ def test_out_of_fold_histograms_are_those_of_stage_twos_best_weights(root, tmp_p
     solver = make(root, tmp_path)
     solver.fit()
     oof = load_histograms(tmp_path / "oof.npz")
-    fold, samples = fold_and_samples(root)
+    fold, source = fold_and_source(root)
     assert oof.ids.tolist() == fold.valid
     net = TinyNet().eval()
     net.load_state_dict(checkpoints(tmp_path)["stage2_best"]["state_dict"])
     for i, name in enumerate(fold.valid):
-        image = preprocess(read_image(samples[name].image), 64, True)
+        image = preprocess(read_image(source.samples[name].image), 64, True)
         with torch.no_grad():
             probability = torch.sigmoid(net(normalise(torch.from_numpy(image)[None, None])))
         full = F.interpolate(probability, (72, 60), mode="bilinear")[0, 0].numpy()
-        mask = read_mask(samples[name].mask).astype(bool)
+        mask = read_mask(source.samples[name].mask).astype(bool)
         expected = np.histogram(np.floor(255 * full), bins=256, range=(0, 256))[0]
         # The last bits of a network's output depend on the batch's shape.
         assert np.abs(np.cumsum(expected - oof.all[i])).max() <= 20

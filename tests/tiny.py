@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 from torch import Tensor, nn
 
-from datasets.siim import find_samples, mask_shares
+from datasets.files import Files
+from datasets.siim import find_samples
 from datasets.splits import Fold, fold_of, split
 from utils.config import Config
 
@@ -58,12 +59,11 @@ def as_flags(settings: dict) -> list[str]:
     ]
 
 
-def fold_and_samples(root: Path, number: int = 0) -> tuple[Fold, dict]:
-    """Cut the data set in two and return one fold with the files of all images."""
-    samples, _ = find_samples(root)
-    shares = mask_shares(samples, progress=False)
-    table = split({name: share > 0 for name, share in shares.items()}, 2, stratified=False)
-    return fold_of(table, number), samples
+def fold_and_source(root: Path, number: int = 0) -> tuple[Fold, Files]:
+    """Cut the data set in two and return one fold with the pixels of all images."""
+    source = Files(find_samples(root)[0], clahe=True)
+    positive = {name: share > 0 for name, share in source.shares().items()}
+    return fold_of(split(positive, 2, stratified=False), number), source
 
 
 class TinyNet(nn.Module):

@@ -13,7 +13,7 @@ from utils.files import write_json
 
 _MAY_CHANGE = frozenset(
     {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
-    | {"accelerator", "devices", "num_nodes"}
+    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir"}
 )
 """Settings that a run may be continued with otherwise than it was begun."""
 

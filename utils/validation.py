@@ -52,6 +52,7 @@ def validate(
     fabric: Fabric,
     module: nn.Module,
     loader: DataLoader,
+    ids: list[str],
     loss_function: Callable[[Tensor, Tensor], Tensor],
     show: set[int],
 ) -> Validation:
@@ -64,13 +65,13 @@ def validate(
         fabric: knows device, precision and processes.
         module: the bare network; a DDP wrapper would wait for processes with more batches.
         loader: gives `ValidBatch`.
+        ids: of all images, in the order of the data set.
         loss_function: logits and mask -> mean over the batch.
         show: positions of images to keep for pictures.
     """
     module.eval()
-    samples = loader.dataset.samples
-    counts = torch.zeros(len(samples), 2, LEVELS, dtype=torch.int32, device=fabric.device)
-    sizes = torch.zeros(len(samples), 2, dtype=torch.int32, device=fabric.device)
+    counts = torch.zeros(len(ids), 2, LEVELS, dtype=torch.int32, device=fabric.device)
+    sizes = torch.zeros(len(ids), 2, dtype=torch.int32)
     loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
     shown = []
     for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
@@ -86,11 +87,11 @@ def validate(
             counts[index] = count_levels(to_levels(full), full_mask)
             sizes[index] = torch.tensor(full_mask.shape, dtype=torch.int32)
         shown += _keep(batch, to_levels(probabilities), show)
-    counts, sizes, loss = (fabric.all_reduce(t, reduce_op="sum") for t in (counts, sizes, loss))
+    everything = (counts, sizes.to(fabric.device), loss)
+    counts, sizes, loss = (fabric.all_reduce(part, reduce_op="sum") for part in everything)
     counts, sizes = counts.cpu().numpy(), sizes.cpu().numpy()
-    ids = np.array([sample.id for sample in samples])
-    histograms = Histograms(ids, sizes[:, 0], sizes[:, 1], counts[:, 0], counts[:, 1])
-    return Validation(histograms, loss.item() / len(samples), shown)
+    histograms = Histograms(np.array(ids), sizes[:, 0], sizes[:, 1], counts[:, 0], counts[:, 1])
+    return Validation(histograms, loss.item() / len(ids), shown)
 
 
 def _keep(batch: ValidBatch, levels: Tensor, show: set[int]) -> list[Shown]:
