@@ -8,6 +8,7 @@ import pandas as pd
 
 from datasets.cache import Cache
 from datasets.files import Files
+from datasets.loaders import check_dealing
 from datasets.siim import Sample, Source, find_samples
 from datasets.splits import (
     describe_leakage,
@@ -73,7 +74,7 @@ def run(
         say(describe(choose_thresholds(folder)))
         return 0
     fabric = launch(config.accelerator, config.devices, config.num_nodes, config.precision)
-    plan = decide_once(fabric, lambda: _plan(config, given, stratified))
+    plan = decide_once(fabric, lambda: _plan(config, given, stratified, fabric.world_size))
     stages = plan.config.stages(rate_of(plan.config))
     solver_class = _solver_class(plan.config)
     for number in plan.config.fold_numbers():
@@ -85,7 +86,7 @@ def run(
     return 0
 
 
-def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:
+def _plan(config: Config, given: frozenset[str], stratified: bool, processes: int) -> Plan:
     config, folder = open_run(config, given)
     samples, unannotated = find_samples(config.dataset_root)
     if unannotated:
@@ -96,6 +97,8 @@ def _plan(config: Config, given: frozenset[str], stratified: bool) -> Plan:
     _compare_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
         _check_free(folder / f"fold{number}", config)
+        for stage in config.stages(config.lr):
+            check_dealing(stage, len(fold_of(table, number).train), processes)
     source.build()
     begin_run(config, folder)
     write_folds(table, folder / "folds.csv")

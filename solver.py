@@ -1,7 +1,6 @@
 """Solver: trains one fold through its stages; works for every network."""
 
 import math
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,14 +14,15 @@ from datasets.loaders import StageData
 from datasets.siim import Source
 from datasets.splits import Fold
 from models import build_model
-from models.inputs import normalise
 from utils.checkpoint import FoldCheckpoints
 from utils.config import Config, Stage
 from utils.errors import InputError
 from utils.log import FoldLog
 from utils.loss import bce
+from utils.memory import explain_out_of_memory
 from utils.processes import check_equal, share_buffers
 from utils.threshold import best_pair, score
+from utils.training import Trained, train
 from utils.validation import Validation, validate
 
 _SHOWN = 4
@@ -83,9 +83,11 @@ class Solver:
         for stage in self.stages[position:]:
             self.begin_stage(stage, first_epoch)
             for epoch in range(first_epoch, stage.epochs):
-                self.begin_epoch(stage, epoch)
-                train_loss, images_per_second = self.train_epoch(stage, epoch)
-                self.end_epoch(stage, epoch, train_loss, images_per_second, self.validate())
+                with explain_out_of_memory(self._memory_advice(stage)):
+                    self.begin_epoch(stage, epoch)
+                    trained = self.train_epoch(stage, epoch)
+                    validation = self.validate()
+                self.end_epoch(stage, epoch, trained, validation)
             self.end_stage(stage)
             first_epoch = 0
         self.write_out_of_fold()
@@ -114,7 +116,10 @@ class Solver:
         start = self.build_module(stage, first_epoch)
         self.model = None
         optimizer = torch.optim.Adam(
-            self.module.parameters(), lr=stage.lr, weight_decay=self.config.weight_decay
+            self.module.parameters(),
+            lr=stage.lr,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         self.scheduler = CosineAnnealingLR(optimizer, T_max=stage.epochs, eta_min=0)
         self.best: dict | None = None
@@ -159,7 +164,9 @@ class Solver:
         )
         if start:
             self.module.load_state_dict(start["state_dict"])
-        self.module.to(self.fabric.device)
+        self.module.to(self.fabric.device, memory_format=torch.channels_last)
+        if self.config.compile:
+            self.module.compile()
         return start
 
     def begin_epoch(self, stage: Stage, epoch: int) -> None:
@@ -173,39 +180,23 @@ class Solver:
         """Switch the network to training mode."""
         self.model.train()
 
-    def train_epoch(self, stage: Stage, epoch: int) -> tuple[float, float]:
+    def train_epoch(self, stage: Stage, epoch: int) -> Trained:
         """Pass over the training images once.
-
-        Returns:
-            Mean loss over all images, and images per second over all processes.
 
         Raises:
             InputError: the loss is not a finite number.
         """
         self.set_train_mode()
-        started = time.perf_counter()
         parts = plan_steps(self.data.batches.sizes(), stage.group_size(epoch))
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-        for part, (image, mask) in zip(parts, self._progress(stage, epoch), strict=True):
-            image = image.to(self.fabric.device, non_blocking=True)
-            mask = mask.to(self.fabric.device, non_blocking=True)
-            # DDP averages over processes, which may hold unequal parts of a batch.
-            weight = len(image) * self.fabric.world_size / part.step_images
-            with self.fabric.no_backward_sync(self.model, enabled=not part.last):
-                loss = self.loss_function(self.model(normalise(image)), mask)
-                self.fabric.backward(loss * weight)
-            if part.last:
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            loss_sum += loss.detach().double() * len(image)
-        images = len(self.fold.train)
-        mean_loss = self.fabric.all_reduce(loss_sum, reduce_op="sum").item() / images
-        if not math.isfinite(mean_loss):
+        batches = self._progress(stage, epoch)
+        trained = train(self.fabric, self.model, self.optimizer, batches, parts, self.loss_function)
+        if not math.isfinite(trained.loss):
             raise InputError(
-                f"the loss of stage {stage.number}, epoch {epoch + 1} is {mean_loss}; no checkpoint"
-                f" was overwritten. Try a lower rate (now {stage.lr:g}) or --precision 32-true"
+                f"the loss of stage {stage.number}, epoch {epoch + 1} is {trained.loss}; no "
+                f"checkpoint was overwritten. Try a lower rate (now {stage.lr:g}) or --precision "
+                "32-true"
             )
-        return mean_loss, images / (time.perf_counter() - started)
+        return trained
 
     def validate(self) -> Validation:
         """Predict the fold's validation images with the weights of now."""
@@ -219,14 +210,7 @@ class Solver:
             self._shown(),
         )
 
-    def end_epoch(
-        self,
-        stage: Stage,
-        epoch: int,
-        train_loss: float,
-        images_per_second: float,
-        validation: Validation,
-    ) -> None:
+    def end_epoch(self, stage: Stage, epoch: int, trained: Trained, validation: Validation) -> None:
         """Rank the epoch, write its checkpoints and log it."""
         rule = best_pair(validation.histograms)
         scores = score(validation.histograms, rule)
@@ -238,7 +222,7 @@ class Solver:
         self.scheduler.step()
         if self.fabric.is_global_zero:
             self.save(stage, epoch, is_best)
-            self.log.epoch(stage, epoch, train_loss, images_per_second, lr, reached, is_best)
+            self.log.epoch(stage, epoch, trained, lr, reached, is_best)
             self.log.overlays(stage, epoch, validation, rule)
 
     def save(self, stage: Stage, epoch: int, is_best: bool) -> None:
@@ -272,11 +256,22 @@ class Solver:
         self.fabric.barrier()
         self.module = build_model(self.config.model_type, pretrained=False)
         self.module.load_state_dict(self.checkpoints.load(stage.number, "best")["state_dict"])
-        self.module.to(self.fabric.device)
+        self.module.to(self.fabric.device, memory_format=torch.channels_last)
         histograms = self.validate().histograms
         if self.fabric.is_global_zero:
             histograms.save(self.folder / "oof.npz")
         self.fabric.barrier()
+
+    def _memory_advice(self, stage: Stage) -> str:
+        flag = f"--batch_size_stage{stage.number}"
+        each = stage.batch_size // self.fabric.world_size
+        return (
+            f"fold {self.fold.number}, stage {stage.number}: {each} images of {stage.image_size} "
+            f"pixels at once ({flag} {stage.batch_size}, {self.fabric.world_size} processes) do "
+            f"not fit into the memory. Go on with --run_name {self.config.run_name} --resume true "
+            f"and a smaller {flag} (or --precision bf16-mixed in a new run); a stage that has "
+            f"begun starts anew once {self.folder}/stage{stage.number}_*.pth are removed"
+        )
 
     def _epochs_done(self, stage: Stage) -> int:
         if self.config.mode == "train_stage2" and stage.number == 1:

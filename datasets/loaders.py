@@ -43,9 +43,6 @@ class StageData:
         rank: which process this is.
         world_size: number of processes.
 
-    Raises:
-        InputError: images or batch cannot be dealt out over the processes.
-
     Attributes:
         batches: which images make up each training batch.
         train: loads (image, mask) of the batches, uint8 [B,1,S,S].
@@ -62,7 +59,6 @@ class StageData:
         rank: int,
         world_size: int,
     ):
-        _check_dealing(stage, len(fold.train), world_size)
         self.batches = EpochBatches(fold.train, stage.batch_size, seed_parts, rank, world_size)
         augmentation = Augmentation() if config.augmentation_flag else None
         workers = _worker_settings(config.num_workers)
@@ -80,7 +76,17 @@ class StageData:
         )
 
 
-def _check_dealing(stage: Stage, images: int, processes: int) -> None:
+def check_dealing(stage: Stage, images: int, processes: int) -> None:
+    """Refuse what cannot be dealt out over the processes.
+
+    Args:
+        stage: its batch size.
+        images: number of training images of a fold.
+        processes: how many there are.
+
+    Raises:
+        InputError: the batch is not divisible, or there are too few images.
+    """
     if stage.batch_size % processes:
         raise InputError(
             f"--batch_size_stage{stage.number} {stage.batch_size} cannot be dealt out evenly over "

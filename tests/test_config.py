@@ -46,6 +46,7 @@ OTHER = {
     "precision": "bf16-mixed",
     "cache": False,
     "cache_dir": "/fast",
+    "compile": True,
     "model_path": "/elsewhere",
     "dataset_root": "/data",
 }

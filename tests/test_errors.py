@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.errors import InputError, command
+from utils.errors import InputError, ToldByFirst, command
 
 
 @command
@@ -31,10 +31,15 @@ def test_a_workers_traceback_is_left_out(capsys):
     assert capsys.readouterr().err == "error: the image is cut short\n"
 
 
-def test_only_the_first_process_says_it(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
-    assert main(InputError("once")) == 2
+def test_what_all_processes_meet_the_first_one_says(capsys):
+    assert main(ToldByFirst("once")) == 2
     assert capsys.readouterr().err == ""
+
+
+def test_what_another_process_meets_alone_it_says_itself(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert main(InputError("image 7 is damaged")) == 2
+    assert capsys.readouterr().err == "error: image 7 is damaged\n"
 
 
 def test_other_errors_are_faults_of_the_program_and_pass():

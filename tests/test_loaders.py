@@ -11,7 +11,7 @@ import torch
 from datasets.cache import Cache
 from datasets.files import Files
 from datasets.images import preprocess, read_image
-from datasets.loaders import StageData
+from datasets.loaders import StageData, check_dealing
 from datasets.siim import TrainImages, find_samples
 from datasets.splits import Fold
 from tests.tiny import config, write_dataset
@@ -160,10 +160,12 @@ def test_validation_batches_are_whole(root):
 
 
 def test_what_cannot_be_dealt_out_is_refused(root):
-    with pytest.raises(InputError, match=r"--batch_size_stage1 4 .* 3 processes; use a multiple"):
-        open_data(root, world_size=3)
+    stage = config(root, batch_size_stage1=6).stages(1e-3)[0]
+    check_dealing(stage, 11, processes=3)
+    with pytest.raises(InputError, match=r"--batch_size_stage1 6 .* 4 processes; use a multiple"):
+        check_dealing(stage, 11, processes=4)
     with pytest.raises(InputError, match="11 training images are too few for 6 processes"):
-        open_data(root, world_size=6, batch_size_stage1=6)
+        check_dealing(stage, 11, processes=6)
 
 
 @pytest.mark.parametrize("loader", ["train", "valid"])

@@ -76,7 +76,7 @@ def speak_up(path, images):
     network.load_state_dict(state)
     for module in network.modules():
         module.momentum = 1.0
-    x = torch.stack([inputs_of(path) for path in images.rglob("*.*")])
+    x = torch.cat([inputs_of(path) for path in images.rglob("*.*")])
     with torch.no_grad():
         network.train()(x)
         logits = network.eval()(x)
@@ -111,8 +111,8 @@ def call(run, given, folder, *words):
 
 
 def inputs_of(path):
-    """Prepare an image for the network, [3,SIZE,SIZE] float32."""
-    return normalise(torch.from_numpy(preprocess(read_image(path), SIZE, True))[None, None])[0]
+    """Prepare an image for the network, [1,3,SIZE,SIZE] float32."""
+    return normalise(torch.from_numpy(preprocess(read_image(path), SIZE, True))[None, None])
 
 
 def maps_by_hand(run, images, folds=(0, 1), flip=False, which="best"):
@@ -127,7 +127,7 @@ def maps_by_hand(run, images, folds=(0, 1), flip=False, which="best"):
     maps = {}
     for path in sorted(images.rglob("*.*")):
         grey = read_image(path)
-        x = inputs_of(path)[None]
+        x = inputs_of(path)
         with torch.no_grad():
             each = [torch.sigmoid(network(x)) for network in networks]
             if flip:

@@ -101,6 +101,29 @@ def test_other_settings_are_refused_each_by_name(begin, call):
     assert "Leave them out to go on with it" in message
 
 
+def test_a_batch_size_may_change_until_a_fold_begins_the_stage(begin, call):
+    begun, folder = begin(run_name="first", seed=7, n_splits=2)
+    for fold in ("fold0", "fold1"):
+        (folder / fold).mkdir()
+    checkpoint = folder / "fold1" / "stage2_last.pth"
+    checkpoint.touch()
+    with pytest.raises(InputError, match="batch_size_stage2 4 -> 2"):
+        call(run_name="first", resume=True, batch_size_stage2=2)
+    for allowed in ({"batch_size_stage1": 2}, {"batch_size_stage2": 2, "folds": 0}):
+        assert call(run_name="first", resume=True, **allowed)[0].seed == 7
+    (folder / "fold1" / "oof.npz").touch()  # a finished fold is not trained again
+    config, _ = call(run_name="first", resume=True, batch_size_stage2=2)
+    assert config == replace(begun, resume=True, batch_size_stage2=2)
+
+
+def test_a_changed_batch_size_is_remembered_and_nothing_else(begin, call):
+    begun, folder = begin(run_name="first", seed=7)
+    config, _ = call(run_name="first", resume=True, batch_size_stage2=2, num_workers=3)
+    begin_run(config, folder)
+    assert load(folder / "config.yaml") == replace(begun, batch_size_stage2=2)
+    assert call(run_name="first", resume=True)[0].batch_size_stage2 == 2
+
+
 def test_last_is_the_newest_run_of_any_network(begin, call):
     begin(run_name="b", seed=1)
     begin(run_name="a", seed=2, model_type="another")

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from functools import partialmethod
 
 import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from torch.nn import functional as F
 
 import solver as solver_module
@@ -342,9 +344,49 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path
     assert checkpoints(tmp_path)["stage1_last"]["epoch"] == 0
 
 
-def test_a_batch_that_cannot_be_dealt_out_is_refused():
-    from datasets.loaders import _check_dealing
+def test_network_and_optimizer_are_those_that_compute_fast(root, tmp_path):
+    solver = make(root, tmp_path)
+    begin, seen = solver.begin_epoch, []
 
-    stage = config(".").stages(1e-3)[0]
-    with pytest.raises(InputError, match="multiple of 3"):
-        _check_dealing(stage, 100, 3)
+    def begin_epoch(stage, epoch):
+        begin(stage, epoch)
+        last = torch.channels_last
+        seen.append(solver.module.head.weight.is_contiguous(memory_format=last))
+        seen.append(solver.optimizer.param_groups[0]["fused"])
+
+    solver.begin_epoch = begin_epoch
+    solver.fit()
+    assert seen == [True] * 8
+
+
+def test_a_compiled_network_learns_the_same(root, tmp_path, monkeypatch):
+    """Traced in full, but without the minute that generating code takes."""
+    quick = partialmethod(nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(nn.Module, "compile", quick)
+    changes = {"two_stage": False, "epoch_stage1": 2, "augmentation_flag": False}
+    for name in ("plain", "compiled"):
+        torch._dynamo.utils.counters.clear()
+        make(root, tmp_path / name, compile=name == "compiled", **changes).fit()
+        compiled = torch._dynamo.utils.counters["stats"]["calls_captured"] > 0
+        assert compiled == (name == "compiled")
+    one, other = (checkpoints(tmp_path / name)["stage1_last"] for name in ("plain", "compiled"))
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    assert one["best"]["loss"] == pytest.approx(other["best"]["loss"], rel=1e-4)
+
+
+def test_too_little_memory_names_the_setting_and_the_next_call(root, tmp_path, monkeypatch):
+    class Large(TinyNet):
+        def forward(self, x):
+            if self.training and x.shape[-1] == 64:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return super().forward(x)
+
+    monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: Large())
+    with pytest.raises(InputError) as stopped:
+        make(root, tmp_path, run_name="mine").fit()
+    message = str(stopped.value)
+    assert "fold 0, stage 2: 4 images of 64 pixels" in message
+    assert "--run_name mine --resume true and a smaller --batch_size_stage2" in message
+    monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
+    make(root, tmp_path, run_name="mine", batch_size_stage2=2).fit()
+    assert checkpoints(tmp_path)["stage2_last"]["config"]["batch_size_stage2"] == 2

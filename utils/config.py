@@ -110,11 +110,13 @@ class Config:
     num_nodes: int = 1
     """How many machines take part (started by torchrun or SLURM)."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    """Arithmetic; auto is bfloat16 on a GPU that has it, else float16 on a GPU, else float32."""
+    """Arithmetic; auto is bfloat16 where the device has it, else float16 on a GPU, else float32."""
     cache: bool = True
     """Prepare every image once and map it from disk; false reads and prepares it in every epoch."""
     cache_dir: str | None = None
     """Folder of the cache; DATASET_ROOT/cache if not given."""
+    compile: bool = False
+    """Compile the network: minutes at the start of a stage, faster steps on a GPU."""
     model_path: str = "./checkpoints"
     """Folder of all runs."""
     dataset_root: str = "./datasets/SIIM_data"

@@ -27,7 +27,8 @@ class Ensemble(nn.Module):
     def __init__(self, fabric: Fabric, networks: Iterable[nn.Module], mirror: bool):
         super().__init__()
         self.fabric = fabric
-        self.networks = nn.ModuleList(networks).to(fabric.device).eval()
+        self.networks = nn.ModuleList(networks).eval()
+        self.networks.to(fabric.device, memory_format=torch.channels_last)
         self.mirror = mirror
 
     @torch.inference_mode()

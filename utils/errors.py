@@ -4,14 +4,16 @@ import functools
 import sys
 from collections.abc import Callable
 
-from utils.rank import is_main_process
-
 
 class InputError(Exception):
     """Something the user gave cannot be used.
 
     The message says what was looked for, where, and what to do next.
     """
+
+
+class ToldByFirst(InputError):
+    """An `InputError` of all processes, which the first one tells."""
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -25,11 +27,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     def run(*args, **kwargs) -> int:
         try:
             return main(*args, **kwargs) or 0
+        except ToldByFirst:
+            return 2
         except InputError as error:
-            if is_main_process():
-                # torch puts the traceback of a loader's worker in front of the message.
-                message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
-                print(f"error: {message}", file=sys.stderr)
+            # torch puts the traceback of a loader's worker in front of the message.
+            message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
+            print(f"error: {message}", file=sys.stderr)
             return 2
 
     return run

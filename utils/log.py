@@ -12,6 +12,7 @@ from utils.drawing import comparison
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.rank import is_main_process, say
 from utils.threshold import PostProcess
+from utils.training import Trained
 from utils.validation import Validation
 
 
@@ -71,8 +72,7 @@ class FoldLog:
         self,
         stage: Stage,
         epoch: int,
-        train_loss: float,
-        images_per_second: float,
+        trained: Trained,
         lr: float,
         reached: dict,
         is_best: bool,
@@ -82,32 +82,31 @@ class FoldLog:
         Args:
             stage: the stage.
             epoch: from 0.
-            train_loss: mean over the training images.
-            images_per_second: of training.
+            trained: what the pass over the training images gave.
             lr: learning rate of the epoch.
             reached: validation loss, the rule chosen and its scores.
             is_best: whether the epoch is the stage's best so far.
         """
-        x = self._x(stage, epoch)
+        x, speed = self._x(stage, epoch), trained.images_per_second
         if self._events is not None:
             for name, value in {
-                "loss/train": train_loss,
+                "loss/train": trained.loss,
                 "loss/val": reached["loss"],
                 "dice/all": reached["dice"],
                 "dice/positive": reached["dice_positive"],
                 "dice/empty_kept": reached["empty_kept"],
                 "lr": lr,
-                "images_per_second": images_per_second,
+                "images_per_second": speed,
             }.items():
                 self._events.add_scalar(name, value, x)
         memory = peak_gpu_memory() or peak_memory()
         notes = ["best so far"] if is_best else []
         notes += [] if reached["predicted"] else ["no mask predicted"]
         self.line(
-            f"stage {stage.number} epoch {epoch + 1}/{stage.epochs}: loss {train_loss:.4f}, "
+            f"stage {stage.number} epoch {epoch + 1}/{stage.epochs}: loss {trained.loss:.4f}, "
             f"val {reached['loss']:.4f} | Dice {reached['dice']:.4f} (all-empty "
             f"{reached['baseline']:.4f}), positives {reached['dice_positive']:.4f}, empties kept "
-            f"{reached['empty_kept']:.4f} | rate {lr:.2e}, {images_per_second:.1f} images/s, "
+            f"{reached['empty_kept']:.4f} | rate {lr:.2e}, {speed:.1f} images/s, "
             f"{memory:.1f} GiB" + (f" | {', '.join(notes)}" if notes else "")
         )
         if x == self._first_epoch:

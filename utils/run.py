@@ -6,6 +6,7 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
+from utils.checkpoint import FoldCheckpoints
 from utils.config import Config, load
 from utils.environment import describe_environment
 from utils.errors import InputError
@@ -16,6 +17,8 @@ _MAY_CHANGE = frozenset(
     | {"accelerator", "devices", "num_nodes", "cache", "cache_dir"}
 )
 """Settings that a run may be continued with otherwise than it was begun."""
+_BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}
+"""Settings that may change as long as no unfinished fold has begun the stage."""
 
 
 def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
@@ -24,7 +27,8 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     Nothing is written: `begin_run` does that, once the data has been found.
 
     1. A run that exists keeps the settings of its config.yaml. A setting that was given and differs
-       is refused, unless it cannot change what is learned.
+       is refused, unless it cannot change what is learned, or is the batch size of a stage that no
+       unfinished fold has begun.
     2. A run that does not exist is new, unless it was to be resumed. Its name is the time if none
        was given, and its seed is drawn if none was given.
 
@@ -55,11 +59,20 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
 
 
 def begin_run(config: Config, folder: Path) -> None:
-    """Make the folder of a new run, with config.yaml and environment.json."""
-    if not (folder / "config.yaml").exists():
+    """Make the folder of a new run, with config.yaml and environment.json.
+
+    A run that exists remembers the batch sizes it is continued with.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "environment.json", describe_environment())
-        config.save(folder / "config.yaml")
+        config.save(path)
+        return
+    begun = load(path)
+    now = replace(begun, **{name: getattr(config, name) for name in _BATCH_SIZES})
+    if now != begun:
+        now.save(path)
 
 
 def _find(config: Config, given: frozenset[str]) -> Path | None:
@@ -83,9 +96,9 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     asked = {name: getattr(config, name) for name in given}
     asked["run_name"] = begun.run_name
     differing = {name: value for name, value in asked.items() if getattr(begun, name) != value}
-    refused = [
-        field.name for field in fields(Config) if field.name in differing.keys() - _MAY_CHANGE
-    ]
+    started = _started_stages(folder, replace(begun, folds=config.folds).fold_numbers())
+    free = _MAY_CHANGE | {name for name, stage in _BATCH_SIZES.items() if stage not in started}
+    refused = [field.name for field in fields(Config) if field.name in differing.keys() - free]
     if refused:
         changes = "; ".join(f"{n} {getattr(begun, n)} -> {differing[n]}" for n in refused)
         raise InputError(
@@ -95,6 +108,16 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     # What only this call asks for is not remembered by the run.
     once = {name: getattr(config, name) for name in ("folds", "mode", "resume")}
     return replace(begun, **(once | differing))
+
+
+def _started_stages(folder: Path, folds: list[int]) -> set[int]:
+    unfinished = [folder / f"fold{n}" for n in folds if not (folder / f"fold{n}/oof.npz").exists()]
+    return {
+        stage
+        for stage in _BATCH_SIZES.values()
+        for fold in unfinished
+        if FoldCheckpoints(fold).path(stage, "last").exists()
+    }
 
 
 def _known(model_path: Path) -> str:
