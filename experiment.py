@@ -73,7 +73,13 @@ def run(
         _, folder = open_run(config, given)
         say(describe(choose_thresholds(folder)))
         return 0
-    fabric = launch(config.accelerator, config.devices, config.num_nodes, config.precision)
+    fabric = launch(
+        config.accelerator,
+        config.devices,
+        config.num_nodes,
+        config.precision,
+        config.deterministic,
+    )
     plan = decide_once(fabric, lambda: _plan(config, given, stratified, fabric.world_size))
     stages = plan.config.stages(rate_of(plan.config))
     solver_class = _solver_class(plan.config)

@@ -1,6 +1,7 @@
 """Solver: trains one fold through its stages; works for every network."""
 
-import math
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,17 +17,20 @@ from datasets.splits import Fold
 from models import build_model
 from utils.checkpoint import FoldCheckpoints
 from utils.config import Config, Stage
-from utils.errors import InputError
+from utils.failures import Place, explaining
 from utils.log import FoldLog
 from utils.loss import bce
-from utils.memory import explain_out_of_memory
-from utils.processes import check_equal, share_buffers
+from utils.preemption import Stopped, noting_signals
+from utils.processes import any_process, check_equal, share_buffers
+from utils.resume import find_position
 from utils.threshold import best_pair, score
 from utils.training import Trained, train
 from utils.validation import Validation, validate
 
 _SHOWN = 4
 """Validation images drawn for TensorBoard."""
+_FRESH_SCALER = torch.amp.GradScaler("cpu").state_dict()
+"""Where the scaling of float16 losses begins in every stage; other precisions have none."""
 
 
 class Solver:
@@ -63,47 +67,62 @@ class Solver:
         self.prior = prior
         self.checkpoints = FoldCheckpoints(folder)
         self.loss_function = bce
+        self.told_to_stop: Callable[[], bool] = lambda: False
 
     def fit(self) -> None:
         """Train every stage and write oof.npz from the last stage's best weights.
 
         What an earlier run left is taken up in this order:
         1. A fold with oof.npz is finished and is left alone.
-        2. A stage whose last checkpoint is of its last epoch is finished and is skipped, as is
-           stage 1 with --mode train_stage2.
-        3. A stage with a last checkpoint goes on behind that epoch: weights, optimizer, schedule
-           and best score are those of the checkpoint.
-        4. Any other stage begins anew: from the best weights of the stage before it, or, if it is
+        2. A file that was left half written is removed; no file of that kind is ever read.
+        3. The first epoch still to do is found (`utils.resume`); what is before it is skipped.
+        4. A stage with a last checkpoint takes weights, optimizer, schedule, scaler and best score
+           from it.
+        5. Any other stage begins anew: from the best weights of the stage before it, or, if it is
            the first, from the weights that the network was built with.
         """
         if (self.folder / "oof.npz").exists():
             return
-        position, first_epoch = self.next_to_train()
-        self.log = FoldLog(self.folder, self.stages, self.epochs_before(position) + first_epoch)
-        for stage in self.stages[position:]:
-            self.begin_stage(stage, first_epoch)
-            for epoch in range(first_epoch, stage.epochs):
-                with explain_out_of_memory(self._memory_advice(stage)):
-                    self.begin_epoch(stage, epoch)
-                    trained = self.train_epoch(stage, epoch)
-                    validation = self.validate()
-                self.end_epoch(stage, epoch, trained, validation)
-            self.end_stage(stage)
-            first_epoch = 0
+        if self.fabric.is_global_zero:
+            self.checkpoints.remove_leftovers()
+        skip_first = self.config.mode == "train_stage2"
+        position, first_epoch = find_position(self.checkpoints, self.stages, skip_first)
+        done = sum(stage.epochs for stage in self.stages[:position]) + first_epoch
+        self.log = FoldLog(self.folder, self.stages, done)
+        with noting_signals() as self.told_to_stop, closing(self.log):
+            for stage in self.stages[position:]:
+                self.begin_stage(stage, first_epoch)
+                for epoch in range(first_epoch, stage.epochs):
+                    self.do_epoch(stage, epoch)
+                self.end_stage(stage)
+                first_epoch = 0
+        if any_process(self.fabric, self.told_to_stop()):
+            raise Stopped(
+                f"stopped behind the last epoch of fold {self.fold.number}; go on with --run_name "
+                f"{self.config.run_name} --resume true"
+            )
         self.write_out_of_fold()
-        self.log.close()
 
-    def next_to_train(self) -> tuple[int, int]:
-        """Return the position of the stage to go on with, and its first epoch still to do."""
-        for position, stage in enumerate(self.stages):
-            done = self._epochs_done(stage)
-            if done < stage.epochs:
-                return position, done
-        return len(self.stages), 0
+    def do_epoch(self, stage: Stage, epoch: int) -> None:
+        """Train and validate once, and keep what came of it.
 
-    def epochs_before(self, position: int) -> int:
-        """Return the epochs of all stages before the one at `position`."""
-        return sum(stage.epochs for stage in self.stages[:position])
+        Raises:
+            Stopped: the process was told to stop; the epoch is dropped.
+            InputError: the loss is not finite, or the memory is too small.
+        """
+        place = Place(
+            self.config.run_name,
+            self.folder,
+            self.fold.number,
+            stage,
+            epoch,
+            self.fabric.world_size,
+        )
+        with explaining(place, self.data.batches, self.told_to_stop):
+            self.begin_epoch(stage, epoch)
+            trained = self.train_epoch(stage, epoch)
+            validation = self.validate(self._stop_alone)
+        self.end_epoch(stage, epoch, trained, validation)
 
     def begin_stage(self, stage: Stage, first_epoch: int) -> None:
         """Build network, optimizer, schedule and loaders.
@@ -115,11 +134,15 @@ class Solver:
         self.load_data(stage)
         start = self.build_module(stage, first_epoch)
         self.model = None
+        precision = self.fabric.strategy.precision
+        precision.load_state_dict(start["scaler"] if first_epoch else _FRESH_SCALER)
+        # Fabric cannot clip gradients that a fused optimizer is still to divide by the scale.
+        scaled = bool(precision.state_dict())
         optimizer = torch.optim.Adam(
             self.module.parameters(),
             lr=stage.lr,
             weight_decay=self.config.weight_decay,
-            fused=True,
+            fused=not (self.config.clip_grad_norm and scaled),
         )
         self.scheduler = CosineAnnealingLR(optimizer, T_max=stage.epochs, eta_min=0)
         self.best: dict | None = None
@@ -181,24 +204,20 @@ class Solver:
         self.model.train()
 
     def train_epoch(self, stage: Stage, epoch: int) -> Trained:
-        """Pass over the training images once.
-
-        Raises:
-            InputError: the loss is not a finite number.
-        """
+        """Pass over the training images once."""
         self.set_train_mode()
-        parts = plan_steps(self.data.batches.sizes(), stage.group_size(epoch))
-        batches = self._progress(stage, epoch)
-        trained = train(self.fabric, self.model, self.optimizer, batches, parts, self.loss_function)
-        if not math.isfinite(trained.loss):
-            raise InputError(
-                f"the loss of stage {stage.number}, epoch {epoch + 1} is {trained.loss}; no "
-                f"checkpoint was overwritten. Try a lower rate (now {stage.lr:g}) or --precision "
-                "32-true"
-            )
-        return trained
+        return train(
+            self.fabric,
+            self.model,
+            self.optimizer,
+            self._progress(stage, epoch),
+            plan_steps(self.data.batches.sizes(), stage.group_size(epoch)),
+            self.loss_function,
+            self.config.clip_grad_norm,
+            self.told_to_stop,
+        )
 
-    def validate(self) -> Validation:
+    def validate(self, behind_batch: Callable[[], None] = lambda: None) -> Validation:
         """Predict the fold's validation images with the weights of now."""
         share_buffers(self.fabric, self.module)
         return validate(
@@ -208,6 +227,7 @@ class Solver:
             self.fold.valid,
             self.loss_function,
             self._shown(),
+            behind_batch,
         )
 
     def end_epoch(self, stage: Stage, epoch: int, trained: Trained, validation: Validation) -> None:
@@ -235,6 +255,7 @@ class Solver:
             "stage": stage.number,
             "epoch": epoch,
             "fold": self.fold.number,
+            "scaler": self.fabric.strategy.precision.state_dict(),
             "best": self.best,
             "config": asdict(self.config),
         }
@@ -262,28 +283,17 @@ class Solver:
             histograms.save(self.folder / "oof.npz")
         self.fabric.barrier()
 
-    def _memory_advice(self, stage: Stage) -> str:
-        flag = f"--batch_size_stage{stage.number}"
-        each = stage.batch_size // self.fabric.world_size
-        return (
-            f"fold {self.fold.number}, stage {stage.number}: {each} images of {stage.image_size} "
-            f"pixels at once ({flag} {stage.batch_size}, {self.fabric.world_size} processes) do "
-            f"not fit into the memory. Go on with --run_name {self.config.run_name} --resume true "
-            f"and a smaller {flag} (or --precision bf16-mixed in a new run); a stage that has "
-            f"begun starts anew once {self.folder}/stage{stage.number}_*.pth are removed"
-        )
-
-    def _epochs_done(self, stage: Stage) -> int:
-        if self.config.mode == "train_stage2" and stage.number == 1:
-            return stage.epochs
-        return self.checkpoints.epochs_done(stage.number)
-
     def _seed_parts(self, stage: Stage) -> tuple[int, int, int]:
         return self.config.seed, self.fold.number, stage.number
 
     def _progress(self, stage: Stage, epoch: int) -> tqdm:
         title = f"fold {self.fold.number} stage {stage.number} epoch {epoch + 1}/{stage.epochs}"
         return tqdm(self.data.train, title, leave=False, disable=not self.fabric.is_global_zero)
+
+    def _stop_alone(self) -> None:
+        """Stop a validation; several processes finish it, as they could not agree where to stop."""
+        if self.fabric.world_size == 1 and self.told_to_stop():
+            raise Stopped
 
     def _shown(self) -> set[int]:
         """Positions of the first positives among the images that this process validates."""

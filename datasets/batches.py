@@ -66,14 +66,19 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return len(self.sizes())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng(seed_of(*self.seed_parts, self.epoch)).permutation(
-            len(self.ids)
-        )
-        start = 0
-        for size in self.sizes():
-            mine = order[start : start + size][self.rank :: self.world_size].tolist()
+        for batch in self._dealt():
+            mine = batch[self.rank :: self.world_size]
             yield [(i, seed_of(*self.seed_parts, self.epoch, self.ids[i])) for i in mine]
-            start += size
+
+    def ids_of(self, first: int, end: int) -> list[str]:
+        """Name the images of the epoch's batches from `first` to before `end`, of all processes."""
+        return [self.ids[i] for batch in self._dealt()[first:end] for i in batch]
+
+    def _dealt(self) -> list[list[int]]:
+        """Give the indices of each batch, over all processes."""
+        generator = np.random.default_rng(seed_of(*self.seed_parts, self.epoch))
+        order = generator.permutation(len(self.ids))
+        return [part.tolist() for part in np.split(order, np.cumsum(self.sizes())[:-1])]
 
 
 class Part(NamedTuple):

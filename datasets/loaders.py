@@ -1,5 +1,6 @@
 """Loaders of a stage: uint8 [B,1,S,S] images and masks for one process of all that train."""
 
+import signal
 from typing import NamedTuple
 
 import cv2
@@ -111,5 +112,6 @@ def _worker_settings(num_workers: int) -> dict:
 
 
 def start_worker(_: int) -> None:
-    """Keep OpenCV from starting threads of its own in a loader's worker."""
+    """Keep OpenCV from starting threads of its own, and leave Ctrl-C to the training process."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,6 +2,9 @@
 
 import os
 import random
+import resource
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -159,3 +162,62 @@ def test_the_reason_is_that_of_the_system_or_the_library():
     assert checkpoint.reason_of(OSError("disk\nfailed")) == "disk"
     assert "damaged" in checkpoint.reason_of(KeyError("206"))
     assert "damaged" in checkpoint.reason_of(RuntimeError())
+
+
+def test_a_flipped_bit_anywhere_in_the_weights_is_found(checkpoints):
+    """torch itself would load the changed number."""
+    checkpoints.save(content_of(0), is_best=False)
+    path = checkpoints.path(1, "last")
+    data = path.read_bytes()
+    weights = np.full(150, 0.0, np.float32).tobytes()
+    start = data.index(weights)
+    for position in range(start, start + len(weights), 97):
+        changed = bytearray(data)
+        changed[position] ^= 1 << (position % 8)
+        path.write_bytes(changed)
+        assert torch.load(path)["state_dict"]["weight"].count_nonzero() == 1
+        assert "cannot be read as a checkpoint" in refusal(path)
+
+
+def test_a_damaged_checkpoint_is_answered_with_the_one_that_is_whole(checkpoints):
+    checkpoints.save(content_of(0), is_best=True)
+    checkpoints.save(content_of(1), is_best=False)
+    last, best = checkpoints.path(1, "last"), checkpoints.path(1, "best")
+    whole = last.read_bytes()
+    last.write_bytes(whole[:100])
+    with pytest.raises(InputError) as refused:
+        checkpoints.epochs_done(1)
+    assert f"stage1_best.pth is whole, of epoch 1: copy it to {last}" in str(refused.value)
+    shutil.copy(best, last)
+    assert epochs(checkpoints) == (0, 0)
+    last.write_bytes(whole)
+    best.write_bytes(whole[:100])
+    with pytest.raises(InputError, match=rf"stage1_last\.pth is whole, of epoch 2: .* {best}"):
+        checkpoints.load(1, "best")
+    last.write_bytes(b"")
+    with pytest.raises(InputError, match=r"Remove stage1_last\.pth and stage1_best\.pth from"):
+        checkpoints.load(1, "last")
+
+
+def test_a_disk_that_takes_no_more_is_told_and_the_old_checkpoint_is_whole(checkpoints):
+    checkpoints.save(content_of(0), is_best=True)
+    too_large = content_of(1) | {"more": torch.zeros(100_000)}
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"stage1_last\.pth cannot be written .*make room"):
+            checkpoints.save(too_large, is_best=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert epochs(checkpoints) == (0, 0)
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_leftovers_are_removed_and_nothing_else(checkpoints):
+    checkpoints.save(content_of(0), is_best=True)
+    (checkpoints.folder / ".stage1_last.4711.pth").write_bytes(b"half")
+    (checkpoints.folder / "log.txt").touch()
+    checkpoints.remove_leftovers()
+    assert names(checkpoints) == ["log.txt", "stage1_best.pth", "stage1_last.pth"]

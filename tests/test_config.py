@@ -47,6 +47,8 @@ OTHER = {
     "cache": False,
     "cache_dir": "/fast",
     "compile": True,
+    "clip_grad_norm": 0.5,
+    "deterministic": True,
     "model_path": "/elsewhere",
     "dataset_root": "/data",
 }

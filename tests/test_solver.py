@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import solver as solver_module
+from datasets.batches import EpochBatches
 from datasets.images import preprocess, read_image, read_mask, resize_mask
 from models.inputs import normalise
 from solver import Solver
@@ -322,7 +323,7 @@ def test_a_checkpoint_holds_what_the_contract_names(root, tmp_path):
     make(root, tmp_path).fit()
     content = torch.load(tmp_path / "stage2_last.pth", weights_only=True)
     expected = {"state_dict", "model_type", "optimizer", "scheduler", "stage", "epoch", "fold"}
-    assert content.keys() == expected | {"best", "config"}
+    assert content.keys() == expected | {"best", "config", "scaler"}
     assert (content["stage"], content["epoch"], content["fold"]) == (2, 1, 0)
     assert content["state_dict"].keys() == TinyNet().state_dict().keys()
     assert type(content["best"]["dice"]) is float
@@ -339,9 +340,26 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path
             solver.loss_function = lambda logits, mask: real(logits, mask) * float("nan")
 
     solver.begin_epoch = begin_epoch
-    with pytest.raises(InputError, match=r"stage 1, epoch 2 is nan.*--precision 32-true"):
+    with pytest.raises(InputError) as stopped:
         solver.fit()
+    message = str(stopped.value)
+    batches = EpochBatches(solver.fold.train, 4, (5, 0, 1))
+    batches.set_epoch(1)
+    ids = [solver.fold.train[i] for batch in batches for i, _ in batch]
+    assert "fold 0, stage 1, epoch 2, batch 1: the loss is not a finite number" in message
+    assert f"Images of that batch: {', '.join(ids[:4])}. Batches 1 to 2 since" in message
+    assert f"reading: {', '.join(ids)}. No checkpoint was overwritten" in message
+    assert "now 0.01 at its start" in message
     assert checkpoints(tmp_path)["stage1_last"]["epoch"] == 0
+
+
+def test_the_solver_clips_gradients_where_asked(root, tmp_path, monkeypatch):
+    norms = []
+    monkeypatch.setattr(Fabric, "clip_gradients", lambda *_, max_norm, **__: norms.append(max_norm))
+    make(root, tmp_path / "no").fit()
+    assert norms == []
+    make(root, tmp_path / "yes", clip_grad_norm=0.5).fit()
+    assert norms == [0.5] * 7  # 2 steps in each of 3 epochs, and one in the accumulating epoch
 
 
 def test_network_and_optimizer_are_those_that_compute_fast(root, tmp_path):
@@ -385,7 +403,7 @@ def test_too_little_memory_names_the_setting_and_the_next_call(root, tmp_path, m
     with pytest.raises(InputError) as stopped:
         make(root, tmp_path, run_name="mine").fit()
     message = str(stopped.value)
-    assert "fold 0, stage 2: 4 images of 64 pixels" in message
+    assert "fold 0, stage 2, epoch 1: 4 images of 64 pixels" in message
     assert "--run_name mine --resume true and a smaller --batch_size_stage2" in message
     monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
     make(root, tmp_path, run_name="mine", batch_size_stage2=2).fit()

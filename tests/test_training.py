@@ -1,4 +1,4 @@
-"""A pass over training images: its loss, and that the host never waits between batches."""
+"""A pass over training images: its loss, its steps, its end, and how often the host waits."""
 
 import pytest
 import torch
@@ -8,7 +8,9 @@ from datasets.batches import plan_steps
 from models.inputs import normalise
 from tests.tiny import TinyNet
 from utils.loss import bce
+from utils.preemption import Stopped
 from utils.training import train
+from utils.watch import READ_EVERY, NotFinite
 
 
 @pytest.fixture
@@ -64,7 +66,8 @@ def test_a_step_follows_every_group(batches, group_size):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_the_host_waits_for_the_device_once(batches, monkeypatch):
+@pytest.mark.parametrize(("count", "readings"), [(3, 1), (READ_EVERY, 1), (2 * READ_EVERY + 1, 3)])
+def test_the_host_waits_for_the_device_at_readings_only(batches, monkeypatch, count, readings):
     fabric, _, model, optimizer = begin()
     waits = []
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
@@ -74,5 +77,55 @@ def test_the_host_waits_for_the_device_once(batches, monkeypatch):
             name,
             lambda *a, _real=real, _name=name, **k: waits.append(_name) or _real(*a, **k),
         )
-    train(fabric, model, optimizer, batches, plan_steps([4, 4, 2], 1), bce)
-    assert waits == ["item"]
+    train(fabric, model, optimizer, [batches[0]] * count, plan_steps([4] * count, 1), bce)
+    assert waits == ["tolist"] * readings + ["item"]
+
+
+@pytest.mark.parametrize(("bad", "since", "until"), [(1, 0, READ_EVERY), (25, READ_EVERY, 30)])
+def test_a_loss_that_is_not_finite_ends_the_pass_at_the_next_reading(batches, bad, since, until):
+    fabric, _, model, optimizer = begin()
+    steps = []
+
+    def loss(logits, mask):
+        steps.append(len(steps))
+        return bce(logits, mask) * (float("inf") if steps[-1] in (bad, bad + 2) else 1.0)
+
+    with pytest.raises(NotFinite) as stopped:
+        train(fabric, model, optimizer, [batches[0]] * 30, plan_steps([4] * 30, 1), loss)
+    found = stopped.value
+    assert (found.first, found.since, found.until) == (bad, since, until)
+    assert len(steps) == until
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_pass_that_is_to_stop_finishes_its_step(batches, group_size):
+    fabric, module, model, optimizer = begin()
+    told, steps = iter([False, True]), []
+    step = optimizer.step
+    optimizer.step = lambda *args: steps.append(step(*args))
+    with pytest.raises(Stopped):
+        train(
+            fabric,
+            model,
+            optimizer,
+            [batches[0]] * 6,
+            plan_steps([4] * 6, group_size),
+            bce,
+            told_to_stop=lambda: next(told),
+        )
+    assert len(steps) == 2
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.001])
+def test_a_step_is_no_longer_than_the_clipped_gradient(batches, clip):
+    """Plain steps of rate 0.1 are a tenth of their gradient."""
+    fabric, module, model, optimizer = begin()
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    train(fabric, model, optimizer, batches[:1], plan_steps([4], 1), bce, clip)
+    moves = [now - then for now, then in zip(module.parameters(), before, strict=True)]
+    length = torch.cat([move.flatten() for move in moves]).norm().item()
+    if clip:
+        assert length == pytest.approx(0.1 * clip, rel=1e-2)
+    else:
+        assert length > 0.001

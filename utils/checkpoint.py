@@ -2,12 +2,19 @@
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
 
 from utils.errors import InputError
 from utils.files import atomic
+
+_GB = 1e9
+
+
+class DamagedError(InputError):
+    """A checkpoint that cannot be read."""
 
 
 def reason_of(error: Exception) -> str:
@@ -22,17 +29,28 @@ def load_file(path: str | Path) -> dict:
     """Read a dict of tensors and plain types onto the CPU with torch's safe loader.
 
     Raises:
-        InputError: the file is missing, damaged, or holds something else.
+        InputError: the file is missing or holds something else.
+        DamagedError: the file cannot be read, or a byte of it has changed.
     """
     try:
+        _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"no checkpoint at {path}") from error
     except Exception as error:  # a damaged pickle raises whatever its bytes lead to
-        raise InputError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
+        raise DamagedError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights")
     return content
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare every part of a checkpoint, a zip file, with its checksum, which torch does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
 
 
 class FoldCheckpoints:
@@ -53,26 +71,65 @@ class FoldCheckpoints:
         """Read a stage's checkpoint onto the CPU.
 
         Raises:
-            InputError: it is missing or damaged.
+            InputError: it is missing, or damaged; then with what can be used instead.
         """
-        return load_file(self.path(stage_number, which))
+        path = self.path(stage_number, which)
+        try:
+            return load_file(path)
+        except DamagedError as error:
+            raise InputError(f"{error}. {self._instead(stage_number, which)}") from error
 
     def epochs_done(self, stage_number: int) -> int:
-        """Return how many epochs of a stage its last checkpoint has behind it, 0 without one."""
-        path = self.path(stage_number, "last")
-        return load_file(path)["epoch"] + 1 if path.exists() else 0
+        """Return how many epochs of a stage its last checkpoint has behind it, 0 without one.
+
+        Raises:
+            InputError: the checkpoint is damaged.
+        """
+        if not self.path(stage_number, "last").exists():
+            return 0
+        return self.load(stage_number, "last")["epoch"] + 1
 
     def save(self, content: dict, is_best: bool) -> None:
         """Write the last checkpoint of a stage, which is also its best if `is_best`.
 
         One file then has both names. The best appears first: an interruption in between leaves an
         epoch to repeat, not one whose best weights are missing.
+
+        Raises:
+            InputError: the disk does not take it; the checkpoints before it are as they were.
         """
-        with atomic(self.path(content["stage"], "last")) as temporary:
-            torch.save(content, temporary)
-            if is_best:
-                with atomic(self.path(content["stage"], "best")) as second_name:
-                    _link(temporary, second_name)
+        last = self.path(content["stage"], "last")
+        try:
+            with atomic(last) as temporary:
+                torch.save(content, temporary)
+                if is_best:
+                    with atomic(self.path(content["stage"], "best")) as second_name:
+                        _link(temporary, second_name)
+        except (OSError, RuntimeError) as error:  # torch's writer has no error class of its own
+            free = shutil.disk_usage(self.folder).free / _GB
+            raise InputError(
+                f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB are free). What was "
+                "there is whole: make room, then go on with --resume true"
+            ) from error
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left half written."""
+        for path in self.folder.glob(".*.*.*"):
+            path.unlink()
+
+    def _instead(self, stage_number: int, which: str) -> str:
+        """Say how to go on without a damaged checkpoint."""
+        last, best = (self.path(stage_number, name) for name in ("last", "best"))
+        other = best if which == "last" else last
+        try:
+            epoch = load_file(other)["epoch"] + 1
+        except InputError:
+            names = f"{last.name} and {best.name}"
+            return f"Remove {names} from {self.folder}, and --resume true begins the stage again"
+        return (
+            f"{other.name} is whole, of epoch {epoch}: copy it to {self.path(stage_number, which)},"
+            " then go on with --resume true"
+        )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -115,6 +115,10 @@ class Config:
     """Prepare every image once and map it from disk; false reads and prepares it in every epoch."""
     cache_dir: str | None = None
     """Folder of the cache; DATASET_ROOT/cache if not given."""
+    clip_grad_norm: float = 0.0
+    """Largest norm of a step's gradient; 0 leaves gradients as they are."""
+    deterministic: bool = False
+    """Only use algorithms that give the same bits in every run, which on a GPU are slower."""
     compile: bool = False
     """Compile the network: minutes at the start of a stage, faster steps on a GPU."""
     model_path: str = "./checkpoints"
@@ -194,7 +198,7 @@ class Config:
 
     def _check_counts(self) -> None:
         least = {"n_splits": 2, "epoch_stage1_freeze": 0, "epoch_stage2_accumulation": 0}
-        least |= {"num_workers": 0, "weight_decay": 0, "seed": 0}
+        least |= {"num_workers": 0, "weight_decay": 0, "seed": 0, "clip_grad_norm": 0}
         least |= dict.fromkeys(("batch_size_stage1", "batch_size_stage2", "num_nodes"), 1)
         least |= dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps"), 1)
         for name, value in least.items():

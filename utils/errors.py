@@ -4,6 +4,9 @@ import functools
 import sys
 from collections.abc import Callable
 
+from utils.preemption import TRY_AGAIN, Stopped
+from utils.rank import say
+
 
 class InputError(Exception):
     """Something the user gave cannot be used.
@@ -29,6 +32,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return main(*args, **kwargs) or 0
         except ToldByFirst:
             return 2
+        except Stopped as stopped:
+            say(str(stopped))
+            return TRY_AGAIN
         except InputError as error:
             # torch puts the traceback of a loader's worker in front of the message.
             message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()

@@ -1,5 +1,6 @@
 """Keeping the processes that train one network together."""
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,7 +13,13 @@ from utils.errors import InputError, ToldByFirst
 T = TypeVar("T")
 
 
-def launch(accelerator: str, devices: int | str, num_nodes: int, precision: str) -> Fabric:
+def launch(
+    accelerator: str,
+    devices: int | str,
+    num_nodes: int,
+    precision: str,
+    deterministic: bool = False,
+) -> Fabric:
     """Start the processes of all devices.
 
     Args:
@@ -21,10 +28,15 @@ def launch(accelerator: str, devices: int | str, num_nodes: int, precision: str)
         num_nodes: number of machines.
         precision: auto, 32-true, bf16-mixed or 16-mixed; auto is bfloat16 where the device computes
             with it, else float16 on a GPU, else float32.
+        deterministic: only use algorithms that give the same bits in every run.
 
     Raises:
         InputError: there is no such device, or it cannot do this.
     """
+    if deterministic:
+        # cuBLAS reads this as it starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
     try:
         fabric = Fabric(
             accelerator=accelerator,
@@ -41,7 +53,7 @@ def launch(accelerator: str, devices: int | str, num_nodes: int, precision: str)
     if fabric.device.type == "cuda":
         # Float32 in TensorFloat-32, and the fastest convolution for sizes that stay as they are.
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = not deterministic
     return fabric
 
 
@@ -70,6 +82,12 @@ def decide_once(fabric: Fabric, decide: Callable[[], T]) -> T:
     if isinstance(outcome, InputError):
         raise outcome if fabric.is_global_zero else ToldByFirst(str(outcome))
     return outcome
+
+
+def any_process(fabric: Fabric, flag: bool) -> bool:
+    """Say, in every process, whether the flag is up in one of them."""
+    raised = torch.tensor(int(flag), device=fabric.device)
+    return bool(fabric.all_reduce(raised, reduce_op="max").item())
 
 
 def share_buffers(fabric: Fabric, module: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from datasets.batches import Part
 from models.inputs import normalise
+from utils.watch import Watch
 
 
 class Trained(NamedTuple):
@@ -32,11 +33,13 @@ def train(
     batches: Iterable[tuple[Tensor, Tensor]],
     parts: list[Part],
     loss_function: Callable[[Tensor, Tensor], Tensor],
+    clip_grad_norm: float = 0.0,
+    told_to_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
     """Learn from every batch once.
 
-    The host never waits for the device between the batches: losses are summed there and read at
-    the end.
+    The host waits for the device at the readings of `Watch` only: losses are summed there and read
+    at the end.
 
     Args:
         fabric: knows device, precision and processes.
@@ -45,10 +48,17 @@ def train(
         batches: images and masks of this process, uint8 [B,1,S,S].
         parts: the place of each batch in its optimizer step.
         loss_function: logits and mask -> mean over the batch.
+        clip_grad_norm: largest norm of a step's gradient; 0 leaves it.
+        told_to_stop: says whether this process is to stop.
+
+    Raises:
+        NotFinite: a loss was not a finite number.
+        Stopped: this process, or another that trains with it, was told to stop.
     """
+    watch = Watch(fabric, len(parts), told_to_stop)
     started, images = time.perf_counter(), 0
     loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
-    for part, (image, mask) in zip(parts, batches, strict=True):
+    for number, (part, (image, mask)) in enumerate(zip(parts, batches, strict=True)):
         image = image.to(fabric.device, non_blocking=True)
         mask = mask.to(fabric.device, non_blocking=True)
         # DDP averages over processes, which may hold unequal parts of a batch.
@@ -56,10 +66,16 @@ def train(
         with fabric.no_backward_sync(model, enabled=not part.last):
             loss = loss_function(model(normalise(image)), mask)
             fabric.backward(loss * weight)
+        loss_sum += loss.detach().double() * len(image)
+        watch.follow(number, loss)
         if part.last:
+            if clip_grad_norm:
+                fabric.clip_gradients(
+                    model, optimizer, max_norm=clip_grad_norm, error_if_nonfinite=False
+                )
             optimizer.step()
             optimizer.zero_grad()
             images += part.step_images
-        loss_sum += loss.detach().double() * len(image)
+            watch.look(number)
     loss = fabric.all_reduce(loss_sum, reduce_op="sum").item() / images
     return Trained(loss, images / (time.perf_counter() - started))

@@ -55,6 +55,7 @@ def validate(
     ids: list[str],
     loss_function: Callable[[Tensor, Tensor], Tensor],
     show: set[int],
+    behind_batch: Callable[[], None] = lambda: None,
 ) -> Validation:
     """Predict every image once and count its pixels at every level.
 
@@ -68,6 +69,7 @@ def validate(
         ids: of all images, in the order of the data set.
         loss_function: logits and mask -> mean over the batch.
         show: positions of images to keep for pictures.
+        behind_batch: called behind every batch; may raise to end the pass.
     """
     module.eval()
     counts = torch.zeros(len(ids), 2, LEVELS, dtype=torch.int32, device=fabric.device)
@@ -87,6 +89,7 @@ def validate(
             counts[index] = count_levels(to_levels(full), full_mask)
             sizes[index] = torch.tensor(full_mask.shape, dtype=torch.int32)
         shown += _keep(batch, to_levels(probabilities), show)
+        behind_batch()
     everything = (counts, sizes.to(fabric.device), loss)
     counts, sizes, loss = (fabric.all_reduce(part, reduce_op="sum") for part in everything)
     counts, sizes = counts.cpu().numpy(), sizes.cpu().numpy()
