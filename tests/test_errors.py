@@ -8,7 +8,7 @@ from utils.errors import InputError, ToldByFirst, command
 @command
 def main(outcome):
     """Do what it is told."""
-    if isinstance(outcome, Exception):
+    if isinstance(outcome, BaseException):
         raise outcome
     return outcome
 
@@ -40,6 +40,11 @@ def test_what_another_process_meets_alone_it_says_itself(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert main(InputError("image 7 is damaged")) == 2
     assert capsys.readouterr().err == "error: image 7 is damaged\n"
+
+
+def test_ctrl_c_ends_without_a_traceback(capsys):
+    assert main(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().out == "interrupted\n"
 
 
 def test_other_errors_are_faults_of_the_program_and_pass():

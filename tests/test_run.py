@@ -68,11 +68,14 @@ def test_a_run_goes_on_with_the_settings_it_was_begun_with(begin, call):
     assert same == config
 
 
-def test_what_cannot_change_the_learning_may_change(begin, call):
+def test_what_cannot_change_the_learning_may_change_and_is_said(begin, call, capsys):
     begun, _ = begin(run_name="first", seed=7)
     changes = {"folds": "1", "num_workers": 3, "devices": 1, "dataset_root": "/moved"}
     config, _ = call(run_name="first", **changes)
     assert config == replace(begun, **changes)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3  # which folds to train is not a change
+    assert "run first goes on with dataset_root /moved, not ./datasets/SIIM_data" in said
 
 
 def test_what_one_call_asks_for_is_not_remembered(begin, call):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional as F
@@ -351,6 +352,31 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path
     assert f"reading: {', '.join(ids)}. No checkpoint was overwritten" in message
     assert "now 0.01 at its start" in message
     assert checkpoints(tmp_path)["stage1_last"]["epoch"] == 0
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_the_scaling_of_float16_is_taken_up_and_begins_anew_with_a_stage(root, tmp_path, clip):
+    """Its growth tracker counts the steps since the scale last changed."""
+
+    def half(**changes):
+        solver = make(root, tmp_path, clip_grad_norm=clip, **changes)
+        plugin = MixedPrecision("16-mixed", "cpu")
+        solver.fabric = Fabric(accelerator="cpu", devices=1, plugins=plugin)
+        return solver
+
+    solver = half()
+    solver.end_epoch, end_epoch = lambda *a: end_epoch(*a) or die(), solver.end_epoch
+
+    def die():
+        raise Killed
+
+    with pytest.raises(Killed):
+        solver.fit()
+    assert checkpoints(tmp_path)["stage1_last"]["scaler"]["_growth_tracker"] == 2
+    half().fit()
+    found = checkpoints(tmp_path)
+    assert found["stage1_last"]["scaler"]["_growth_tracker"] == 4
+    assert found["stage2_last"]["scaler"]["_growth_tracker"] == 3
 
 
 def test_the_solver_clips_gradients_where_asked(root, tmp_path, monkeypatch):

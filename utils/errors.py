@@ -1,6 +1,7 @@
 """The error that a user can act on, and how a command ends with it."""
 
 import functools
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,6 +14,10 @@ class InputError(Exception):
 
     The message says what was looked for, where, and what to do next.
     """
+
+
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code that shells know for a command that Ctrl-C ended."""
 
 
 class ToldByFirst(InputError):
@@ -35,6 +40,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except Stopped as stopped:
             say(str(stopped))
             return TRY_AGAIN
+        except KeyboardInterrupt:
+            say("interrupted")
+            return INTERRUPTED
         except InputError as error:
             # torch puts the traceback of a loader's worker in front of the message.
             message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()

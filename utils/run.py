@@ -11,6 +11,7 @@ from utils.config import Config, load
 from utils.environment import describe_environment
 from utils.errors import InputError
 from utils.files import write_json
+from utils.rank import say
 
 _MAY_CHANGE = frozenset(
     {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
@@ -105,6 +106,9 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
             f"run {folder} was begun with other settings: {changes}. Leave them out to go on with "
             "it, or choose another --run_name"
         )
+    told = sorted(differing.keys() - {"folds", "mode", "resume", "run_name"})
+    for name in told:
+        say(f"run {folder.name} goes on with {name} {differing[name]}, not {getattr(begun, name)}")
     # What only this call asks for is not remembered by the run.
     once = {name: getattr(config, name) for name in ("folds", "mode", "resume")}
     return replace(begun, **(once | differing))
