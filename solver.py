@@ -21,7 +21,7 @@ from utils.failures import Place, explaining
 from utils.log import FoldLog
 from utils.loss import bce
 from utils.preemption import Stopped, noting_signals
-from utils.processes import any_process, check_equal, share_buffers
+from utils.processes import any_process, check_equal, fastest_layout, share_buffers
 from utils.resume import find_position
 from utils.threshold import best_pair, score
 from utils.training import Trained, train
@@ -187,7 +187,7 @@ class Solver:
         )
         if start:
             self.module.load_state_dict(start["state_dict"])
-        self.module.to(self.fabric.device, memory_format=torch.channels_last)
+        self.module.to(self.fabric.device, memory_format=fastest_layout(self.fabric))
         if self.config.compile:
             self.module.compile()
         return start
@@ -277,7 +277,7 @@ class Solver:
         self.fabric.barrier()
         self.module = build_model(self.config.model_type, pretrained=False)
         self.module.load_state_dict(self.checkpoints.load(stage.number, "best")["state_dict"])
-        self.module.to(self.fabric.device, memory_format=torch.channels_last)
+        self.module.to(self.fabric.device, memory_format=fastest_layout(self.fabric))
         histograms = self.validate().histograms
         if self.fabric.is_global_zero:
             histograms.save(self.folder / "oof.npz")

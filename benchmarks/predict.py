@@ -15,7 +15,7 @@ from utils.threshold import PostProcess
 
 _SIZE = 512
 _BATCH = 4
-_CPU_IMAGES, _GPU_IMAGES = 12, 400
+_CPU_IMAGES, _GPU_IMAGES = 24, 400
 
 
 def measure(data: Data, workers: int) -> Ratio:

@@ -31,11 +31,11 @@ from datasets.batches import Part
 from models import build_model
 from utils.loss import bce
 from utils.memory import peak_gpu_memory, peak_memory
-from utils.processes import launch
+from utils.processes import fastest_layout, launch
 from utils.training import train
 
 _BATCHES = {"cpu": {512: 2, 1024: 2}, "cuda": {512: 20, 1024: 4}}
-_STEPS = {"cpu": 2, "cuda": 30}
+_STEPS = {"cpu": {512: 2, 1024: 1}, "cuda": {512: 30, 1024: 30}}
 _ROUNDS = 3
 _IMAGES = 200
 # Peak of dense half-precision arithmetic in FLOP/s, from the makers' data sheets.
@@ -122,11 +122,11 @@ def _learner(size: int) -> Callable[[Iterable], int]:
     """Set up a network as the solver does; the result learns from batches and counts images."""
     fabric = launch("auto", 1, 1, "auto")
     module = build_model("unet_resnet34", pretrained=False)
-    module.to(fabric.device, memory_format=torch.channels_last)
+    module.to(fabric.device, memory_format=fastest_layout(fabric))
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-4, fused=True)
     model, optimizer = fabric.setup_module(module), fabric.setup_optimizers(optimizer)
     model.train()
-    batch, steps = _BATCHES[_device()][size], _STEPS[_device()]
+    batch, steps = _BATCHES[_device()][size], _STEPS[_device()][size]
 
     def learn(batches: Iterable) -> int:
         parts = [Part(batch, last=True)] * steps
@@ -137,7 +137,7 @@ def _learner(size: int) -> Callable[[Iterable], int]:
 
 
 def _open_plain(size: int) -> Callable[[], int]:
-    batch, steps, device = _BATCHES[_device()][size], _STEPS[_device()], _device()
+    batch, steps, device = _BATCHES[_device()][size], _STEPS[_device()][size], _device()
     network = build_model("unet_resnet34", pretrained=False).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     image, mask = _draw(size, batch)

@@ -123,7 +123,7 @@ def maps_by_hand(run, images, folds=(0, 1), flip=False, which="best"):
         network = build_model("unet_resnet34", pretrained=False)
         state = torch.load(run / f"fold{fold}" / f"stage2_{which}.pth")["state_dict"]
         network.load_state_dict(state)
-        networks.append(network.eval())
+        networks.append(network.eval().to(memory_format=torch.channels_last))
     maps = {}
     for path in sorted(images.rglob("*.*")):
         grey = read_image(path)

@@ -388,14 +388,20 @@ def test_the_solver_clips_gradients_where_asked(root, tmp_path, monkeypatch):
     assert norms == [0.5] * 7  # 2 steps in each of 3 epochs, and one in the accumulating epoch
 
 
-def test_network_and_optimizer_are_those_that_compute_fast(root, tmp_path):
+@pytest.mark.parametrize(
+    ("native", "layout"), [(True, torch.channels_last), (False, torch.contiguous_format)]
+)
+def test_network_and_optimizer_are_those_that_compute_fast(
+    root, tmp_path, monkeypatch, native, layout
+):
+    """On a processor, channels last is fast only where it has units for bfloat16."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     solver = make(root, tmp_path)
     begin, seen = solver.begin_epoch, []
 
     def begin_epoch(stage, epoch):
         begin(stage, epoch)
-        last = torch.channels_last
-        seen.append(solver.module.head.weight.is_contiguous(memory_format=last))
+        seen.append(solver.module.head.weight.is_contiguous(memory_format=layout))
         seen.append(solver.optimizer.param_groups[0]["fused"])
 
     solver.begin_epoch = begin_epoch

