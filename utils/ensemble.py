@@ -74,23 +74,23 @@ def find_checkpoints(run: Path, config: Config, which: str) -> list[Path]:
     return list(paths.values())
 
 
-def load_network(path: Path, model_type: str) -> nn.Module:
+def load_network(path: Path, config: Config) -> nn.Module:
     """Build a network with the weights of a checkpoint.
 
     Args:
         path: the checkpoint.
-        model_type: what the run's settings say it is.
+        config: the run's settings, which say what network it is.
 
     Raises:
         InputError: the file is damaged, is of another network, or its weights do not fit.
     """
-    content = load_file(path)
+    content, model_type = load_file(path), config.model_type
     if content.get("model_type") != model_type:
         raise InputError(
             f"{path} is of model_type {content.get('model_type')!r}, but the run's config.yaml says"
             f" {model_type!r}"
         )
-    network = build_model(model_type, pretrained=False)
+    network = build_model(model_type, pretrained=False, t=config.t)
     try:
         network.load_state_dict(content["state_dict"])
     except (KeyError, RuntimeError, TypeError) as error:

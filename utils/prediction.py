@@ -59,7 +59,7 @@ def predict(fabric: Fabric, options: Options) -> None:
         InputError: run, images or settings cannot be used; nothing is written then.
     """
     plan = decide_once(fabric, lambda: make_plan(options))
-    networks = (load_network(path, plan.config.model_type) for path in plan.checkpoints)
+    networks = (load_network(path, plan.config) for path in plan.checkpoints)
     ensemble = Ensemble(fabric, networks, mirror=options.tta == "hflip")
     stage, owner = plan.config.stages(plan.config.lr)[-1], fabric.is_global_zero
     folders = options.overlays, options.probabilities
