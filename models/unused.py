@@ -28,6 +28,7 @@ def retire_unused(network: nn.Module) -> None:
         module.register_buffer(last, value)
 
 
+@torch.enable_grad()
 def _unused(network: nn.Module) -> list[str]:
     """Name the parameters that the output does not depend on.
 

@@ -32,7 +32,8 @@ def test_what_takes_no_part_asks_for_no_gradient_even_when_thawed():
     network = WithClassifier()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     own = {name for name, _ in network.named_parameters()}
-    retire_unused(network)
+    with torch.no_grad():
+        retire_unused(network)
     network.requires_grad_(False).requires_grad_(True)
     assert {name for name, _ in network.named_parameters()} == own - UNUSED
     after = network.state_dict()

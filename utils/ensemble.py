@@ -1,6 +1,7 @@
 """The networks of several folds as one: the mean of their probabilities."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from models import build_model
 from models.inputs import normalise
 from utils.checkpoint import FoldCheckpoints, load_file, reason_of
-from utils.config import Config
+from utils.config import Config, load
 from utils.errors import InputError
 
 
@@ -46,6 +47,20 @@ class Ensemble(nn.Module):
                 logits = network(pixels)
             total = total + torch.sigmoid(logits.float())
         return total / len(self.networks)
+
+
+def read_settings(run: Path, folds: str | int) -> Config:
+    """Read the settings of a run, with the folds to use in place of those it trained last.
+
+    Raises:
+        InputError: the folder is not that of a run, or it has no such folds.
+    """
+    if not (run / "config.yaml").is_file():
+        raise InputError(
+            f"{run}: has no config.yaml; --run names the folder of a run, such as "
+            "checkpoints/unet_resnet34/RUN"
+        )
+    return replace(load(run / "config.yaml"), folds=folds)
 
 
 def find_checkpoints(run: Path, config: Config, which: str) -> list[Path]:
