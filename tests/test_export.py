@@ -125,6 +125,16 @@ def test_a_file_that_differs_is_not_left_behind(difference, run, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recurrent_network_keeps_its_steps(tmp_path):
+    """They are not in the weights."""
+    config = Config(model_type="R2U_Net", t=2)
+    network = build_model("R2U_Net", pretrained=False, t=2)
+    content = {"state_dict": network.state_dict(), "model_type": "R2U_Net"}
+    torch.save(content, tmp_path / "stage2_best.pth")
+    loaded = export.load_network(tmp_path / "stage2_best.pth", config)
+    assert {m.t for m in loaded.modules() if hasattr(m, "t")} == {2}
+
+
 def test_missing_packages_are_named_with_what_to_install(run, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(
