@@ -100,14 +100,14 @@ def test_a_gate_weighs_each_pixel_of_the_shortcut_by_both():
     assert weight.shape == (2, 1, 8, 8)
 
 
-def test_a_closed_gate_shuts_the_shortcut_off():
-    """The output depends on the shortcut through the gate alone."""
+def test_the_gate_stands_in_the_shortcut_alone():
+    """Wide open it changes nothing; closed it shuts the shortcut off, and nothing else."""
     torch.manual_seed(0)
     up = build_unet("AttU_Net", 1).eval().decoder[-1]
-    x = torch.randn(1, 128, 4, 4)
+    x, shortcut = torch.randn(1, 128, 4, 4), torch.randn(1, 64, 8, 8)
+    of_gate = up.gate.weigh[2].bias
     with torch.no_grad():
-        open_gate = [up(x, torch.full((1, 64, 8, 8), value)) for value in (1.0, 2.0)]
-        up.gate.weigh[2].bias.fill_(-1000.0)
-        closed = [up(x, torch.full((1, 64, 8, 8), value)) for value in (1.0, 2.0)]
-    assert not torch.equal(*open_gate)
-    assert torch.equal(*closed)
+        for bias, passed in ((1000.0, shortcut), (-1000.0, torch.zeros_like(shortcut))):
+            of_gate.fill_(bias)
+            expected = up.block(torch.cat([passed, up.up(x)], dim=1))
+            torch.testing.assert_close(up(x, shortcut), expected)
