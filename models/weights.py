@@ -65,6 +65,7 @@ def _as_in(own: dict, key: str) -> str:
     """Take prefixes off a key until it is one of the encoder's own, or none is left."""
     for prefix in _PREFIXES:
         if key in own:
-            break
+            return key
         key = key.removeprefix(prefix)
-    return key
+    # segmentation-models-pytorch holds timm's networks one level deeper.
+    return f"model.{key}" if f"model.{key}" in own else key
