@@ -32,6 +32,9 @@ from utils.processes import launch
 from utils.rank import say
 
 _TOLERANCE = 1e-3
+_MOST_BYTES = 1536 * 2**20
+"""Weights that torch still writes into one file."""
+
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -45,6 +48,7 @@ def main(args: list[str] | None = None) -> int:
     out = options.out or options.run / "model.onnx"
     fabric = launch("cpu", 1, 1, "32-true")
     ensemble = Ensemble(fabric, (load_network(path, config) for path in paths), mirror=False).eval()
+    _check_fits(ensemble)
     try:
         with atomic(out) as temporary:
             export(ensemble, config, temporary)
@@ -122,6 +126,15 @@ def _check_packages() -> None:
     if missing:
         raise InputError(
             f"{', '.join(missing)} cannot be found: run pip install -r requirements-export.txt"
+        )
+
+
+def _check_fits(ensemble: Ensemble) -> None:
+    size = sum(value.nbytes for value in ensemble.state_dict().values())
+    if size > _MOST_BYTES:
+        raise InputError(
+            f"the weights of these folds are {size / 2**30:.1f} GiB, more than one ONNX file holds;"
+            " export fewer of them with --folds"
         )
 
 

@@ -146,6 +146,13 @@ def test_missing_packages_are_named_with_what_to_install(run, monkeypatch, capsy
     assert "pip install -r requirements-export.txt" in message
 
 
+def test_more_weights_than_a_file_holds_are_refused(run, monkeypatch, capsys):
+    monkeypatch.setattr(export, "_MOST_BYTES", 100 * 2**20)
+    assert export.main(["--run", str(run)]) == 2
+    assert "are 0.1 GiB, more than one ONNX file holds" in capsys.readouterr().err
+    assert not (run / "model.onnx").exists()
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     assert export.main(["--run", str(tmp_path)]) == 2
     assert "has no config.yaml" in capsys.readouterr().err
