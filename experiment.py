@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from torch import nn
 
 from datasets.cache import Cache
 from datasets.files import Files
@@ -19,6 +20,7 @@ from datasets.splits import (
     write_folds,
 )
 from models import build_model
+from models.sizes import check_size
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.choice import choose_thresholds, describe
@@ -40,6 +42,7 @@ class Plan:
         table: the table of folds.csv.
         source: the pixels of every image.
         shares: the share of mask pixels of every image.
+        has_encoder: the network has an encoder that can be held frozen.
     """
 
     config: Config
@@ -47,6 +50,7 @@ class Plan:
     table: pd.DataFrame
     source: Source
     shares: dict[str, float]
+    has_encoder: bool
 
 
 def run(
@@ -82,7 +86,7 @@ def run(
     )
     plan = decide_once(fabric, lambda: _plan(config, given, stratified, fabric.world_size))
     stages = plan.config.stages(rate_of(plan.config))
-    solver_class = _solver_class(plan.config)
+    solver_class = _solver_class(plan.config, plan.has_encoder)
     for number in plan.config.fold_numbers():
         fold, folder = fold_of(plan.table, number), plan.folder / f"fold{number}"
         prior = sum(plan.shares[name] for name in fold.train) / len(fold.train)
@@ -105,13 +109,14 @@ def _plan(config: Config, given: frozenset[str], stratified: bool, processes: in
         _check_free(folder / f"fold{number}", config)
         for stage in config.stages(config.lr):
             check_dealing(stage, len(fold_of(table, number).train), processes)
+    network = _try_network(config, is_new=not (folder / "config.yaml").exists())
     source.build()
     begin_run(config, folder)
     write_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
         (folder / f"fold{number}").mkdir(exist_ok=True)
     say(f"run {folder}, seed {config.seed}")
-    return Plan(config, folder, table, source, shares)
+    return Plan(config, folder, table, source, shares, network.encoder is not None)
 
 
 def _open_source(config: Config, samples: dict[str, Sample]) -> Source:
@@ -153,10 +158,26 @@ def _check_free(folder: Path, config: Config) -> None:
         )
 
 
-def _solver_class(config: Config) -> type[Solver]:
+def _try_network(config: Config, is_new: bool) -> nn.Module:
+    """Build the network once, so that a wrong name, weight or size ends a run before it begins.
+
+    Only a new run starts from pretrained weights; they are then fetched here, by one process.
+    """
+    network = build_model(
+        config.model_type,
+        pretrained=config.pretrained and is_new,
+        encoder_weights=config.encoder_weights if is_new else None,
+        t=config.t,
+    )
+    for stage in config.stages(config.lr):
+        check_size(network, stage.image_size, stage.image_size)
+    return network
+
+
+def _solver_class(config: Config, has_encoder: bool) -> type[Solver]:
     if config.epoch_stage1_freeze == 0:
         return Solver
-    if build_model(config.model_type, pretrained=False).encoder is None:
+    if not has_encoder:
         say(f"warning: {config.model_type} has no encoder to freeze; --epoch_stage1_freeze is idle")
         return Solver
     if not config.pretrained and config.encoder_weights is None:

@@ -15,6 +15,7 @@ import sys
 import numpy as np
 
 from experiment import run
+from models import describe_models
 from utils.config import Config, parse
 from utils.errors import command
 from utils.rank import say
@@ -32,7 +33,7 @@ def draw_rate(config: Config) -> float:
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    config, given = parse(args, __doc__)
+    config, given = parse(args, f"{__doc__}\n{describe_models()}")
     return run(config, given, stratified=False, rate_of=draw_rate)
 
 

@@ -183,6 +183,7 @@ class Solver:
             self.config.model_type,
             pretrained=self.config.pretrained and not start,
             encoder_weights=None if start else self.config.encoder_weights,
+            t=self.config.t,
             prior=self.prior,
         )
         if start:
@@ -275,7 +276,7 @@ class Solver:
         stage = self.stages[-1]
         self.load_data(stage)
         self.fabric.barrier()
-        self.module = build_model(self.config.model_type, pretrained=False)
+        self.module = build_model(self.config.model_type, pretrained=False, t=self.config.t)
         self.module.load_state_dict(self.checkpoints.load(stage.number, "best")["state_dict"])
         self.module.to(self.fabric.device, memory_format=fastest_layout(self.fabric))
         histograms = self.validate().histograms

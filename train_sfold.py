@@ -10,6 +10,7 @@ Every fold gets the same share of images with a mask. Reads and writes what main
 import sys
 
 from experiment import run
+from models import describe_models
 from utils.config import Config, parse
 from utils.errors import command
 
@@ -22,7 +23,7 @@ def fixed_rate(config: Config) -> float:
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    config, given = parse(args, __doc__)
+    config, given = parse(args, f"{__doc__}\n{describe_models()}")
     return run(config, given, stratified=True, rate_of=fixed_rate)
 
 

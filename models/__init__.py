@@ -1,59 +1,112 @@
 """Networks by name: `build_model(model_type)` gives [B,3,H,W] float32 -> logits [B,1,H,W].
 
-Every network has `.encoder`: the part that pretrained weights go into and that can be held frozen,
-or None.
+Every network has `.encoder`, the part that pretrained weights go into and that can be held frozen,
+and `.size_step`, which the sides of an image must be multiples of. Its last convolution gives the
+logits.
 """
 
 import difflib
 import math
+import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 
-from models.backboned_unet import Unet
+from models.backboned_unet import BACKBONES, Unet
+from models.sizes import check_every_input
+from models.smp import build_smp
+from models.unet_family import FAMILY, build_unet
+from models.unused import retire_unused
 from models.weights import load_encoder
 from utils.errors import InputError
+from utils.rank import say
 
-_NETWORKS: dict[str, Callable[[bool], nn.Module]] = {
-    "unet_resnet34": lambda pretrained: Unet("resnet34", pretrained=pretrained, classes=1),
+_PRETRAINED: dict[str, Callable[[bool], nn.Module]] = {
+    **{f"unet_{name}": partial(Unet, name, classes=1) for name in BACKBONES},
+    "linknet": partial(build_smp, "Linknet", "resnet34"),
+    "deeplabv3plus": partial(build_smp, "DeepLabV3Plus", "resnet34"),
 }
+"""Networks whose encoder has pretrained weights to fetch, by `pretrained`."""
+
+_PATTERN = "smp:ARCHITECTURE:ENCODER"
 _LEAST_PRIOR = 1e-4
 
 
 def model_types() -> list[str]:
-    """Return the names that `build_model` knows."""
-    return sorted(_NETWORKS)
+    """Return the names that `build_model` knows, but for those of the form smp:...:..."""
+    return [*FAMILY, *_PRETRAINED]
+
+
+def describe_models() -> str:
+    """List the names for a command's help."""
+    names = ", ".join([*model_types(), _PATTERN])
+    lines = textwrap.fill(
+        names, 98, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+    )
+    return (
+        f"Networks (--model_type):\n\n{lines}\n\n{_PATTERN} is any network of "
+        "segmentation-models-pytorch, such as\nsmp:Unet:se_resnext50_32x4d or "
+        "smp:UnetPlusPlus:tu-efficientnet_b4.\n"
+    )
 
 
 def build_model(
     model_type: str,
     pretrained: bool = True,
     encoder_weights: str | Path | None = None,
+    t: int = 3,
     prior: float = 0.01,
 ) -> nn.Module:
     """Build a network that maps [B,3,H,W] float32 images to [B,1,H,W] logits.
 
+    A batch whose sides are not multiples of the network's `size_step` raises an InputError.
+
     Args:
-        model_type: one of `model_types()`.
-        pretrained: fetch ImageNet weights for the encoder, unless `encoder_weights` gives them.
+        model_type: one of `model_types()`, or smp:ARCHITECTURE:ENCODER.
+        pretrained: fetch weights for the encoder, unless `encoder_weights` gives them.
         encoder_weights: a file with weights for the encoder; no network is then needed.
+        t: recurrent steps of R2U_Net and R2AttU_Net.
         prior: probability of a mask that the untrained network gives a pixel, on the whole.
 
     Raises:
         InputError: the name is unknown, or the weights cannot be had or do not fit.
     """
-    if model_type not in _NETWORKS:
-        near = difflib.get_close_matches(model_type, _NETWORKS, n=1, cutoff=0)[0]
-        raise InputError(
-            f"unknown --model_type {model_type!r}; did you mean {near!r}? "
-            f"Known: {', '.join(model_types())}"
-        )
-    model = _NETWORKS[model_type](pretrained and encoder_weights is None)
-    # Training would spend its first epochs on this bias alone, as so few pixels belong to a mask
-    # (Lin et al. 2017, arXiv 1708.02002, section 3.3).
-    prior = min(max(prior, _LEAST_PRIOR), 1 - _LEAST_PRIOR)
-    nn.init.constant_(model.final_conv.bias, math.log(prior / (1 - prior)))
+    network = _build(model_type, pretrained and encoder_weights is None, t)
+    retire_unused(network)
+    _set_prior(network, prior)
+    check_every_input(network)
     if encoder_weights is not None:
-        load_encoder(model.encoder, encoder_weights)
-    return model
+        load_encoder(network.encoder, encoder_weights)
+    return network
+
+
+def _build(model_type: str, pretrained: bool, t: int) -> nn.Module:
+    if model_type in FAMILY:
+        if pretrained:
+            say(f"warning: there are no pretrained weights for {model_type}, it starts at random")
+        return build_unet(model_type, t)
+    if model_type in _PRETRAINED:
+        return _PRETRAINED[model_type](pretrained=pretrained)
+    kind, *parts = model_type.split(":")
+    if kind == "smp" and len(parts) == 2:
+        return build_smp(*parts, pretrained=pretrained)
+    known = [*model_types(), _PATTERN]
+    near = _PATTERN
+    if kind != "smp":
+        near = difflib.get_close_matches(model_type, known, n=1, cutoff=0)[0]
+    raise InputError(
+        f"unknown --model_type {model_type!r}; did you mean {near!r}? Known: {', '.join(known)}"
+    )
+
+
+def _set_prior(network: nn.Module, prior: float) -> None:
+    """Start the output at the log-odds of `prior`.
+
+    Training would spend its first epochs on this bias alone, as so few pixels belong to a mask
+    (Lin et al. 2017, arXiv 1708.02002, section 3.3).
+    """
+    prior = min(max(prior, _LEAST_PRIOR), 1 - _LEAST_PRIOR)
+    *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    nn.init.constant_(last.bias, math.log(prior / (1 - prior)))

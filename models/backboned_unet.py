@@ -87,6 +87,8 @@ class Unet(nn.Module):
         decoder_use_batchnorm: batch norm behind every convolution of the decoder.
     """
 
+    size_step = 32
+
     def __init__(
         self,
         backbone_name: str = "resnet50",

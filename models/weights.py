@@ -11,7 +11,8 @@ from utils.checkpoint import load_file, reason_of
 from utils.errors import InputError
 from utils.rank import say
 
-_PREFIXES = ("module.", "backbone.", "encoder.")
+_PREFIXES = ("module.", "backbone.", "encoder.", "features.")
+"""Outermost first: of DDP, of networks that hold an encoder, of torchvision's VGG and DenseNet."""
 
 
 def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
@@ -43,8 +44,8 @@ def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
         raise InputError(f"--encoder_weights {path}: this network has no encoder to load it into")
     content = load_file(path)
     state = content.get("state_dict", content)
-    given = {_bare(key): value for key, value in state.items() if isinstance(value, Tensor)}
     own = encoder.state_dict()
+    given = {_as_in(own, key): value for key, value in state.items() if isinstance(value, Tensor)}
     fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
     missing = [key for key in own if key not in fitting and "num_batches_tracked" not in key]
     if missing:
@@ -60,7 +61,11 @@ def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
     )
 
 
-def _bare(key: str) -> str:
+def _as_in(own: dict, key: str) -> str:
+    """Take prefixes off a key until it is one of the encoder's own, or none is left."""
     for prefix in _PREFIXES:
+        if key in own:
+            return key
         key = key.removeprefix(prefix)
-    return key
+    # segmentation-models-pytorch holds timm's networks one level deeper.
+    return f"model.{key}" if f"model.{key}" in own else key

@@ -5,6 +5,7 @@ import random
 import resource
 import shutil
 import signal
+import zipfile
 
 import numpy as np
 import pytest
@@ -142,9 +143,9 @@ def test_whatever_the_bytes_are_the_file_is_refused_and_named(tmp_path):
         refusal(path)
 
 
-@pytest.mark.parametrize("unsafe", [{"dice": np.float64(0.5)}, {"path": random.Random()}])
+@pytest.mark.parametrize("unsafe", [np.int64(3), np.ones(2), np.float64, random.Random()])
 def test_what_is_no_tensor_and_no_plain_type_is_refused(tmp_path, unsafe):
-    torch.save(unsafe, tmp_path / "a.pth")
+    torch.save({"best": unsafe}, tmp_path / "a.pth")
     assert "holds more than tensors and plain types" in refusal(tmp_path / "a.pth")
 
 
@@ -221,3 +222,17 @@ def test_leftovers_are_removed_and_nothing_else(checkpoints):
     (checkpoints.folder / "log.txt").touch()
     checkpoints.remove_leftovers()
     assert names(checkpoints) == ["log.txt", "stage1_best.pth", "stage1_last.pth"]
+
+
+@pytest.mark.parametrize("home", [b"cnumpy._core.multi", b"cnumpy.core.multi"])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_a_numpy_float_passes_also_from_before_numpy_2(kind, home, tmp_path):
+    torch.save({"max_dice": kind(0.75), "lr": 1e-4}, tmp_path / "new.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "new.pth") as new,
+        zipfile.ZipFile(tmp_path / "a.pth", "w") as old,
+    ):
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"cnumpy._core.multi", home))
+    assert home in (tmp_path / "a.pth").read_bytes()
+    assert load_file(tmp_path / "a.pth") == {"max_dice": 0.75, "lr": 1e-4}

@@ -17,6 +17,7 @@ OTHER = {
     "model_type": "another",
     "pretrained": False,
     "encoder_weights": "file.pth",
+    "t": 2,
     "two_stage": False,
     "image_size_stage1": 64,
     "batch_size_stage1": 3,
@@ -185,7 +186,7 @@ def test_a_size_that_cannot_be_halved_five_times_is_answered_with_the_nearest(na
     [(name, 0) for name in ("batch_size_stage1", "batch_size_stage2", "num_nodes")]
     + [(name, 0) for name in ("epoch_stage1", "epoch_stage2", "accumulation_steps")]
     + [(name, -1) for name in ("epoch_stage1_freeze", "epoch_stage2_accumulation", "seed")]
-    + [("num_workers", -1), ("n_splits", 1), ("weight_decay", -0.1)]
+    + [("num_workers", -1), ("n_splits", 1), ("t", 0), ("weight_decay", -0.1)]
     + [(name, value) for name in ("lr", "lr_stage2") for value in (0.0, -1.0)]
     + [("lr", float("nan")), ("lr_stage2", float("inf")), ("weight_decay", float("nan"))]
     + [("epoch_stage1_freeze", 61), ("epoch_stage2_accumulation", 21)],

@@ -13,10 +13,13 @@ import pytest
 import torch
 import yaml
 
+import experiment
 import main
 import train_sfold
-from tests.tiny import SETTINGS, as_flags, write_dataset
+from models import model_types
+from tests.tiny import SETTINGS, TinyNet, as_flags, config, write_dataset
 from utils.config import load
+from utils.errors import InputError
 from utils.metric import load_histograms
 
 REPOSITORY = Path(__file__).parent.parent
@@ -254,3 +257,43 @@ def test_an_error_ends_every_process(command_line, tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.count("use a multiple of 2") == 1
+
+
+def test_a_network_that_cannot_be_built_leaves_no_run_behind(command_line, tmp_path, capsys):
+    torch.save({"conv.weight": torch.ones(1)}, tmp_path / "wrong.pth")
+    wrong = {"encoder_weights": tmp_path / "wrong.pth"}
+    for changes, answer in (
+        (wrong, "of the encoder's 216 weights are absent"),
+        ({"model_type": "unet_resnet43"}, "did you mean 'unet_resnet34'"),
+        ({"model_type": "smp:Unet:resnet43"}, "did you mean resnet34"),
+    ):
+        assert main.main(command_line(tmp_path / "runs", run_name="x", **changes)) == 2
+        assert answer in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_size_that_the_network_cannot_halve_is_refused_before_the_run(
+    command_line, tmp_path, monkeypatch, capsys
+):
+    network = TinyNet()
+    network.size_step = 56
+    monkeypatch.setattr(experiment, "build_model", lambda *_, **__: network)
+    assert main.main(command_line(tmp_path / "runs", run_name="x")) == 2
+    assert "TinyNet cannot take an image of 32x32" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_goes_on_needs_no_pretrained_weights(root, tmp_path):
+    settings = config(root, encoder_weights=str(tmp_path / "removed.pth"), pretrained=True)
+    with pytest.raises(InputError, match=r"removed\.pth"):
+        experiment._try_network(settings, is_new=True)
+    assert experiment._try_network(settings, is_new=False).encoder is not None
+
+
+def test_the_help_lists_the_networks(capsys):
+    for command in (main, train_sfold):
+        with pytest.raises(SystemExit):
+            command.main(["--help"])
+        text = capsys.readouterr().out
+        assert all(name in text for name in model_types())
+        assert "smp:ARCHITECTURE:ENCODER" in text

@@ -17,6 +17,7 @@ import solver as solver_module
 from datasets.batches import EpochBatches
 from datasets.images import preprocess, read_image, read_mask, resize_mask
 from models.inputs import normalise
+from models.unused import retire_unused
 from solver import Solver
 from solver_freeze import FreezeSolver
 from tests.tiny import TinyNet, config, fold_and_source, write_dataset
@@ -440,3 +441,36 @@ def test_too_little_memory_names_the_setting_and_the_next_call(root, tmp_path, m
     monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
     make(root, tmp_path, run_name="mine", batch_size_stage2=2).fit()
     assert checkpoints(tmp_path)["stage2_last"]["config"]["batch_size_stage2"] == 2
+
+
+def test_every_network_has_the_recurrent_steps_of_the_run(root, tmp_path, monkeypatch):
+    asked = []
+
+    def build(*_, t, **__):
+        asked.append(t)
+        return TinyNet()
+
+    monkeypatch.setattr(solver_module, "build_model", build)
+    make(root, tmp_path, t=2, epoch_stage1=1, epoch_stage2=1).fit()
+    assert asked == [2, 2, 2]
+
+
+def test_a_thaw_leaves_alone_what_takes_no_part(root, tmp_path, monkeypatch):
+    class WithClassifier(TinyNet):
+        size_step = 1
+
+        def __init__(self):
+            super().__init__()
+            self.encoder.classifier = torch.nn.Linear(4, 2)
+            retire_unused(self)
+
+        def forward(self, x):
+            return self.head(self.encoder[:3](x))
+
+    monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: WithClassifier())
+    solver = make(root, tmp_path)
+    solver.fit()
+    assert "encoder thawed" in (tmp_path / "log.txt").read_text()
+    names = {name for name, p in solver.module.named_parameters() if p.requires_grad}
+    assert names == {name for name, _ in TinyNet().named_parameters()}
+    assert "encoder.classifier.weight" in solver.module.state_dict()

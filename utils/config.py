@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 from utils.cores import usable_cores
 from utils.errors import InputError
 from utils.files import atomic
+from utils.sizes import nearest_multiples
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -51,11 +52,14 @@ class Config:
     """Settings of a run."""
 
     model_type: str = "unet_resnet34"
-    """Network, by its name in models/."""
+    """Network, by its name in models/: see the list above."""
     pretrained: bool = True
-    """Start the encoder from ImageNet weights (fetched by torchvision)."""
+    """Start the encoder from ImageNet weights, fetched once."""
     encoder_weights: str | None = None
-    """File with weights for the encoder, instead of fetching them."""
+    """File with weights for the encoder, instead of fetching them: a state dict of torchvision, or
+    a checkpoint of a network with that encoder."""
+    t: int = 3
+    """Recurrent steps of R2U_Net and R2AttU_Net."""
     two_stage: bool = True
     """Train stage 2 after stage 1."""
     image_size_stage1: int = 512
@@ -186,8 +190,7 @@ class Config:
         for name in ("image_size_stage1", "image_size_stage2"):
             size = getattr(self, name)
             if size <= 0 or size % SIZE_STEP:
-                below = max(SIZE_STEP, size // SIZE_STEP * SIZE_STEP)
-                near = " or ".join(str(good) for good in dict.fromkeys((below, below + SIZE_STEP)))
+                near = " or ".join(str(good) for good in nearest_multiples(size, SIZE_STEP))
                 raise InputError(f"--{name} {size}: must be a multiple of {SIZE_STEP}; use {near}")
 
     def _check_run_name(self) -> None:
@@ -200,7 +203,7 @@ class Config:
         least = {"n_splits": 2, "epoch_stage1_freeze": 0, "epoch_stage2_accumulation": 0}
         least |= {"num_workers": 0, "weight_decay": 0, "seed": 0, "clip_grad_norm": 0}
         least |= dict.fromkeys(("batch_size_stage1", "batch_size_stage2", "num_nodes"), 1)
-        least |= dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps"), 1)
+        least |= dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps", "t"), 1)
         for name, value in least.items():
             given = getattr(self, name)
             if given is not None and not given >= value:

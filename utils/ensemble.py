@@ -1,6 +1,7 @@
 """The networks of several folds as one: the mean of their probabilities."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from models import build_model
 from models.inputs import normalise
 from utils.checkpoint import FoldCheckpoints, load_file, reason_of
-from utils.config import Config
+from utils.config import Config, load
 from utils.errors import InputError
 
 
@@ -48,6 +49,20 @@ class Ensemble(nn.Module):
         return total / len(self.networks)
 
 
+def read_settings(run: Path, folds: str | int) -> Config:
+    """Read the settings of a run, with the folds to use in place of those it trained last.
+
+    Raises:
+        InputError: the folder is not that of a run, or it has no such folds.
+    """
+    if not (run / "config.yaml").is_file():
+        raise InputError(
+            f"{run}: has no config.yaml; --run names the folder of a run, such as "
+            "checkpoints/unet_resnet34/RUN"
+        )
+    return replace(load(run / "config.yaml"), folds=folds)
+
+
 def find_checkpoints(run: Path, config: Config, which: str) -> list[Path]:
     """List the checkpoints of the last stage of the folds that `config.folds` names.
 
@@ -74,23 +89,23 @@ def find_checkpoints(run: Path, config: Config, which: str) -> list[Path]:
     return list(paths.values())
 
 
-def load_network(path: Path, model_type: str) -> nn.Module:
+def load_network(path: Path, config: Config) -> nn.Module:
     """Build a network with the weights of a checkpoint.
 
     Args:
         path: the checkpoint.
-        model_type: what the run's settings say it is.
+        config: the run's settings, which say what network it is.
 
     Raises:
         InputError: the file is damaged, is of another network, or its weights do not fit.
     """
-    content = load_file(path)
+    content, model_type = load_file(path), config.model_type
     if content.get("model_type") != model_type:
         raise InputError(
             f"{path} is of model_type {content.get('model_type')!r}, but the run's config.yaml says"
             f" {model_type!r}"
         )
-    network = build_model(model_type, pretrained=False)
+    network = build_model(model_type, pretrained=False, t=config.t)
     try:
         network.load_state_dict(content["state_dict"])
     except (KeyError, RuntimeError, TypeError) as error:

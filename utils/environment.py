@@ -11,6 +11,8 @@ _PACKAGES = (
     "torch",
     "torchvision",
     "lightning-fabric",
+    "segmentation-models-pytorch",
+    "timm",
     "albumentations",
     "opencv-python-headless",
     "numpy",

@@ -2,14 +2,13 @@
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
-from utils.config import Config, load
-from utils.ensemble import Ensemble, find_checkpoints, load_network
+from utils.config import Config
+from utils.ensemble import Ensemble, find_checkpoints, load_network, read_settings
 from utils.errors import InputError
 from utils.inference import ImageFiles, open_loader, predict_images
 from utils.memory import peak_gpu_memory, peak_memory
@@ -59,7 +58,7 @@ def predict(fabric: Fabric, options: Options) -> None:
         InputError: run, images or settings cannot be used; nothing is written then.
     """
     plan = decide_once(fabric, lambda: make_plan(options))
-    networks = (load_network(path, plan.config.model_type) for path in plan.checkpoints)
+    networks = (load_network(path, plan.config) for path in plan.checkpoints)
     ensemble = Ensemble(fabric, networks, mirror=options.tta == "hflip")
     stage, owner = plan.config.stages(plan.config.lr)[-1], fabric.is_global_zero
     folders = options.overlays, options.probabilities
@@ -91,12 +90,7 @@ def make_plan(options: Options) -> Plan:
         InputError: something is missing, ambiguous or cannot be used.
     """
     run = Path(options.run)
-    if not (run / "config.yaml").is_file():
-        raise InputError(
-            f"{run}: has no config.yaml; --run names the folder of a run, such as "
-            "checkpoints/unet_resnet34/RUN"
-        )
-    config = replace(load(run / "config.yaml"), folds=options.folds)
+    config = read_settings(run, options.folds)
     checkpoints = find_checkpoints(run, config, options.checkpoint)
     rule = choose_rule(options)
     sources, problems = find_sources(options.images)

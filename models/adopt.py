@@ -1,0 +1,116 @@
+"""Make a run of checkpoints that another program wrote: the original repository, backboned-unet.
+
+    python -m models.adopt --checkpoint fold0.pth fold1.pth fold2.pth fold3.pth fold4.pth \\
+        --run_name old
+    python -m models.adopt --checkpoint best.pth --folds 3 --run_name old --image_size_stage2 768
+    python -m models.adopt --checkpoint stage1.pth --stage 1 --folds 0 --run_name old1
+
+Takes dicts with a `state_dict` and plain state dicts, with or without `module.`, through torch's
+safe loader, and refuses what does not fit --model_type. The checkpoints are those of the folds that
+--folds names, in this order. Every setting of main.py may be given, above all the image sizes that
+they were trained with; they become the run's config.yaml.
+
+With --stage 2, the default, the run is as if both stages were done:
+
+    python predict.py --run checkpoints/unet_resnet34/old --threshold 0.5 --min_area 2048 ...
+    python -m models.export --run checkpoints/unet_resnet34/old
+    python main.py --run_name old --resume true     validates every fold and chooses thresholds
+
+The last one cuts the folds anew: where they are not those of the old training, its scores are of
+images that the networks have learned from. With --stage 1, stage 1 alone is done:
+
+    python main.py --run_name old1 --mode train_stage2 --folds 0
+"""
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from models import build_model
+from utils.checkpoint import FoldCheckpoints, load_file, reason_of
+from utils.config import Config, parse
+from utils.errors import InputError, command
+from utils.rank import say
+from utils.run import begin_run, open_run
+
+
+@command
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--checkpoint", type=Path, nargs="+", default=[])
+    own.add_argument("--stage", type=int, choices=(1, 2), default=2)
+    options, rest = own.parse_known_args(args)
+    config, given = parse(rest, __doc__)
+    folds = _folds(options.checkpoint, config)
+    states = {fold: read_weights(path, config) for fold, path in folds.items()}
+    config, folder = open_run(config, given)
+    _check_new(folder)
+    begin_run(config, folder)
+    for fold, state in states.items():
+        write_checkpoints(folder / f"fold{fold}", fold, state, config, options.stage)
+        say(f"fold {fold}: {folds[fold]}, {len(state)} weights")
+    say(f"run {folder}")
+    return 0
+
+
+def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
+    """Read the weights of a whole network from a file of any form.
+
+    Returns:
+        The state dict, with the names of the network that `config` describes.
+
+    Raises:
+        InputError: the file cannot be read, or its weights do not fit that network.
+    """
+    content = load_file(path)
+    state = content.get("state_dict", content)
+    network = build_model(config.model_type, pretrained=False, t=config.t)
+    try:
+        network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{path} has no weights that fit --model_type {config.model_type}: {reason_of(error)}"
+        ) from error
+    return network.state_dict()
+
+
+def write_checkpoints(
+    folder: Path, fold: int, state: dict[str, Tensor], config: Config, last_stage: int
+) -> None:
+    """Write the checkpoints of a fold whose stages are done up to `last_stage`."""
+    folder.mkdir()
+    for stage in config.stages(config.lr)[:last_stage]:
+        content = {
+            "state_dict": state,
+            "model_type": config.model_type,
+            "stage": stage.number,
+            "epoch": stage.epochs - 1,
+            "fold": fold,
+            "best": {"epoch": stage.epochs - 1},
+            "config": asdict(config),
+        }
+        FoldCheckpoints(folder).save(content, is_best=True)
+
+
+def _folds(checkpoints: list[Path], config: Config) -> dict[int, Path]:
+    numbers = config.fold_numbers()
+    if len(numbers) != len(checkpoints):
+        raise InputError(
+            f"--checkpoint names {len(checkpoints)} files for {len(numbers)} folds (--folds "
+            f"{config.folds}, --n_splits {config.n_splits}); say which folds they are, such as "
+            "--folds 0,3"
+        )
+    return dict(zip(numbers, checkpoints, strict=True))
+
+
+def _check_new(folder: Path) -> None:
+    if folder.exists():
+        raise InputError(f"{folder} exists already; choose another --run_name")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Networks of segmentation-models-pytorch: any architecture with any encoder that fits it."""
+
+import difflib
+from functools import partial
+
+from torch import nn
+
+from utils.checkpoint import reason_of
+from utils.errors import InputError
+from utils.rank import say
+
+_SETTINGS = {"DPT": {"dynamic_img_size": True}}
+"""Vision transformers take images of one size unless they are told otherwise."""
+
+
+def build_smp(architecture: str, encoder: str, pretrained: bool) -> nn.Module:
+    """Build a network of segmentation-models-pytorch with one output channel.
+
+    Args:
+        architecture: name of a class of the package, such as UnetPlusPlus.
+        encoder: one of its encoders, such as se_resnext50_32x4d, or `tu-` with a name of timm's.
+        pretrained: fetch the encoder's weights.
+
+    Raises:
+        InputError: a name is unknown, the two do not fit, or the weights cannot be had.
+    """
+    # The package takes seconds to import, and not every network needs it.
+    import segmentation_models_pytorch as smp
+
+    _check_known("architecture", architecture, [a.__name__ for a in smp._MODEL_ARCHITECTURES])
+    # What follows a dot says which of several weights: tu-efficientnet_b4.ra2_in1k.
+    _check_known("encoder", encoder.partition(".")[0], _encoders_like(encoder))
+    settings = _SETTINGS.get(architecture, {})
+    create = partial(smp.create_model, architecture, encoder, **settings)
+    try:
+        network = create(encoder_weights=None)
+    except Exception as error:  # parts that do not fit raise whatever they stumble over
+        raise InputError(
+            f"smp:{architecture}:{encoder} cannot be built: {error}. Choose another encoder"
+        ) from error
+    if pretrained:
+        network = _fetch(create, encoder)
+    network.size_step = network.encoder.output_stride
+    return network
+
+
+def _fetch(create: partial, encoder: str) -> nn.Module:
+    weights = _weights_of(encoder)
+    said = "timm's" if weights is True else weights
+    say(f"pretrained encoder: {said} weights for {encoder}, from the Hugging Face hub or its cache")
+    try:
+        return create(encoder_weights=weights)
+    except Exception as error:  # the hub's client raises errors of several packages
+        raise InputError(
+            f"could not fetch pretrained weights for {encoder} ({reason_of(error)}). Go on with "
+            "--pretrained false to train from scratch, or with --encoder_weights FILE to give a "
+            "state dict of the encoder."
+        ) from error
+
+
+def _weights_of(encoder: str) -> str | bool:
+    """Name the weights to fetch, ImageNet's where there are some; timm knows its own."""
+    from segmentation_models_pytorch.encoders import encoders
+
+    if encoder.startswith("tu-"):
+        return True
+    names = list(encoders[encoder]["pretrained_settings"])
+    return "imagenet" if "imagenet" in names else names[0]
+
+
+def _encoders_like(encoder: str) -> list[str]:
+    """List the encoders of the kind that is asked for: timm's, or the package's own."""
+    import timm
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    if encoder.startswith("tu-"):
+        return [f"tu-{name}" for name in timm.list_models()]
+    return get_encoder_names()
+
+
+def _check_known(kind: str, name: str, known: list[str]) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0)
+    raise InputError(
+        f"segmentation-models-pytorch has no {kind} {name!r}; did you mean {', '.join(near)}? Give "
+        "--model_type smp:ARCHITECTURE:ENCODER, such as smp:Unet:se_resnext50_32x4d"
+    )
