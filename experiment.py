@@ -111,7 +111,7 @@ def _plan(config: Config, given: frozenset[str], stratified: bool, processes: in
             check_dealing(stage, len(fold_of(table, number).train), processes)
     network = _try_network(config, is_new=not (folder / "config.yaml").exists())
     source.build()
-    begin_run(config, folder)
+    config = begin_run(config, given, folder)
     write_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
         (folder / f"fold{number}").mkdir(exist_ok=True)

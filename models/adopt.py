@@ -49,7 +49,7 @@ def main(args: list[str] | None = None) -> int:
     states = {fold: read_weights(path, config) for fold, path in folds.items()}
     config, folder = open_run(config, given)
     _check_new(folder)
-    begin_run(config, folder)
+    begin_run(config, given, folder)
     for fold, state in states.items():
         write_checkpoints(folder / f"fold{fold}", fold, state, config, options.stage)
         say(f"fold {fold}: {folds[fold]}, {len(state)} weights")

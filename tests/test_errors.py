@@ -42,6 +42,15 @@ def test_what_another_process_meets_alone_it_says_itself(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: image 7 is damaged\n"
 
 
+def test_a_full_disk_is_told_and_other_errors_of_the_system_pass(capsys):
+    assert main(OSError(28, "No space left on device", "run/log.txt")) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: No space left on device: run/log.txt cannot be written")
+    assert "--resume true" in message
+    with pytest.raises(IsADirectoryError):
+        main(IsADirectoryError(21, "Is a directory", "run"))
+
+
 def test_ctrl_c_ends_without_a_traceback(capsys):
     assert main(KeyboardInterrupt()) == 130
     assert capsys.readouterr().out == "interrupted\n"

@@ -95,3 +95,20 @@ def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
             write_json(tmp_path / "a.json", {"new": unusable})
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": True}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_is_there_can_be_protected(tmp_path, monkeypatch, links):
+    if not links:
+
+        def refuse(*_):
+            raise PermissionError("no second names here")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "config.yaml"
+    with atomic(path, replace=False) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(FileExistsError), atomic(path, replace=False) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]

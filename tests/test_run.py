@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ def begin(call):
 
     def begin_with(**settings):
         config, folder = call(**settings)
-        begin_run(config, folder)
+        begin_run(config, frozenset(settings), folder)
         os.utime(folder / "config.yaml", (next(count) * 1000,) * 2)
         return config, folder
 
@@ -89,7 +90,7 @@ def test_a_run_that_goes_on_is_not_written_again(begin, call):
     _, folder = begin(run_name="first", seed=7)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     config, _ = call(run_name="first", folds="1", resume=True)
-    begin_run(config, folder)
+    begin_run(config, frozenset(), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -122,9 +123,29 @@ def test_a_batch_size_may_change_until_a_fold_begins_the_stage(begin, call):
 def test_a_changed_batch_size_is_remembered_and_nothing_else(begin, call):
     begun, folder = begin(run_name="first", seed=7)
     config, _ = call(run_name="first", resume=True, batch_size_stage2=2, num_workers=3)
-    begin_run(config, folder)
+    begin_run(config, frozenset(), folder)
     assert load(folder / "config.yaml") == replace(begun, batch_size_stage2=2)
     assert call(run_name="first", resume=True)[0].batch_size_stage2 == 2
+
+
+def test_of_two_that_begin_one_run_at_once_the_second_takes_the_settings_of_the_first(call):
+    """Both find no run, and both draw a seed."""
+    (one, folder), (two, _) = call(run_name="both", folds="0"), call(run_name="both", folds="1")
+    assert one.seed != two.seed
+    given = frozenset({"run_name", "folds"})
+    assert begin_run(one, given, folder) == one
+    assert begin_again(two, given, folder) == replace(one, folds="1")
+    assert load(folder / "config.yaml") == one
+    with pytest.raises(InputError, match=r"lr 0\.0002 -> 0\.5"):
+        begin_again(replace(two, lr=0.5), given | {"lr"}, folder)
+
+
+def begin_again(config, given, folder):
+    """Begin a run that came to be between the look for it and now."""
+    real = Path.exists
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "exists", lambda path: path.name != "config.yaml" and real(path))
+        return begin_run(config, given, folder)
 
 
 def test_last_is_the_newest_run_of_any_network(begin, call):

@@ -1,6 +1,5 @@
 """Checkpoints: dicts of tensors and plain types, written whole, opened by torch's safe loader."""
 
-import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from utils.errors import InputError
-from utils.files import atomic
+from utils.files import atomic, give_second_name
 
 _GB = 1e9
 _NUMPY_FLOATS = [
@@ -115,7 +114,7 @@ class FoldCheckpoints:
                 torch.save(content, temporary)
                 if is_best:
                     with atomic(self.path(content["stage"], "best")) as second_name:
-                        _link(temporary, second_name)
+                        give_second_name(temporary, second_name)
         except (OSError, RuntimeError) as error:  # torch's writer has no error class of its own
             free = shutil.disk_usage(self.folder).free / _GB
             raise InputError(
@@ -141,11 +140,3 @@ class FoldCheckpoints:
             f"{other.name} is whole, of epoch {epoch}: copy it to {self.path(stage_number, which)},"
             " then go on with --resume true"
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give one file two names; where the file system cannot, copy it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -180,9 +180,13 @@ class Config:
             )
         return sorted({int(word) for word in words})
 
-    def save(self, path: str | Path) -> None:
-        """Write the settings as YAML that `--config` reads."""
-        with atomic(path) as temporary:
+    def save(self, path: str | Path, replace: bool = True) -> None:
+        """Write the settings as YAML that `--config` reads.
+
+        Raises:
+            FileExistsError: the file is there, and is not to be replaced.
+        """
+        with atomic(path, replace=replace) as temporary:
             text = yaml.dump(asdict(self), Dumper=_Dumper, sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """The error that a user can act on, and how a command ends with it."""
 
+import errno
 import functools
 import signal
 import sys
@@ -16,6 +17,7 @@ class InputError(Exception):
     """
 
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code that shells know for a command that Ctrl-C ended."""
 
@@ -43,6 +45,15 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            print(
+                f"error: {error.strerror}: {error.filename or 'a file'} cannot be written. What was"
+                " there is whole: make room, then call again (a training with --resume true)",
+                file=sys.stderr,
+            )
+            return 2
         except InputError as error:
             # torch puts the traceback of a loader's worker in front of the message.
             message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()

@@ -59,21 +59,36 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     return config, Path(config.model_path) / config.model_type / config.run_name
 
 
-def begin_run(config: Config, folder: Path) -> None:
+def begin_run(config: Config, given: frozenset[str], folder: Path) -> Config:
     """Make the folder of a new run, with config.yaml and environment.json.
 
     A run that exists remembers the batch sizes it is continued with.
+
+    Args:
+        config: what `open_run` returned.
+        given: names of the settings that were given rather than left at their defaults.
+        folder: of the run.
+
+    Returns:
+        The settings to train with: those of another process where it began the same run meanwhile.
+
+    Raises:
+        InputError: that process began it with other settings.
     """
     path = folder / "config.yaml"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            config.save(path, replace=False)
+        except FileExistsError:
+            return _continue(config, given, folder)
         write_json(folder / "environment.json", describe_environment())
-        config.save(path)
-        return
+        return config
     begun = load(path)
     now = replace(begun, **{name: getattr(config, name) for name in _BATCH_SIZES})
     if now != begun:
         now.save(path)
+    return config
 
 
 def _find(config: Config, given: frozenset[str]) -> Path | None:
