@@ -72,3 +72,12 @@ def test_a_processor_computes_in_bfloat16_only_where_it_can(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     fabric = launch(accelerator, 1, 1, "auto")
     assert fabric._precision.precision == precision
+
+
+def test_only_deterministic_algorithms_are_used_where_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    launch("cpu", 1, 1, "32-true")
+    assert asked == []
+    launch("cpu", 1, 1, "32-true", deterministic=True)
+    assert asked == [True]
