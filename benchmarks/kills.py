@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
 
 from benchmarks.runs import fold_folder, small_data, start
 from solver import Solver
@@ -93,7 +94,7 @@ def disturb(folder: Path, kills: int, deadline: float) -> Counter:
     rng, place, done = random.Random(0), Place(), Counter()
     each = [name for name in _PLACES if name != _STAGE] * (kills // 8 + 1)
     targets = [*rng.sample(each, len(each)), *[_STAGE] * (kills // 4), *rng.sample(each, len(each))]
-    for target in targets[:kills]:
+    for target in tqdm(targets[:kills], "kills", unit="kill"):
         place.enter(_OTHER)
         resume = "true" if done else "false"
         process = start(folder, "killed", place.report, resume=resume, **_EPOCHS)
