@@ -162,7 +162,22 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         InputError: the file cannot be read or has further grey levels (a smoothed or lossy mask).
     """
-    grey = read_image(path)
+    return to_mask(read_image(path), path)
+
+
+def to_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
+    """Take the pixels of a mask file, uint8 [H,W], as `read_mask` does.
+
+    Args:
+        grey: [H,W] uint8.
+        path: the file, for errors.
+
+    Returns:
+        [H,W] uint8 mask of 0 and 1.
+
+    Raises:
+        InputError: it has further grey levels than black and one other.
+    """
     mask = grey != 0
     if (grey[mask] != grey.max()).any():
         raise InputError(f"{path}: is not a mask; it has more grey levels than black and one other")

@@ -35,6 +35,7 @@ OTHER = {
     "n_splits": 7,
     "folds": "0,3",
     "groups": "patients.csv",
+    "exclude": "bad.txt",
     "mode": "train_stage2",
     "seed": 2**40,
     "run_name": "2024-05-06",

@@ -92,6 +92,8 @@ class Config:
     """Folds to train: all, one (0) or several (0,3)."""
     groups: str | None = None
     """A csv with ImageId and PatientId: images of one patient then stay in one fold."""
+    exclude: str | None = None
+    """A text file with one image id per line (# begins a comment): these are left out."""
     mode: Literal["train", "train_stage2", "choose_threshold"] = "train"
     """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name;
     choose_threshold searches the thresholds of --run_name, which training does at its end too."""

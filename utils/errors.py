@@ -2,7 +2,9 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+_NAMED = 10
 
 
 class InputError(Exception):
@@ -14,6 +16,21 @@ class InputError(Exception):
 
 class ToldByFirst(InputError):
     """An `InputError` of all processes, which the first one tells."""
+
+
+def refuse(problems: Sequence[str], advice: str) -> None:
+    """Raise one error for all problems, if there are any: ten are named, the others counted.
+
+    Args:
+        problems: what is wrong, one text each.
+        advice: what to do about them.
+
+    Raises:
+        InputError: there is a problem.
+    """
+    if problems:
+        others = [f"and {len(problems) - _NAMED:,} more"] if len(problems) > _NAMED else []
+        raise InputError("\n".join([*problems[:_NAMED], *others, advice]))
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
