@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.limits import LIST_BYTES, read_bytes
 
 _COMMENT = re.compile(r"(^|\s)#.*")
 
@@ -22,7 +23,7 @@ def read_excluded(path: str | Path | None) -> frozenset[str]:
     if path is None:
         return frozenset()
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--exclude {path}: cannot be read as a list of ids ({error})") from error
     return frozenset(_COMMENT.sub("", line).strip() for line in lines) - {""}

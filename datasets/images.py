@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datasets.dicom import grey_pixels, jpeg_frame, read_dicom
+from datasets.dicom import grey_pixels, instance_uid, jpeg_frame, read_dicom
 from utils.errors import InputError
+from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 
 SUFFIXES = (".dcm", ".jpeg", ".jpg", ".png")
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
@@ -49,8 +50,7 @@ def image_id(path: str | Path) -> str:
     path = Path(path)
     name = path.stem
     if path.suffix.lower() == ".dcm":
-        uid = read_dicom(path, pixels=False).get("SOPInstanceUID", "")
-        name = uid if isinstance(uid, str) else "\\".join(uid)
+        name = instance_uid(path)
     usable = name.isprintable() and not set(name) & set("/\\") and name == name.strip()
     if not name or name[0] == "." or not usable or len(name.encode()) > LONGEST_ID:
         raise InputError(f"{path}: its image id {name[:LONGEST_ID]!r} is not a plain file name")
@@ -71,7 +71,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() != ".dcm":
-        return _decode(_read_bytes(path), path)
+        return _decode(read_file(path), path)
     dataset = read_dicom(path)
     frame = jpeg_frame(dataset, path)
     return grey_pixels(dataset, path) if frame is None else _decode(frame, path)
@@ -92,7 +92,7 @@ def ready_bytes(path: str | Path) -> bytes | None:
         data = jpeg_frame(read_dicom(path), path)
         plain = data is not None
     else:
-        data = _read_bytes(path)
+        data = read_file(path)
         plain = image_header(data, path)[0] == "L"
     if not plain:
         return None
@@ -108,13 +108,17 @@ def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
         Pillow's mode (`L` is 8-bit grey) and (height, width) in pixels.
 
     Raises:
-        InputError: the bytes are neither a JPEG nor a PNG.
+        InputError: the bytes are neither a JPEG nor a PNG, or have too many pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            return image.mode, (image.height, image.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            mode, height, width = image.mode, image.height, image.width
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: has too many pixels ({error})") from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path}: is neither a JPEG nor a PNG") from error
+    check_pixels(path, height, width)
+    return mode, (height, width)
 
 
 def is_whole(data: bytes) -> bool:
@@ -197,9 +201,16 @@ def _refuse_listing(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Read an image file, of any form, as it is.
+
+    Raises:
+        InputError: it is missing, too large or no file.
+    """
     try:
-        return path.read_bytes()
+        if path.is_fifo():
+            raise InputError(f"{path}: is a pipe, not a file")
+        return read_bytes(path, IMAGE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -207,6 +218,7 @@ def _read_bytes(path: Path) -> bytes:
 def _decode(data: bytes, path: Path) -> np.ndarray:
     if not is_whole(data):
         raise InputError(f"{path}: is cut short, or neither a JPEG nor a PNG")
+    image_header(data, path)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
