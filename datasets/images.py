@@ -14,7 +14,7 @@ from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 
 SUFFIXES = (".dcm", ".jpeg", ".jpg", ".png")
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 # A file system allows 255; a temporary name adds a dot, a process number and a suffix.
 LONGEST_ID = 200
 
@@ -126,7 +126,7 @@ def is_whole(data: bytes) -> bool:
     if data.startswith(JPEG_START):
         # An embedded thumbnail has an end marker too, but stands before the last scan.
         return data.rfind(JPEG_END) > data.rfind(JPEG_SCAN) > 0
-    return data.startswith(PNG_START) and PNG_END in data
+    return data.startswith(PNG_START) and _ends_as_png(data)
 
 
 def preprocess(grey: np.ndarray, size: int, clahe: bool) -> np.ndarray:
@@ -213,6 +213,15 @@ def read_file(path: Path) -> bytes:
         return read_bytes(path, IMAGE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _ends_as_png(data: bytes) -> bool:
+    # Chunk by chunk: OpenCV makes room for as many bytes as a chunk says it has, up to 2 GiB.
+    place, kind = len(PNG_START), b""
+    while kind != PNG_END and place + 12 <= len(data):
+        kind = data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    return kind == PNG_END and place <= len(data)
 
 
 def _decode(data: bytes, path: Path) -> np.ndarray:
