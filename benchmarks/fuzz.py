@@ -83,7 +83,7 @@ def fuzz(name: str, examples: int, seed: int) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, reader.name)
         for number in range(examples):
-            path.write_bytes(_damaged(reader, seeds, seed, number))
+            path.write_bytes(damaged(reader, seeds, seed, number))
             started = time.perf_counter()
             crash = _outcome(reader, path, counts)
             slowest = max(slowest, (time.perf_counter() - started, number))
@@ -92,7 +92,8 @@ def fuzz(name: str, examples: int, seed: int) -> Result:
     return Result(counts, crashes, *slowest, peak_memory() - before)
 
 
-def _damaged(reader: Reader, seeds: list[bytes], seed: int, number: int) -> bytes:
+def damaged(reader: Reader, seeds: list[bytes], seed: int, number: int) -> bytes:
+    """Make file `number` of a reader from its `seeds`; it depends on nothing else than `seed`."""
     return reader.wrap(mutate(seeds, np.random.default_rng([seed, number])))
 
 
@@ -129,7 +130,7 @@ def _print(name: str, result: Result) -> bool:
 def _read_again(reader: Reader, seed: int, number: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, reader.name)
-        path.write_bytes(_damaged(reader, reader.seeds(), seed, number))
+        path.write_bytes(damaged(reader, reader.seeds(), seed, number))
         print(reader.read(path))
     return 0
 

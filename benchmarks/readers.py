@@ -89,7 +89,10 @@ def _patients_seeds() -> list[bytes]:
 
 
 def _scores_seeds() -> list[bytes]:
-    return [b"ImageId,probability,area\na,0.5,10\nb,0.25,0\n", b"area,ImageId,probability\n1,b,1\n"]
+    return [
+        b"ImageId,probability,area\na,0.5,10\nb,0.25,0\n",
+        b"area,ImageId,probability\n1,b,1\n7, a,0\n",
+    ]
 
 
 def _list_seeds() -> list[bytes]:
@@ -105,7 +108,7 @@ def _yaml_seeds() -> list[bytes]:
     few = b"lr: 0.001\nfolds: '0,3'\nseed: null\nclahe: false\nmode: train\nn_splits: 5\n"
     return [
         few,
-        b"{lr: 1e-3, run_name: x, num_workers: 0}",
+        b"{lr: 1.0e-3, run_name: x, num_workers: 0}",
         b"epoch_stage1: 2\nepoch_stage1_freeze: 1",
     ]
 

@@ -39,9 +39,9 @@ def read_bytes(path: str | Path, most: int) -> bytes:
     """
     with open(path, "rb") as file:
         state = os.fstat(file.fileno())
+        check_size(path, state.st_size, most)
         # A pipe does not say how much will come.
-        said = state.st_size if stat.S_ISREG(state.st_mode) else most
-        data = file.read(min(said, most) + 1)
+        data = file.read(1 + (state.st_size if stat.S_ISREG(state.st_mode) else most))
     check_size(path, len(data), most)
     return data
 

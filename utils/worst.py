@@ -8,7 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.dicom import dicom_size, read_dicom
-from datasets.images import find_images, image_header, image_id, read_file, read_image
+from datasets.headers import image_header
+from datasets.images import find_images, image_id, read_file, read_image
 from utils.drawing import BACKGROUND, FAINT, PREDICTION, TEXT, TRUTH, outline
 from utils.errors import InputError
 from utils.evaluation import Counts, Pairs
