@@ -33,11 +33,11 @@ def chunk(kind, body, length=None):
     return size + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(height, width, *others, start=b"\x89PNG\r\n\x1a\n"):
-    """A PNG whose header says more than its data has."""
+def png(height, width, last=b""):
+    """A PNG whose header says more than its data has, with a chunk behind the data."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(bytes(99)))
-    return start + header + b"".join(others) + data + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + data + last + chunk(b"IEND", b"")
 
 
 def large_jpeg(height, width):
