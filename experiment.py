@@ -8,9 +8,10 @@ import pandas as pd
 from torch import nn
 
 from datasets.cache import Cache
+from datasets.exclude import read_excluded
 from datasets.files import Files
 from datasets.loaders import check_dealing
-from datasets.siim import Sample, Source, find_samples
+from datasets.siim import Found, Sample, Source, find_samples
 from datasets.splits import (
     describe_leakage,
     fold_of,
@@ -98,10 +99,9 @@ def run(
 
 def _plan(config: Config, given: frozenset[str], stratified: bool, processes: int) -> Plan:
     config, folder = open_run(config, given)
-    samples, unannotated = find_samples(config.dataset_root)
-    if unannotated:
-        say(f"{len(unannotated)} images without a mask are left out, the first {unannotated[0]}")
-    source = _open_source(config, samples)
+    found = find_samples(config.dataset_root, read_excluded(config.exclude))
+    _say_left_out(found)
+    source = _open_source(config, found.samples)
     shares = source.shares()
     table = _cut_folds(config, shares, stratified)
     _compare_folds(table, folder / "folds.csv")
@@ -117,6 +117,15 @@ def _plan(config: Config, given: frozenset[str], stratified: bool, processes: in
         (folder / f"fold{number}").mkdir(exist_ok=True)
     say(f"run {folder}, seed {config.seed}")
     return Plan(config, folder, table, source, shares, network.encoder is not None)
+
+
+def _say_left_out(found: Found) -> None:
+    for ids, what in (
+        (found.unannotated, "images without a mask are left out"),
+        (found.without_image, "masks without an image are left out"),
+    ):
+        if ids:
+            say(f"{len(ids):,} {what}, the first {ids[0]}")
 
 
 def _open_source(config: Config, samples: dict[str, Sample]) -> Source:
@@ -138,8 +147,9 @@ def _cut_folds(config: Config, shares: dict[str, float], stratified: bool) -> pd
 def _compare_folds(table: pd.DataFrame, path: Path) -> None:
     if path.exists() and not read_folds(path).equals(table):
         raise InputError(
-            f"{path} holds other folds than this call makes: other images, masks or patients, or "
-            "the run was begun by the other of main.py and train_sfold.py"
+            f"{path} holds other folds than this call makes: other images, masks or patients, "
+            "another --exclude list, or the run was begun by the other of main.py and "
+            "train_sfold.py"
         )
 
 

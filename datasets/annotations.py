@@ -11,6 +11,8 @@ import numpy as np
 
 from utils import rle
 from utils.errors import InputError
+from utils.limits import ROWS_PER_IMAGE
+from utils.tables import open_csv
 
 COLUMNS = ("ImageId", "EncodedPixels")
 RUN_LENGTHS = re.compile(r"\s*(-1|\d+(\s+\d+)*)\s*")
@@ -30,12 +32,13 @@ def read_annotations(path: str | Path) -> dict[str, list[Row]]:
     `EncodedPixels` are too. A file without a header has the id first and the run lengths second.
 
     Raises:
-        InputError: the file is missing, empty, not text, lacks the columns, or a row has no id.
+        InputError: the file is missing, empty, too large, not text, lacks the columns, or a row has
+            no id.
     """
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            return _by_image(_rows(csv.reader(file), path), path)
+        with open_csv(path) as reader:
+            return _by_image(_rows(reader, path), path)
     except OSError as error:
         raise InputError(
             f"{path}: the csv of masks cannot be read ({error.strerror}); --rle names it"
@@ -85,6 +88,8 @@ def _by_image(rows: Iterator[tuple[str, Row]], path: Path) -> dict[str, list[Row
         if not name:
             raise InputError(f"{path} row {row.number}: has no {COLUMNS[0]}")
         images.setdefault(name, []).append(row)
+        if len(images[name]) > ROWS_PER_IMAGE:
+            raise InputError(f"{path} row {row.number}: is one of over {ROWS_PER_IMAGE} of {name}")
     if not images:
         raise InputError(f"{path}: has no rows; columns {' and '.join(COLUMNS)} were looked for")
     return images

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from datasets.images import equalise, read_image, read_mask, resize_image, resize_mask
+from datasets.reading import read_all
 from datasets.rows import MappedRows, PackedMasks, unpack, write_rows
 from datasets.siim import Sample, check_alike
 from utils.errors import InputError
@@ -63,7 +64,7 @@ class Cache:
         """Give the share of mask pixels of every image; masks that were never read are read.
 
         Raises:
-            InputError: a mask cannot be read, or the cache cannot be written.
+            InputError: masks cannot be read, or the cache cannot be written.
         """
         if not self._has_originals():
             with self._building():
@@ -76,7 +77,7 @@ class Cache:
         """Prepare what is not there yet; another process that does the same is waited for.
 
         Raises:
-            InputError: a file cannot be read, an image differs in size from its mask, or the cache
+            InputError: files cannot be read, images differ in size from their masks, or the cache
                 cannot be written.
         """
         self.shares()
@@ -97,7 +98,7 @@ class Cache:
         shapes = []
 
         def rows() -> Iterator[list[np.ndarray]]:
-            masks = in_order(lambda sample: read_mask(sample.mask), self.samples.values())
+            masks = read_all(lambda sample: read_mask(sample.mask), self.samples.values())
             for mask in self._progress(masks, "reading masks"):
                 shapes.append((*mask.shape, np.count_nonzero(mask)))
                 yield [np.packbits(mask)]
@@ -126,7 +127,7 @@ class Cache:
             return [resize_image(grey, size) for size in sizes]
 
         pairs = zip(self.samples.values(), self._originals().shapes, strict=True)
-        rows = in_order(prepared, pairs)
+        rows = read_all(prepared, pairs)
         paths = [self._images(size).path for size in sizes]
         write_rows(paths, self._progress(rows, "preparing images") if sizes else [])
 
@@ -192,7 +193,7 @@ class Cache:
     def _estimate_originals(self) -> int:
         samples = list(self.samples.values())
         looked_at = samples[:: -(-len(samples) // _LOOKED_AT)]
-        read = sum(len(np.packbits(read_mask(sample.mask))) for sample in looked_at)
+        read = sum(_packed_size(sample) for sample in looked_at)
         return read * len(samples) // len(looked_at)
 
 
@@ -225,6 +226,14 @@ class CachedPixels:
     def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
         return *self.pair(position), self.full_masks[self.positions[position]]
+
+
+def _packed_size(sample: Sample) -> int:
+    try:
+        return len(np.packbits(read_mask(sample.mask)))
+    except InputError:
+        # Reading all masks, which comes next, names this one and every other.
+        return 0
 
 
 def _fingerprint(samples: dict[str, Sample]) -> str:

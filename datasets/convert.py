@@ -8,14 +8,8 @@ import cv2
 import numpy as np
 
 from datasets.annotations import Row, annotated_mask
-from datasets.images import (
-    JPEG_START,
-    SUFFIXES,
-    image_header,
-    is_whole,
-    read_image,
-    ready_bytes,
-)
+from datasets.headers import JPEG_START, image_header, is_whole
+from datasets.images import SUFFIXES, read_image, ready_bytes
 from utils.errors import InputError
 from utils.files import atomic
 

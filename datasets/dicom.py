@@ -10,29 +10,63 @@ import pydicom
 from PIL import Image
 from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import JPEGBaseline8Bit
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from utils.errors import InputError
+from utils.limits import IMAGE_BYTES, check_pixels, check_size
 
 # Kaggle's stage-2 ids (ID_0011fe81e) are not valid UIDs; pydicom would warn about every one.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+_HEADERS = 2**16
+"""Bytes that a compressed frame may have beside its pixels."""
 
 
 def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
     """Open a DICOM file, with or without its pixel data.
 
     Raises:
-        InputError: the file cannot be read or is not a DICOM.
+        InputError: the file cannot be read, is too large, is not a DICOM, or is deflated.
     """
     try:
+        _refuse_too_much(path)
         return pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except InputError:
+        raise
     except InvalidDicomError as error:
         raise InputError(f"{path}: is not a DICOM file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     except Exception as error:  # pydicom has no common class for what broken files raise
-        raise InputError(f"{path}: is not a readable DICOM ({error})") from error
+        raise InputError(f"{path}: is not a readable DICOM ({_one_line(error)})") from error
+
+
+def instance_uid(path: Path) -> str:
+    """Read the SOPInstanceUID of a DICOM file; several values are joined as DICOM writes them.
+
+    Raises:
+        InputError: the file or its id cannot be read.
+    """
+    dataset = read_dicom(path, pixels=False)
+    with _naming_the_syntax(dataset, path):
+        uid = dataset.get("SOPInstanceUID", "")
+        return uid if isinstance(uid, str) else "\\".join(uid)
+
+
+def dicom_size(dataset: pydicom.Dataset, path: Path) -> tuple[int, int]:
+    """Give height and width that a DICOM says it has, in pixels.
+
+    Raises:
+        InputError: it does not say them, or they are too many.
+    """
+    with _naming_the_syntax(dataset, path):
+        height, width = (dataset.get(name) for name in ("Rows", "Columns"))
+        if not isinstance(height, int) or not isinstance(width, int):
+            raise InputError(f"{path}: does not say its size")
+        check_pixels(path, height, width)
+        return height, width
 
 
 def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
@@ -50,15 +84,15 @@ def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
     Raises:
         InputError: the file has no usable frame.
     """
-    _refuse_unusable(dataset, path)
-    if not _shows_its_jpeg(dataset):
-        return None
     with _naming_the_syntax(dataset, path):
+        _refuse_unusable(dataset, path)
+        if not _shows_its_jpeg(dataset):
+            return None
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         with Image.open(io.BytesIO(frame)) as image:
             size = (dataset.Columns, dataset.Rows)
             plain = (image.format, image.mode, image.size) == ("JPEG", "L", size)
-    return frame if plain else None
+        return frame if plain else None
 
 
 def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
@@ -74,14 +108,16 @@ def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
     Raises:
         InputError: the file has no usable frame, or no decoder knows its transfer syntax.
     """
-    _refuse_unusable(dataset, path)
     with _naming_the_syntax(dataset, path):
+        _refuse_unusable(dataset, path)
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
         dark, bright = _value_range(dataset)
+        if not np.isfinite(values).all() or not np.isfinite(bright - dark) or bright == dark:
+            raise InputError(f"{path}: its bits, rescale or window leave no range of greys")
         grey = np.clip((values.astype(np.float64) - dark) / (bright - dark), 0, 1)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        grey = 1 - grey
-    return np.rint(grey * 255).astype(np.uint8)
+        if dataset.PhotometricInterpretation == "MONOCHROME1":
+            grey = 1 - grey
+        return np.rint(grey * 255).astype(np.uint8)
 
 
 def _refuse_unusable(dataset: pydicom.Dataset, path: Path) -> None:
@@ -93,6 +129,22 @@ def _refuse_unusable(dataset: pydicom.Dataset, path: Path) -> None:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise InputError(f"{path}: has {frames} frames; only single images can be used")
+    height, width = dicom_size(dataset, path)
+    # No way of writing pixels needs twice their bytes; run lengths (RLE) could unfold without end.
+    if len(dataset.PixelData) > 2 * height * width * dataset.BitsAllocated // 8 + _HEADERS:
+        raise InputError(f"{path}: has more pixel data than {width}x{height} pixels can need")
+
+
+def _refuse_too_much(path: Path) -> None:
+    if path.is_fifo():
+        raise InputError(f"{path}: is a pipe, not a file")
+    check_size(path, path.stat().st_size, IMAGE_BYTES)
+    # pydicom would inflate the whole file before anything can be asked of it.
+    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise InputError(
+            f"{path}: is deflated as a whole, which is not read; write it anew with another "
+            "transfer syntax, such as with dcmtk's dcmconv +te"
+        )
 
 
 def _shows_its_jpeg(dataset: pydicom.Dataset) -> bool:
@@ -124,8 +176,17 @@ def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
 def _naming_the_syntax(dataset: pydicom.Dataset, path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # each decoder plugin raises its own kinds
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-        name = f"{syntax.name}, {syntax}" if syntax else "not given"
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be decoded (transfer syntax {name}): {reason}") from error
+    except InputError:
+        raise
+    except Exception as error:  # each decoder plugin raises its own kinds, as does each odd tag
+        reason = f"transfer syntax {_syntax(dataset)}): {_one_line(error)}"
+        raise InputError(f"{path}: cannot be decoded ({reason}") from error
+
+
+def _syntax(dataset: pydicom.Dataset) -> str:
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    return f"{syntax.name}, {syntax}" if isinstance(syntax, UID) else "not given"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -6,8 +6,8 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.images import preprocess, read_image, read_mask, resize_mask
+from datasets.reading import read_all
 from datasets.siim import Sample, check_alike
-from utils.parallel import in_order
 
 
 class Files:
@@ -26,9 +26,9 @@ class Files:
         """Read every mask and give, for each image id, the share of its pixels that belong to it.
 
         Raises:
-            InputError: a mask cannot be read.
+            InputError: masks cannot be read.
         """
-        shares = in_order(lambda s: float(read_mask(s.mask).mean()), self.samples.values())
+        shares = read_all(lambda s: float(read_mask(s.mask).mean()), self.samples.values())
         bar = tqdm(shares, "reading masks", len(self.samples), unit="mask", leave=False)
         return dict(zip(self.samples, bar, strict=True))
 

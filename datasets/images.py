@@ -1,19 +1,17 @@
 """Finds, names, reads and preprocesses images: the one place for training and prediction alike."""
 
-import io
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from datasets.dicom import grey_pixels, jpeg_frame, read_dicom
+from datasets.dicom import grey_pixels, instance_uid, jpeg_frame, read_dicom
+from datasets.headers import image_header, is_whole
 from utils.errors import InputError
+from utils.limits import IMAGE_BYTES, read_bytes
 
 SUFFIXES = (".dcm", ".jpeg", ".jpg", ".png")
-JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-PNG_START, PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 # A file system allows 255; a temporary name adds a dot, a process number and a suffix.
 LONGEST_ID = 200
 
@@ -49,8 +47,7 @@ def image_id(path: str | Path) -> str:
     path = Path(path)
     name = path.stem
     if path.suffix.lower() == ".dcm":
-        uid = read_dicom(path, pixels=False).get("SOPInstanceUID", "")
-        name = uid if isinstance(uid, str) else "\\".join(uid)
+        name = instance_uid(path)
     usable = name.isprintable() and not set(name) & set("/\\") and name == name.strip()
     if not name or name[0] == "." or not usable or len(name.encode()) > LONGEST_ID:
         raise InputError(f"{path}: its image id {name[:LONGEST_ID]!r} is not a plain file name")
@@ -71,7 +68,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() != ".dcm":
-        return _decode(_read_bytes(path), path)
+        return _decode(read_file(path), path)
     dataset = read_dicom(path)
     frame = jpeg_frame(dataset, path)
     return grey_pixels(dataset, path) if frame is None else _decode(frame, path)
@@ -92,37 +89,13 @@ def ready_bytes(path: str | Path) -> bytes | None:
         data = jpeg_frame(read_dicom(path), path)
         plain = data is not None
     else:
-        data = _read_bytes(path)
+        data = read_file(path)
         plain = image_header(data, path)[0] == "L"
     if not plain:
         return None
     if not is_whole(data):
         raise InputError(f"{path}: the image is cut short")
     return data
-
-
-def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
-    """Read what a JPEG or PNG says of itself, without decoding it.
-
-    Returns:
-        Pillow's mode (`L` is 8-bit grey) and (height, width) in pixels.
-
-    Raises:
-        InputError: the bytes are neither a JPEG nor a PNG.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            return image.mode, (image.height, image.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: is neither a JPEG nor a PNG") from error
-
-
-def is_whole(data: bytes) -> bool:
-    """Say whether a JPEG or PNG reaches its end marker; the pixels are not decoded."""
-    if data.startswith(JPEG_START):
-        # An embedded thumbnail has an end marker too, but stands before the last scan.
-        return data.rfind(JPEG_END) > data.rfind(JPEG_SCAN) > 0
-    return data.startswith(PNG_START) and PNG_END in data
 
 
 def preprocess(grey: np.ndarray, size: int, clahe: bool) -> np.ndarray:
@@ -162,7 +135,22 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         InputError: the file cannot be read or has further grey levels (a smoothed or lossy mask).
     """
-    grey = read_image(path)
+    return to_mask(read_image(path), path)
+
+
+def to_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
+    """Take the pixels of a mask file, uint8 [H,W], as `read_mask` does.
+
+    Args:
+        grey: [H,W] uint8.
+        path: the file, for errors.
+
+    Returns:
+        [H,W] uint8 mask of 0 and 1.
+
+    Raises:
+        InputError: it has further grey levels than black and one other.
+    """
     mask = grey != 0
     if (grey[mask] != grey.max()).any():
         raise InputError(f"{path}: is not a mask; it has more grey levels than black and one other")
@@ -182,9 +170,16 @@ def _refuse_listing(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Read an image file, of any form, as it is.
+
+    Raises:
+        InputError: it is missing, too large or no file.
+    """
     try:
-        return path.read_bytes()
+        if path.is_fifo():
+            raise InputError(f"{path}: is a pipe, not a file")
+        return read_bytes(path, IMAGE_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -192,6 +187,7 @@ def _read_bytes(path: Path) -> bytes:
 def _decode(data: bytes, path: Path) -> np.ndarray:
     if not is_whole(data):
         raise InputError(f"{path}: is cut short, or neither a JPEG nor a PNG")
+    image_header(data, path)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -3,16 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datasets.exclude import check_excluded
 from datasets.images import find_images, image_id
 from utils.augmentation import Augmentation
-from utils.errors import InputError
+from utils.errors import InputError, refuse
+
+MEND = (
+    "Mend them, or leave them out with --exclude LIST, a file of image ids; "
+    "python -m datasets.check names every one"
+)
+"""What to do about files that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -24,42 +31,90 @@ class Sample:
     mask: Path
 
 
-def find_samples(root: str | Path) -> tuple[dict[str, Sample], list[str]]:
+class Found(NamedTuple):
+    """What lies in the folders of images and masks.
+
+    Attributes:
+        samples: the images that have a mask, by image id, sorted.
+        unannotated: ids of the images without a mask, sorted. They are left out: an unannotated
+            image is not a negative.
+        without_image: ids of the masks without an image, sorted.
+        problems: why a file cannot be named, or an id stands for no one file.
+    """
+
+    samples: dict[str, Sample]
+    unannotated: list[str]
+    without_image: list[str]
+    problems: list[str]
+
+
+def find_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> Found:
     """Find the images of `root`/train_images that have a mask in `root`/train_mask.
 
-    Returns:
-        The samples by image id, sorted, and the ids of the images without a mask, which are left
-        out: an unannotated image is not a negative.
+    Args:
+        root: the data set's folder.
+        excluded: ids of images to leave out.
 
     Raises:
-        InputError: a folder is missing or empty, an id occurs twice, or no image has a mask.
+        InputError: a folder is missing or empty, an id occurs twice, a file cannot be named, no
+            image has a mask, or there is no image of an excluded id.
     """
-    images = _by_id(Path(root) / "train_images")
-    masks = _by_id(Path(root) / "train_mask")
-    both = sorted(images.keys() & masks.keys())
-    if not both:
+    found = survey(root, excluded)
+    refuse(found.problems, MEND)
+    if not found.samples:
         raise InputError(
             f"no file in {root}/train_mask has the name of an image in {root}/train_images "
-            f"({len(images)} images, {len(masks)} masks). Prepare them with "
-            "python -m datasets.prepare --images DIR --rle CSV"
+            f"({len(found.unannotated)} images, {len(found.without_image)} masks). Prepare them "
+            "with python -m datasets.prepare --images DIR --rle CSV"
         )
-    samples = {name: Sample(name, images[name], masks[name]) for name in both}
-    return samples, sorted(images.keys() - masks.keys())
+    return found
 
 
-def _by_id(folder: Path) -> dict[str, Path]:
+def survey(root: str | Path, excluded: frozenset[str] = frozenset()) -> Found:
+    """Look at the names of all files as `find_samples` does, without refusing any of them.
+
+    Raises:
+        InputError: a folder is missing, or there is no image of an excluded id.
+    """
+    (images, other), (masks, another) = (
+        _by_id(Path(root) / name) for name in ("train_images", "train_mask")
+    )
+    problems = other + another
+    known = images.keys() | masks.keys() | {name for name, _ in problems}
+    check_excluded(excluded, known)
+    images, masks = (
+        {name: path for name, path in paths.items() if name not in excluded}
+        for paths in (images, masks)
+    )
+    both = sorted(images.keys() & masks.keys())
+    return Found(
+        {name: Sample(name, images[name], masks[name]) for name in both},
+        sorted(images.keys() - masks.keys()),
+        sorted(masks.keys() - images.keys()),
+        [reason for name, reason in problems if name not in excluded],
+    )
+
+
+def _by_id(folder: Path) -> tuple[dict[str, Path], list[tuple[str, str]]]:
+    """Give the files by id, and each problem with an id: the stem of a file that has none."""
     if not folder.is_dir():
         raise InputError(
             f"looked for images in {folder}, which is not a folder. Prepare it with "
             "python -m datasets.prepare --images DIR --rle CSV, or give --dataset_root"
         )
     found: dict[str, Path] = {}
+    problems = []
     for path in find_images(folder):
-        name = image_id(path)
+        try:
+            name = image_id(path)
+        except InputError as error:
+            problems.append((path.stem, str(error)))
+            continue
         if name in found:
-            raise InputError(f"{found[name]} and {path} are both image {name}; remove one")
+            reason = f"{found[name]} and {path} are both image {name}; remove one"
+            problems.append((name, reason))
         found[name] = path
-    return found
+    return found, problems
 
 
 def check_alike(sample: Sample, image_shape: tuple[int, int], mask_shape: tuple[int, int]) -> None:

@@ -9,6 +9,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from utils.errors import InputError
 from utils.files import atomic
+from utils.tables import read_columns
 
 FOLD_SEED = 1
 """Folds do not depend on the seed of a run."""
@@ -124,19 +125,13 @@ def read_patients(path: str | Path) -> dict[str, str]:
     Raises:
         InputError: the file is missing, is not a csv, lacks a column or names an image twice.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a csv of patients: {error}") from error
-    missing = {"ImageId", "PatientId"} - set(table.columns)
-    if missing:
-        raise InputError(
-            f"{path}: looked for the columns ImageId and PatientId, found {list(table.columns)}"
-        )
-    repeated = table["ImageId"][table["ImageId"].duplicated()]
-    if not repeated.empty:
-        raise InputError(f"{path}: {repeated.iloc[0]} has several rows")
-    return dict(zip(table["ImageId"], table["PatientId"], strict=True))
+    rows = read_columns(path, ("ImageId", "PatientId"), "a csv of patients")
+    patients: dict[str, str] = {}
+    for _, name, patient in rows:
+        if name in patients:
+            raise InputError(f"{path}: {name} has several rows")
+        patients[name] = patient
+    return patients
 
 
 def write_folds(table: pd.DataFrame, path: str | Path) -> None:
@@ -151,9 +146,12 @@ def read_folds(path: str | Path) -> pd.DataFrame:
     Raises:
         InputError: the file is missing or is not a table of folds.
     """
-    types = {"ImageId": str, "fold": int, "positive": int, "PatientId": str}
+    columns, what = ("ImageId", "fold", "positive", "PatientId"), "a table of folds"
+    rows = read_columns(path, columns, what)
+    _, ids, folds, positives, patients = zip(*rows, strict=True) if rows else ((),) * 5
     try:
-        table = pd.read_csv(path, dtype=types, keep_default_na=False)
-        return table[list(types)]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as a table of folds: {error}") from error
+        numbers = np.array((folds, positives)).astype(np.int64)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path} cannot be read as {what}: {error}") from error
+    values = (list(ids), *numbers, list(patients))
+    return pd.DataFrame(dict(zip(columns, values, strict=True)))

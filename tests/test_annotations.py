@@ -43,7 +43,7 @@ def test_blank_lines_are_counted_and_passed_over(tmp_path):
         (b"a,b,c\n", "EncodedPixels were looked for"),
         (b"ImageId,EncodedPixels\n,1 2\n", "row 2: has no ImageId"),
         (b"\xff\xfeI\0m\0", "UTF-8"),
-        (b"ImageId,EncodedPixels\na," + b"1 " * 99999, "not a csv"),
+        (b"ImageId,EncodedPixels\na," + b"1 " * 2**22 + b"1", "not a csv"),
     ],
     ids=["empty", "header only", "other columns", "semicolons", "no header", "id", "text", "long"],
 )

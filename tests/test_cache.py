@@ -130,6 +130,44 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_half_made_is_used(dat
     assert_same_pixels(built(data))
 
 
+def open_files(data):
+    return Files(find_samples(data)[0], clahe=True)
+
+
+@pytest.mark.parametrize("open_source", [open_cache, open_files])
+def test_every_mask_that_cannot_be_read_is_named(data, open_source):
+    for name in ("image00", "image03"):
+        (data / "train_mask" / f"{name}.png").write_bytes(b"")
+    cv2.imwrite(str(data / "train_mask" / "image04.png"), np.arange(9, dtype=np.uint8))
+    with pytest.raises(InputError) as refused:
+        open_source(data).shares()
+    message = str(refused.value)
+    for part in (
+        "mask/image00.png: is cut",
+        "mask/image03.png: is cut",
+        "mask/image04.png: is not",
+    ):
+        assert part in message
+    assert "image01" not in message
+    assert "--exclude LIST" in message
+
+
+def test_every_image_that_cannot_be_used_is_named_ten_of_them_by_name(tmp_path):
+    data = write_dataset(tmp_path / "many", count=14)
+    for i in range(1, 14):
+        (data / "train_images" / f"image{i:02d}.png").write_bytes(b"")
+    cv2.imwrite(str(data / "train_images" / "image00.png"), np.zeros((9, 9), np.uint8))
+    with pytest.raises(InputError) as refused:
+        built(data)
+    lines = str(refused.value).splitlines()
+    assert "image00.png is 9x9 but its mask" in lines[0]
+    assert [f"image{i:02d}.png: is cut" in line for i, line in enumerate(lines[:10])][1:] == [
+        True
+    ] * 9
+    assert lines[10] == "and 4 more"
+    assert len(lines) == 12
+
+
 def test_a_pair_of_other_sizes_is_named(data):
     cv2.imwrite(str(data / "train_mask" / "image03.png"), np.zeros((50, 40), np.uint8))
     with pytest.raises(InputError, match=r"image03\.png is 60x72 but its mask .*40x50"):

@@ -113,7 +113,10 @@ def test_scores_come_in_the_order_of_the_submission(tmp_path):
     ("text", "reason"),
     [
         ("", "cannot be read as a csv of scores"),
-        ("ImageId,probability\na,1\n", "columns ImageId, probability, area were looked for"),
+        (
+            "ImageId,probability\na,1\n",
+            "looked for the columns ImageId, probability and area, found ['ImageId', 'prob",
+        ),
         ("ImageId,probability,area\na,0.5,0\nb,high,0\n", "row 3: probability is 'high'"),
         ("ImageId,probability,area\na,0.5,0\nb,,0\n", "row 3: probability is ''"),
         ("ImageId,probability,area\na,0.5,0\nb,nan,0\n", "row 3: probability is 'nan'"),
@@ -133,5 +136,5 @@ def test_unusable_scores_are_named(tmp_path, text, reason):
 
 
 def test_missing_scores_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"none\.csv cannot be read as a csv of scores"):
         read_scores(tmp_path / "none.csv", ["a"])

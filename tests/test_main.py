@@ -143,6 +143,40 @@ def test_the_other_script_does_not_continue_a_run(run, capsys):
     assert "folds.csv holds other folds" in capsys.readouterr().err
 
 
+def test_an_excluded_image_is_in_no_fold_and_a_run_keeps_to_its_list(
+    command_line, tmp_path, capsys
+):
+    """By the images that are left, wherever the list lies."""
+    lists = {name: tmp_path / f"{name}.txt" for name in ("same", "other", "moved")}
+    for name, text in (("same", "image03"), ("other", "image04"), ("moved", "image03 # dark")):
+        lists[name].write_text(text)
+    flags = command_line(tmp_path, run_name="x", folds="0", two_stage=False)
+    assert main.main([*flags, "--exclude", str(lists["same"])]) == 0
+    folds = pd.read_csv(tmp_path / "unet_resnet34" / "x" / "folds.csv")
+    assert sorted({f"image{i:02d}" for i in range(14)} - set(folds["ImageId"])) == ["image03"]
+    again = ["--model_path", str(tmp_path), "--run_name", "x", "--folds", "0", "--resume", "true"]
+    assert main.main(again) == 0
+    assert main.main([*again, "--exclude", str(lists["moved"])]) == 0
+    assert main.main([*again, "--exclude", str(lists["other"])]) == 2
+    assert "holds other folds" in capsys.readouterr().err
+    lists["same"].write_text("image04")
+    assert main.main(again) == 2
+    assert "another --exclude list" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_told_at_the_start(command_line, tmp_path, capsys):
+    root = write_dataset(tmp_path / "data", count=6)
+    (root / "train_mask" / "image01.png").unlink()
+    (root / "train_images" / "image02.png").unlink()
+    for i in (0, 3):
+        (root / "train_mask" / f"image{i:02d}.png").write_bytes(b"")
+    assert main.main(command_line(tmp_path, dataset_root=root)) == 2
+    said = capsys.readouterr()
+    assert "1 images without a mask are left out, the first image01" in said.out
+    assert "1 masks without an image are left out, the first image02" in said.out
+    assert said.err.count("is cut short") == 2
+
+
 def test_folds_trained_apart_make_one_run(run, command_line, tmp_path):
     for fold in ("1", "0"):
         assert main.main(command_line(tmp_path, run_name="apart", folds=fold)) == 0

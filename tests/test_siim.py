@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.exclude import read_excluded
 from datasets.files import FilePixels, Files
 from datasets.images import preprocess, read_image
 from datasets.siim import Sample, TrainImages, ValidImages, find_samples
@@ -31,18 +32,25 @@ def own(tmp_path):
 
 
 def test_images_are_paired_with_their_masks_in_order(root):
-    samples, unannotated = find_samples(root)
+    samples, unannotated, without_image, problems = find_samples(root)
     assert list(samples) == [f"image{i:02d}" for i in range(6)]
-    assert unannotated == []
+    assert unannotated == without_image == problems == []
     files = (root / "train_images" / "image02.png", root / "train_mask" / "image02.png")
     assert samples["image02"] == Sample("image02", *files)
 
 
 def test_an_image_without_a_mask_is_left_out_and_told(own):
     (own / "train_mask" / "image01.png").unlink()
-    samples, unannotated = find_samples(own)
-    assert list(samples) == ["image00", "image02"]
-    assert unannotated == ["image01"]
+    found = find_samples(own)
+    assert list(found.samples) == ["image00", "image02"]
+    assert (found.unannotated, found.without_image) == (["image01"], [])
+
+
+def test_a_mask_without_an_image_is_left_out_and_told(own):
+    (own / "train_images" / "image01.png").unlink()
+    found = find_samples(own)
+    assert list(found.samples) == ["image00", "image02"]
+    assert (found.unannotated, found.without_image) == ([], ["image01"])
 
 
 def test_files_are_found_below_folders_and_dicoms_by_their_id(own):
@@ -50,7 +58,7 @@ def test_files_are_found_below_folders_and_dicoms_by_their_id(own):
     (own / "train_images" / "image00.png").rename(own / "train_images" / "deeper" / "image00.png")
     write_dicom(own / "train_images" / "image01.dcm", picture(72, 60), uid="1.2.3")
     cv2.imwrite(str(own / "train_mask" / "1.2.3.png"), np.zeros((72, 60), np.uint8))
-    samples, _ = find_samples(own)
+    samples = find_samples(own).samples
     assert list(samples) == ["1.2.3", "image00", "image01", "image02"]
     assert samples["1.2.3"].image.name == "image01.dcm"
 
@@ -74,6 +82,46 @@ def test_two_files_of_one_id_are_both_named(own):
     cv2.imwrite(str(own / "train_images" / "image00.jpg"), picture(72, 60))
     with pytest.raises(InputError, match=r"image00\.jpg and .*image00\.png are both image image00"):
         find_samples(own)
+
+
+def test_all_files_that_cannot_be_named_and_ids_of_several_files_are_told_at_once(own):
+    cv2.imwrite(str(own / "train_images" / "image00.jpg"), picture(72, 60))
+    for folder in ("train_images", "train_mask"):
+        (own / folder / "broken.dcm").write_bytes(b"no DICOM")
+    with pytest.raises(InputError) as refused:
+        find_samples(own)
+    message = str(refused.value)
+    for part in ("are both image image00", "images/broken.dcm: is", "mask/broken.dcm: is"):
+        assert part in message
+    assert "--exclude LIST" in message
+
+
+def test_an_excluded_image_is_as_if_it_was_not_there(own):
+    cv2.imwrite(str(own / "train_images" / "image00.jpg"), picture(72, 60))
+    (own / "train_images" / "broken.dcm").write_bytes(b"no DICOM")
+    (own / "train_mask" / "image02.png").unlink()
+    found = find_samples(own, frozenset({"image00", "image02", "broken"}))
+    assert list(found.samples) == ["image01"]
+    assert found[1:] == ([], [], [])
+
+
+def test_an_excluded_id_that_is_not_there_is_named_with_one_like_it(own):
+    with pytest.raises(InputError, match=r"names imago01, one of 2 ids .* near it: image01"):
+        find_samples(own, frozenset({"image00", "imago01", "other"}))
+
+
+def test_a_list_of_ids_has_comments_empty_lines_and_spaces(tmp_path):
+    text = "\ufeff# bad ones\n\n a#1  # cut short\r\n1.2.3\n#b\n"
+    (tmp_path / "list.txt").write_text(text, encoding="utf-8", newline="")
+    assert read_excluded(tmp_path / "list.txt") == {"a#1", "1.2.3"}
+    assert read_excluded(None) == frozenset()
+
+
+def test_a_list_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "list.txt", tmp_path / "missing.txt", tmp_path):
+        with pytest.raises(InputError, match=f"--exclude {path}: cannot be read"):
+            read_excluded(path)
 
 
 def test_the_share_of_a_mask_is_that_of_its_pixels(root):

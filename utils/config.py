@@ -12,12 +12,16 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 from utils.cores import usable_cores
 from utils.errors import InputError
 from utils.files import atomic
+from utils.plain_yaml import PlainConfigFile, read_yaml
+from utils.setting_types import check_types
 from utils.sizes import nearest_multiples
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 SIZE_STEP = 32
 """Networks halve the image five times, so its side is a multiple of this many pixels."""
+
+MOST_FOLDS = 1000
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Config:
     """Folds to train: all, one (0) or several (0,3)."""
     groups: str | None = None
     """A csv with ImageId and PatientId: images of one patient then stay in one fold."""
+    exclude: str | None = None
+    """A text file with one image id per line (# begins a comment): these are left out."""
     mode: Literal["train", "train_stage2", "choose_threshold"] = "train"
     """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name;
     choose_threshold searches the thresholds of --run_name, which training does at its end too."""
@@ -131,6 +137,7 @@ class Config:
     """Folder with train_images/ and train_mask/."""
 
     def __post_init__(self):
+        check_types(self)
         self._check_sizes()
         self._check_counts()
         self.fold_numbers()
@@ -212,6 +219,8 @@ class Config:
             given = getattr(self, name)
             if given is not None and not given >= value:
                 raise InputError(f"--{name} {given}: must be at least {value}")
+        if self.n_splits > MOST_FOLDS:
+            raise InputError(f"--n_splits {self.n_splits}: must be at most {MOST_FOLDS}")
         for name, limit in (
             ("epoch_stage1_freeze", "epoch_stage1"),
             ("epoch_stage2_accumulation", "epoch_stage2"),
@@ -255,7 +264,9 @@ def parse(args: list[str] | None, description: str) -> tuple[Config, frozenset[s
     parser = ArgumentParser(
         description=description, formatter_class=HelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", action="config", help="YAML file with settings, see recipes/.")
+    parser.add_argument(
+        "--config", action=PlainConfigFile, help="YAML file with settings, see recipes/."
+    )
     parser.add_class_arguments(Config)
     every = parser.parse_args(args)
     given = parser.parse_args(args, defaults=False)
@@ -270,9 +281,15 @@ def load(path: str | Path) -> Config:
     """Read a config.yaml that `Config.save` wrote.
 
     Raises:
-        InputError: the file is missing, is not YAML, or has settings that do not exist.
+        InputError: the file is missing, is not plain YAML, or has settings that do not exist or are
+            out of range.
     """
+    content = read_yaml(path)
+    unknown = content.keys() - Config.__annotations__.keys() if isinstance(content, dict) else None
+    if unknown or unknown is None:
+        names = f"there is no setting {min(map(str, unknown))}" if unknown else "it names none"
+        raise InputError(f"{path} cannot be read as the settings of a run: {names}")
     try:
-        return Config(**yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        return Config(**content)
+    except InputError as error:
         raise InputError(f"{path} cannot be read as the settings of a run: {error}") from error

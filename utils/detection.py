@@ -9,6 +9,7 @@ import pandas as pd
 from utils.bootstrap import DRAWS
 from utils.errors import InputError
 from utils.evaluation import Estimate, estimate
+from utils.tables import read_columns
 
 COLUMNS = ["ImageId", "probability", "area"]
 HALF = 0.5
@@ -53,16 +54,17 @@ def read_scores(path: Path, ids: list[str]) -> pd.DataFrame:
         InputError: the file cannot be read, lacks a column, has a value out of range, or has not
             exactly the images of the submission.
     """
-    table = _read_table(path)
+    rows = read_columns(path, COLUMNS, "a csv of scores")
+    table = pd.DataFrame(rows, columns=["row", *COLUMNS])
     for column, highest in (("probability", 1), ("area", np.inf)):
         values = pd.to_numeric(table[column], errors="coerce")
         bad = ~values.between(0, highest)
         if bad.any():
-            row = int(bad.to_numpy().argmax())
-            raise InputError(f"{path} row {row + 2}: {column} is {table[column][row]!r}")
+            _, row, value = table.loc[bad, ["row", column]].reset_index().iloc[0]
+            raise InputError(f"{path} row {row}: {column} is {value!r}")
         table[column] = values.astype(float)
-    _check_ids(path, table["ImageId"], ids)
-    return table.set_index("ImageId").loc[ids]
+    _check_ids(path, table, ids)
+    return table.set_index("ImageId").loc[ids, COLUMNS[1:]]
 
 
 def detect(probability: np.ndarray, positive: np.ndarray, groups: np.ndarray) -> Detection:
@@ -138,30 +140,10 @@ def _cut(
     )
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(
-            path,
-            dtype=str,
-            keep_default_na=False,
-            index_col=False,
-            skipinitialspace=True,
-            skip_blank_lines=False,
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a csv of scores ({error})") from error
-    if not set(COLUMNS) <= set(table.columns):
-        raise InputError(
-            f"{path}: columns {', '.join(COLUMNS)} were looked for; "
-            f"the first row is {', '.join(table.columns)[:80]!r}"
-        )
-    return table[COLUMNS]
-
-
-def _check_ids(path: Path, found: pd.Series, ids: list[str]) -> None:
-    repeated = found[found.duplicated()]
-    if not repeated.empty:
-        raise InputError(f"{path} row {repeated.index[0] + 2}: {repeated.iloc[0]} is repeated")
+def _check_ids(path: Path, table: pd.DataFrame, ids: list[str]) -> None:
+    found = table["ImageId"]
+    for row, name in table.loc[found.duplicated(), ["row", "ImageId"]].to_numpy()[:1]:
+        raise InputError(f"{path} row {row}: {name} is repeated")
     for names, others, where in (
         (ids, found, "the submission only"),
         (found, ids, "the scores only"),

@@ -4,10 +4,15 @@ import errno
 import functools
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from utils.preemption import TRY_AGAIN, Stopped
 from utils.rank import say
+
+_NAMED = 10
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code that shells know for a command that Ctrl-C ended."""
 
 
 class InputError(Exception):
@@ -17,13 +22,23 @@ class InputError(Exception):
     """
 
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit code that shells know for a command that Ctrl-C ended."""
-
-
 class ToldByFirst(InputError):
     """An `InputError` of all processes, which the first one tells."""
+
+
+def refuse(problems: Sequence[str], advice: str) -> None:
+    """Raise one error for all problems, if there are any: ten are named, the others counted.
+
+    Args:
+        problems: what is wrong, one text each.
+        advice: what to do about them.
+
+    Raises:
+        InputError: there is a problem.
+    """
+    if problems:
+        others = [f"and {len(problems) - _NAMED:,} more"] if len(problems) > _NAMED else []
+        raise InputError("\n".join([*problems[:_NAMED], *others, advice]))
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:

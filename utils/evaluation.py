@@ -4,9 +4,7 @@ Dice of an image is 2|A and B| / (|A| + |B|), and 1 when both are empty; the sco
 images. Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
 """
 
-import csv
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,15 +207,4 @@ def summarise(counts: Counts, groups: np.ndarray) -> Summary:
 def _read(path: Path, flag: str) -> dict[str, list[Row]]:
     if not path.is_file():
         raise InputError(f"{path}: is not a file; {flag} names a csv of masks")
-    with _long_fields():
-        return read_annotations(path)
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    # A ragged predicted mask takes more text than the 131,072 characters csv allows a field.
-    usual = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(usual)
+    return read_annotations(path)

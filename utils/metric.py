@@ -7,6 +7,7 @@ Probabilities are quantised to 256 levels. The histogram of the levels over all 
 pixels of the true mask, gives area and intersection at every threshold without another pass.
 """
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from utils.errors import InputError
 from utils.files import atomic
+from utils.limits import HISTOGRAM_BYTES, check_size
 
 LEVELS = 256
 
@@ -101,13 +103,29 @@ def load_histograms(path: str | Path) -> Histograms:
     """Read an npz that `Histograms.save` wrote.
 
     Raises:
-        InputError: the file is missing, damaged, or lacks an array.
+        InputError: the file is missing, damaged, too large, or lacks an array of the right form.
     """
     try:
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(member.file_size for member in file.infolist())
+        check_size(path, unpacked, HISTOGRAM_BYTES)
         with np.load(path, allow_pickle=False) as arrays:
-            return Histograms(**{name: arrays[name] for name in Histograms.__annotations__})
+            histograms = Histograms(**{name: arrays[name] for name in Histograms.__annotations__})
+        _check_form(histograms)
+    except InputError:
+        raise
     except Exception as error:  # numpy raises zipfile's, zlib's and its own errors here
         raise InputError(f"{path} cannot be read as out-of-fold histograms: {error}") from error
+    return histograms
+
+
+def _check_form(histograms: Histograms) -> None:
+    count = histograms.ids.shape[:1]
+    shapes = {"ids": count, "height": count, "width": count}
+    for name, array in vars(histograms).items():
+        shape, kind = shapes.get(name, (*count, LEVELS)), "U" if name == "ids" else "i"
+        if array.shape != shape or array.dtype.kind != kind:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not of {shape}")
 
 
 def join(parts: list[Histograms]) -> Histograms:

@@ -15,9 +15,10 @@ from utils.rank import say
 
 _MAY_CHANGE = frozenset(
     {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
-    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir"}
+    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude"}
 )
-"""Settings that a run may be continued with otherwise than it was begun."""
+"""Settings that a run may be continued with otherwise than it was begun: whatever they name, the
+folds that come of it have to be those of folds.csv."""
 _BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}
 """Settings that may change as long as no unfinished fold has begun the stage."""
 

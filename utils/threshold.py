@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.errors import InputError
+from utils.limits import SETTINGS_BYTES, read_bytes
 from utils.metric import LEVELS, Histograms, level_of, threshold_of
 
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
@@ -75,17 +76,18 @@ def load_rule(path: str | Path) -> PostProcess:
     """Read the rule of a threshold.json.
 
     Raises:
-        InputError: the file is missing, is not JSON, or lacks a part of the rule.
+        InputError: the file is missing, is too large, is not JSON, or lacks a part of the rule.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, SETTINGS_BYTES))
         return PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
     except FileNotFoundError as error:
         raise InputError(
             f"looked for the thresholds in {path}; make it with "
             "python main.py --mode choose_threshold --run_name RUN, or give thresholds by flags"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # RecursionError: thousands of brackets.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as thresholds: {error!r}") from error
 
 

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.dicom import read_dicom
-from datasets.images import find_images, image_header, image_id, read_image
+from datasets.dicom import dicom_size, read_dicom
+from datasets.headers import image_header
+from datasets.images import find_images, image_id, read_file, read_image
 from utils.drawing import BACKGROUND, FAINT, PREDICTION, TEXT, TRUTH, outline
 from utils.errors import InputError
 from utils.evaluation import Counts, Pairs
@@ -45,15 +46,8 @@ def image_size(path: Path) -> tuple[int, int]:
         InputError: the file cannot be read as an image.
     """
     if path.suffix.lower() == ".dcm":
-        dataset = read_dicom(path, pixels=False)
-        size = dataset.get("Rows"), dataset.get("Columns")
-        if not all(size):
-            raise InputError(f"{path}: does not say its size")
-        return size
-    try:
-        return image_header(path.read_bytes(), path)[1]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        return dicom_size(read_dicom(path, pixels=False), path)
+    return image_header(read_file(path), path)[1]
 
 
 def write_sheet(

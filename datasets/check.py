@@ -1,0 +1,173 @@
+"""Read a whole data set before training, and name everything that is wrong with it.
+
+    python -m datasets.check
+    python -m datasets.check --dataset_root datasets/SIIM_data --exclude bad.txt
+    python -m datasets.check --folds checkpoints/unet_resnet34/RUN
+
+Every image and mask of DATASET_ROOT/train_images and train_mask is decoded; expect 100 to 200
+images per second on two cores. Said of them, all files by name: which cannot be read or are cut
+short, which differ in size from their mask, which masks have further grey levels, ids that stand
+for several files, images without a mask and masks without an image (both are left out of a
+training), masks of another grey level than 255, and images whose pixels are those of another id:
+whether their masks differ, and with --folds (a run, or its folds.csv) whether they lie in
+different folds, where one tells the network about the other.
+
+Appear in OUT (DATASET_ROOT if not given):
+
+    check.json   the figures, and all ids and files
+    check.png    sizes of the masks, share of positives, sizes of the images
+
+EXCLUDE is a text file with one image id per line, the one that training takes with --exclude.
+
+Exit code: 0; 1 where something would stop a training; 2 where the data cannot be looked at.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from datasets.exclude import read_excluded
+from datasets.findings import Duplicates, Findings, examine, find_duplicates
+from datasets.splits import read_folds
+from utils.errors import InputError, command
+from utils.evaluation import SIZES
+from utils.files import write_json
+from utils.plots import draw_data
+
+_QUANTILES = {
+    "smallest": 0,
+    "lower_quartile": 25,
+    "median": 50,
+    "upper_quartile": 75,
+    "largest": 100,
+}
+
+
+@command
+def main(args: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = _parse(args)
+    fold_of = _read_fold_of(options.folds) if options.folds else None
+    findings = examine(options.dataset_root, read_excluded(options.exclude))
+    duplicates = find_duplicates(findings.pairs, fold_of)
+    content = summarise(findings, duplicates)
+    print("\n".join(_lines(content)))
+    out = options.out or options.dataset_root
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "check.json", content)
+        sizes = [pair.size for pair in findings.pairs]
+        draw_data(findings.areas, sizes, out / "check.png")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written to ({error}); give another --out") from error
+    print(f"\n{out / 'check.json'}, {out / 'check.png'}")
+    return 1 if content["stops_a_training"] else 0
+
+
+def summarise(findings: Findings, duplicates: list[Duplicates]) -> dict:
+    """Put what was found into the form of check.json."""
+    areas, pairs = findings.areas, findings.pairs
+    masks = areas[areas > 0]
+    sizes = Counter(f"{width}x{height}" for height, width in (pair.size for pair in pairs))
+    return {
+        "images": len(pairs),
+        "positives": len(masks),
+        "sizes": dict(sizes.most_common()),
+        "mask_pixels": {
+            name: float(np.percentile(masks, percent)) if masks.size else None
+            for name, percent in _QUANTILES.items()
+        },
+        "masks_by_size": _by_size(masks),
+        "masks_of_other_grey": {p.id: p.level for p in pairs if p.level not in (0, 255)},
+        "images_without_mask": findings.unannotated,
+        "masks_without_image": findings.without_image,
+        "duplicates": [asdict(group) for group in duplicates],
+        "refused": findings.refused,
+        "stops_a_training": bool(findings.refused or not pairs),
+    }
+
+
+def _parse(args: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m datasets.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--dataset_root", type=Path, default=Path("datasets/SIIM_data"), help="(datasets/SIIM_data)"
+    )
+    add("--out", type=Path, help="folder for check.json and check.png (DATASET_ROOT)")
+    add("--exclude", type=Path, help="text file of image ids to leave out")
+    add("--folds", type=Path, help="a run's folder, or a folds.csv")
+    return parser.parse_args(args)
+
+
+def _read_fold_of(path: Path) -> dict[str, int]:
+    table = read_folds(path / "folds.csv" if path.is_dir() else path)
+    return dict(zip(table["ImageId"], table["fold"].tolist(), strict=True))
+
+
+def _by_size(masks: np.ndarray) -> list[dict]:
+    ranges = zip((1, *(size + 1 for size in SIZES)), (*SIZES, None), strict=True)
+    return [
+        {"first": first, "last": last, "masks": _count_between(masks, first, last or np.inf)}
+        for first, last in ranges
+    ]
+
+
+def _count_between(masks: np.ndarray, first: float, last: float) -> int:
+    return int(np.count_nonzero((masks >= first) & (masks <= last)))
+
+
+def _lines(content: dict) -> Iterator[str]:
+    images, positives = content["images"], content["positives"]
+    share = f" ({positives / images:.1%})" if images else ""
+    yield f"{images:,} images with a mask file, {positives:,} positive{share}"
+    for size, count in content["sizes"].items():
+        yield f"  {count:>8,} of {size} pixels"
+    if positives:
+        quantiles = (f"{name} {value:,.0f}" for name, value in content["mask_pixels"].items())
+        yield f"pixels of the masks: {', '.join(quantiles).replace('_', ' ')}"
+    for row in content["masks_by_size"]:
+        last = f"to {row['last']:,}" if row["last"] else "or more"
+        yield f"  {row['masks']:>8,} of {row['first']:,} {last}"
+    yield from _listed("images without a mask, left out", content["images_without_mask"])
+    yield from _listed("masks without an image, left out", content["masks_without_image"])
+    grey = [f"{name}: {level}" for name, level in content["masks_of_other_grey"].items()]
+    yield from _listed("masks of another grey level than 255, taken as masks", grey)
+    groups = content["duplicates"]
+    yield from _listed("groups of ids with the same pixels", [_describe(group) for group in groups])
+    if groups:
+        yield _leak(groups)
+    yield from _listed("files or ids that would stop a training", content["refused"])
+    if not images:
+        yield "no image has a mask: there is nothing to train on"
+
+
+def _listed(what: str, texts: list[str]) -> Iterator[str]:
+    yield f"{len(texts):,} {what}"
+    yield from (f"  {text}" for text in texts)
+
+
+def _describe(group: dict) -> str:
+    masks = "other masks" if group["masks_differ"] else "the same mask"
+    folds = group["folds"]
+    where = f", folds {', '.join(map(str, folds))}" if folds else ""
+    return f"{' = '.join(group['ids'])}: {masks}{where}"
+
+
+def _leak(groups: list[dict]) -> str:
+    if groups[0]["folds"] is None:
+        return "  give --folds to learn which lie in different folds"
+    apart = sum(len(group["folds"]) > 1 for group in groups)
+    return f"  {apart:,} of these groups lie in different folds"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

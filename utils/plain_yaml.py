@@ -1,0 +1,57 @@
+"""Reads YAML files of plain settings: names and values, as this program writes them."""
+
+from pathlib import Path
+
+import yaml
+from jsonargparse import ActionConfigFile
+
+from utils import limits
+from utils.errors import InputError
+
+_DEPTH = 8
+
+
+def read_yaml(path: str | Path) -> object:
+    """Read a YAML file.
+
+    Raises:
+        InputError: it cannot be read, or has more than plain values.
+    """
+    text = check_yaml(path)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+
+
+def check_yaml(path: str | Path) -> str:
+    """Read the text of a YAML file, whose form is then safe to hand to any reader.
+
+    Raises:
+        InputError: it is missing, too large, not YAML, or has more than plain values: aliases, with
+            which few bytes stand for any amount, tags, or deep nesting.
+    """
+    try:
+        text = limits.read_bytes(path, limits.SETTINGS_BYTES).decode("utf-8")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _DEPTH:
+                raise InputError(
+                    f"{path} line {event.start_mark.line + 1}: settings are plain names and values,"
+                    f" without aliases (*), tags (!) or more than {_DEPTH} levels"
+                )
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+    return text
+
+
+class PlainConfigFile(ActionConfigFile):
+    """The flag that names a YAML file; any but a plain one is refused."""
+
+    def __call__(self, parser, cfg, values, option_string=None):
+        """Check the file, then read it."""
+        if Path(values).is_file():
+            check_yaml(values)
+        super().__call__(parser, cfg, values, option_string)
