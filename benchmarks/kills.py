@@ -104,11 +104,13 @@ def disturb(folder: Path, kills: int, deadline: float) -> Counter:
     return done
 
 
-def finish(process: int) -> None:
-    """Wait for a run and make sure that it ended well."""
+def finish(folder: Path, run_name: str, **changes: str) -> None:
+    """Train to the end, and make sure that it is reached."""
+    process = start(folder, run_name, **changes)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if code:
-        raise SystemExit(f"a run ended with exit code {code}")
+        said = (folder / f"{run_name}.txt").read_text()[-3000:]
+        raise SystemExit(f"{said}\nrun {run_name} ended with exit code {code}")
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -157,10 +159,10 @@ def main() -> int:
     given = parser.parse_args()
     begun = time.monotonic()
     with small_data(_IMAGES) as folder:
-        finish(start(folder, "whole", **_EPOCHS))
+        finish(folder, "whole", **_EPOCHS)
         undisturbed = time.monotonic() - begun
         done = disturb(folder, given.kills, begun + 60 * given.minutes)
-        finish(start(folder, "killed", resume="true", **_EPOCHS))
+        finish(folder, "killed", resume="true", **_EPOCHS)
         found = differences(fold_folder(folder, "whole"), fold_folder(folder, "killed"))
     kinds = ", ".join(f"{done[name]} in a {name}" for name in _PLACES)
     print(f"{done.total()} kills ({kinds}), as many resumes; the run undisturbed took")

@@ -1,6 +1,7 @@
 """Small real trainings in processes of their own, for what only shows over many of them."""
 
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,8 @@ def start(
             os.dup2(output, 2)
             prepare_child()
             code = main.main(words)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return process
