@@ -15,7 +15,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from utils.errors import InputError
-from utils.limits import IMAGE_BYTES, check_pixels, check_size
+from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 
 # Kaggle's stage-2 ids (ID_0011fe81e) are not valid UIDs; pydicom would warn about every one.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -31,8 +31,8 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
         InputError: the file cannot be read, is too large, is not a DICOM, or is deflated.
     """
     try:
-        _refuse_too_much(path)
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+        data = _read_within_limits(path)
+        return pydicom.dcmread(io.BytesIO(data), stop_before_pixels=not pixels)
     except InputError:
         raise
     except InvalidDicomError as error:
@@ -135,16 +135,20 @@ def _refuse_unusable(dataset: pydicom.Dataset, path: Path) -> None:
         raise InputError(f"{path}: has more pixel data than {width}x{height} pixels can need")
 
 
-def _refuse_too_much(path: Path) -> None:
+def _read_within_limits(path: Path) -> bytes:
     if path.is_fifo():
         raise InputError(f"{path}: is a pipe, not a file")
-    check_size(path, path.stat().st_size, IMAGE_BYTES)
-    # pydicom would inflate the whole file before anything can be asked of it.
-    if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise InputError(
-            f"{path}: is deflated as a whole, which is not read; write it anew with another "
-            "transfer syntax, such as with dcmtk's dcmconv +te"
-        )
+    data = read_bytes(path, IMAGE_BYTES)
+    # pydicom would inflate the whole file before anything can be asked of it. Its name for that
+    # stands in few files, and asking for it takes a fifth of the time of reading one.
+    if DeflatedExplicitVRLittleEndian.encode() in data:
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+        if syntax == DeflatedExplicitVRLittleEndian:
+            raise InputError(
+                f"{path}: is deflated as a whole, which is not read; write it anew with another "
+                "transfer syntax, such as with dcmtk's dcmconv +te"
+            )
+    return data
 
 
 def _shows_its_jpeg(dataset: pydicom.Dataset) -> bool:
