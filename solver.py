@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from datasets.batches import plan_steps, seed_of
@@ -20,6 +19,7 @@ from utils.config import Config, Stage
 from utils.failures import Place, explaining
 from utils.log import FoldLog
 from utils.loss import bce
+from utils.optimizer import build_optimizer
 from utils.preemption import Stopped, noting_signals
 from utils.processes import any_process, check_equal, fastest_layout, share_buffers
 from utils.resume import find_position
@@ -136,15 +136,7 @@ class Solver:
         self.model = None
         precision = self.fabric.strategy.precision
         precision.load_state_dict(start["scaler"] if first_epoch else _FRESH_SCALER)
-        # Fabric cannot clip gradients that a fused optimizer is still to divide by the scale.
-        scaled = bool(precision.state_dict())
-        optimizer = torch.optim.Adam(
-            self.module.parameters(),
-            lr=stage.lr,
-            weight_decay=self.config.weight_decay,
-            fused=not (self.config.clip_grad_norm and scaled),
-        )
-        self.scheduler = CosineAnnealingLR(optimizer, T_max=stage.epochs, eta_min=0)
+        optimizer, self.scheduler = build_optimizer(self.module, self.fabric, self.config, stage)
         self.best: dict | None = None
         if first_epoch:
             optimizer.load_state_dict(start["optimizer"])

@@ -59,8 +59,7 @@ def train(
     started, images = time.perf_counter(), 0
     loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
     for number, (part, (image, mask)) in enumerate(zip(parts, batches, strict=True)):
-        image = image.to(fabric.device, non_blocking=True)
-        mask = mask.to(fabric.device, non_blocking=True)
+        image, mask = (t.to(fabric.device, non_blocking=True) for t in (image, mask))
         # DDP averages over processes, which may hold unequal parts of a batch.
         weight = len(image) * fabric.world_size / part.step_images
         with fabric.no_backward_sync(model, enabled=not part.last):
@@ -69,13 +68,15 @@ def train(
         loss_sum += loss.detach().double() * len(image)
         watch.follow(number, loss)
         if part.last:
-            if clip_grad_norm:
-                fabric.clip_gradients(
-                    model, optimizer, max_norm=clip_grad_norm, error_if_nonfinite=False
-                )
-            optimizer.step()
-            optimizer.zero_grad()
+            _step(fabric, model, optimizer, clip_grad_norm)
             images += part.step_images
             watch.look(number)
     loss = fabric.all_reduce(loss_sum, reduce_op="sum").item() / images
     return Trained(loss, images / (time.perf_counter() - started))
+
+
+def _step(fabric: Fabric, model: nn.Module, optimizer: Optimizer, clip_grad_norm: float) -> None:
+    if clip_grad_norm:
+        fabric.clip_gradients(model, optimizer, max_norm=clip_grad_norm, error_if_nonfinite=False)
+    optimizer.step()
+    optimizer.zero_grad()

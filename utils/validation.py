@@ -77,8 +77,7 @@ def validate(
     loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
     shown = []
     for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
-        image = batch.image.to(fabric.device, non_blocking=True)
-        mask = batch.mask.to(fabric.device, non_blocking=True)
+        image, mask = (t.to(fabric.device, non_blocking=True) for t in (batch.image, batch.mask))
         with fabric.autocast():
             logits = module(normalise(image))
         loss += loss_function(logits, mask).double() * len(image)
