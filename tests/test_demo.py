@@ -37,7 +37,7 @@ def dice_on_positives(root, checkpoints, **changes):
 
 def best_dice_of_a_threshold(root, ids):
     """The best that "darker than" or "brighter than" one grey level does on the positives."""
-    samples, _ = find_samples(root)
+    samples = find_samples(root).samples
     best = 0.0
     for flip in (0, 255):
         counts = []
