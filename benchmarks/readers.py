@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -118,14 +117,7 @@ def _encoded(suffix: str) -> list[bytes]:
     forms = [grey, np.dstack([grey] * 3), grey[:1, :3]]
     forms += [grey.astype(np.uint16) * 257] if suffix == ".png" else []
     files = [cv2.imencode(suffix, form)[1].tobytes() for form in forms]
-    return files + ([_animated()] if suffix == ".png" else [])
-
-
-def _animated() -> bytes:
-    file = io.BytesIO()
-    frames = [Image.fromarray(_grey()), Image.fromarray(255 - _grey())]
-    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
-    return file.getvalue()
+    return files
 
 
 def _grey() -> np.ndarray:

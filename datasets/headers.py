@@ -10,6 +10,7 @@ from utils.limits import check_pixels
 
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 
 def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
@@ -33,7 +34,7 @@ def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
 
 
 def is_whole(data: bytes) -> bool:
-    """Say whether a JPEG or PNG reaches its end marker; the pixels are not decoded."""
+    """Say whether a JPEG or a PNG of one picture reaches its end; the pixels are not decoded."""
     if data.startswith(JPEG_START):
         # An embedded thumbnail has an end marker too, but stands before the last scan.
         return data.rfind(JPEG_END) > data.rfind(JPEG_SCAN) > 0
@@ -41,9 +42,12 @@ def is_whole(data: bytes) -> bool:
 
 
 def _ends_as_png(data: bytes) -> bool:
-    # Chunk by chunk: OpenCV makes room for as many bytes as a chunk says it has, up to 2 GiB.
+    # Chunk by chunk: OpenCV makes room for as many bytes as a chunk says it has, up to 2 GiB, and a
+    # damaged animation ends the process (seen in 5.0).
     place, kind = len(PNG_START), b""
     while kind != PNG_END and place + 12 <= len(data):
         kind = data[place + 4 : place + 8]
+        if kind in PNG_ANIMATION:
+            return False
         place += 12 + int.from_bytes(data[place : place + 4], "big")
     return kind == PNG_END and place <= len(data)

@@ -94,7 +94,7 @@ def ready_bytes(path: str | Path) -> bytes | None:
     if not plain:
         return None
     if not is_whole(data):
-        raise InputError(f"{path}: the image is cut short")
+        raise InputError(f"{path}: the image is cut short, or animated")
     return data
 
 
@@ -186,7 +186,7 @@ def read_file(path: Path) -> bytes:
 
 def _decode(data: bytes, path: Path) -> np.ndarray:
     if not is_whole(data):
-        raise InputError(f"{path}: is cut short, or neither a JPEG nor a PNG")
+        raise InputError(f"{path}: is cut short, animated, or neither a JPEG nor a PNG")
     image_header(data, path)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     try:

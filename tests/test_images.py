@@ -216,3 +216,16 @@ def test_a_mask_is_resized_to_the_pixels_nearest_to_the_new_centres(size):
     resized = resize_mask(mask, size)
     assert resized.dtype == np.uint8
     assert np.array_equal(resized, mask[np.ix_(nearest, nearest)])
+
+
+def test_an_animated_png_is_refused(tmp_path):
+    """OpenCV would end the process on some that are damaged."""
+    path = tmp_path / "a.png"
+    frames = [Image.fromarray(picture(seed=seed)) for seed in range(2)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert b"acTL" in path.read_bytes()
+    for read in (read_image, ready_bytes):
+        with pytest.raises(InputError, match="animated"):
+            read(path)
+    frames[0].save(path)
+    assert np.array_equal(read_image(path), picture(seed=0))

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
-from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from datasets import images as images_module
@@ -289,10 +288,3 @@ def test_histograms_that_unpack_to_too_much_are_refused(oof, monkeypatch):
 def test_histograms_of_another_form_are_refused(oof, changes):
     with pytest.raises(InputError, match=r"oof\.npz cannot be read as out-of-fold histograms"):
         load_histograms(oof(**changes))
-
-
-def test_a_png_of_several_pictures_is_read_as_its_first(tmp_path):
-    first, second = picture(seed=1), picture(seed=2)
-    frames = [Image.fromarray(first), Image.fromarray(second)]
-    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    assert np.array_equal(read_image(tmp_path / "a.png"), first)

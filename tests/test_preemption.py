@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import solver as solver_module
-from tests.test_solver import assert_same, checkpoints, make, scalars
+from tests.test_solver import assert_same, checkpoints, make, scalars, wait_for_next_second
 from tests.tiny import TinyNet, write_dataset
 from utils.errors import command
 from utils.metric import load_histograms
@@ -107,6 +107,7 @@ def test_wherever_it_comes_the_run_goes_on_to_the_same_bits(
     assert place in message
     assert "--run_name mine --resume true" in message
     assert not (tmp_path / "oof.npz").exists()
+    wait_for_next_second()
     make(root, tmp_path).fit()
     ours, expected = checkpoints(tmp_path), checkpoints(whole)
     for content in (*ours.values(), *expected.values()):
