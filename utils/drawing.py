@@ -110,48 +110,65 @@ def explanation(
     return np.asarray(canvas)
 
 
-def tile(grey: np.ndarray, mask: np.ndarray, caption: tuple[str, str]) -> np.ndarray:
-    """Draw one image of a contact sheet, its mask red, with two lines of text below it.
+def tile(
+    grey: np.ndarray,
+    mask: np.ndarray,
+    caption: tuple[str, str],
+    colour: tuple[int, int, int] = PREDICTION,
+) -> np.ndarray:
+    """Draw one image of a contact sheet with its mask and two lines of text below it.
 
     Args:
         grey: [H,W] uint8, the image.
-        mask: [H,W] uint8 of 0 and 1, the prediction.
+        mask: [H,W] uint8 of 0 and 1.
         caption: the two lines; the first is shortened where it is too long.
+        colour: RGB of the mask, and of the second line unless the mask is empty.
 
     Returns:
         uint8 RGB, `TILE` pixels wide, the same size for every image.
     """
-    picture = outline(_to_rgb(_fit(grey, TILE)), _fit_mask(mask, TILE), PREDICTION)
+    picture = outline(_to_rgb(_fit(grey, TILE)), _fit_mask(mask, TILE), colour)
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (TILE, TILE + 2 * _LINE * 2 // 3), BACKGROUND)
     canvas.paste((0, 0, 0), (0, 0, TILE, TILE))
     canvas.paste(Image.fromarray(picture), ((TILE - width) // 2, (TILE - height) // 2))
-    colour = PREDICTION if mask.any() else FAINT
     _write(canvas, _shorten(caption[0], TILE, size=12), (0, TILE + 12), "lm", TEXT, size=12)
-    _write(canvas, caption[1], (0, TILE + 29), "lm", colour, size=12)
+    below = colour if mask.any() else FAINT
+    _write(canvas, caption[1], (0, TILE + 29), "lm", below, size=12)
     return np.asarray(canvas)
 
 
-def contact_sheet(tiles: Sequence[np.ndarray], title: tuple[str, str]) -> np.ndarray:
+def contact_sheet(
+    tiles: Sequence[np.ndarray],
+    title: tuple[str, str],
+    columns: int = SHEET_COLUMNS,
+    row_titles: Sequence[str] = (),
+) -> np.ndarray:
     """Lay tiles of one size out in rows below a title of two lines.
 
     Args:
         tiles: one or more, [H,W,3] uint8 RGB.
         title: what the sheet shows; the second line is fainter.
+        columns: tiles of a row, the last row may have fewer.
+        row_titles: a line above each row, or none.
 
     Returns:
         uint8 RGB.
     """
     height, width = tiles[0].shape[:2]
-    columns = min(SHEET_COLUMNS, len(tiles))
+    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    size = (columns * (width + _GAP) + _GAP, _TITLE + rows * (height + _GAP))
+    head = _LINE if row_titles else 0
+    pitch = head + height + _GAP
+    size = (columns * (width + _GAP) + _GAP, _TITLE + rows * pitch)
     canvas = Image.new("RGB", size, BACKGROUND)
     _write(canvas, title[0], (_GAP, 20), "lm", TEXT, size=17)
     _write(canvas, title[1], (_GAP, 44), "lm", FAINT, size=13)
+    for row, text in enumerate(row_titles):
+        _write(canvas, text, (_GAP, _TITLE + row * pitch + head // 2), "lm", TEXT)
     for i, picture in enumerate(tiles):
         row, column = divmod(i, columns)
-        corner = (_GAP + column * (width + _GAP), _TITLE + row * (height + _GAP))
+        corner = (_GAP + column * (width + _GAP), _TITLE + row * pitch + head)
         canvas.paste(Image.fromarray(picture), corner)
     return np.asarray(canvas)
 

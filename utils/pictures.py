@@ -130,7 +130,7 @@ def _draw_sheet(predictions: list[Prediction], sources: Iterable[Source]) -> np.
 
 def _describe(prediction: Prediction, pixels: int) -> str:
     mask = f"mask {prediction.area:,} px ({prediction.area / pixels:.1%})"
-    return f"{mask if prediction.area else 'no mask'}, largest probability {_short(prediction)}"
+    return f"{mask if prediction.area else 'no mask'}, probability {_short(prediction)}"
 
 
 def _describe_shortly(prediction: Prediction) -> str:
