@@ -2,7 +2,8 @@
 
 Every network has `.encoder`, the part that pretrained weights go into and that can be held frozen,
 and `.size_step`, which the sides of an image must be multiples of. Its last convolution gives the
-logits.
+logits. With a presence head a network returns a tuple, the logits and one [B,1] for each image as a
+whole; `outputs.read_output` takes either.
 """
 
 import difflib
@@ -23,12 +24,12 @@ from models.weights import load_encoder
 from utils.errors import InputError
 from utils.rank import say
 
-_PRETRAINED: dict[str, Callable[[bool], nn.Module]] = {
+_PRETRAINED: dict[str, Callable[..., nn.Module]] = {
     **{f"unet_{name}": partial(Unet, name, classes=1) for name in BACKBONES},
     "linknet": partial(build_smp, "Linknet", "resnet34"),
     "deeplabv3plus": partial(build_smp, "DeepLabV3Plus", "resnet34"),
 }
-"""Networks whose encoder has pretrained weights to fetch, by `pretrained`."""
+"""Networks whose encoder has pretrained weights to fetch, by `pretrained` and `presence_head`."""
 
 _PATTERN = "smp:ARCHITECTURE:ENCODER"
 _LEAST_PRIOR = 1e-4
@@ -58,10 +59,16 @@ def build_model(
     encoder_weights: str | Path | None = None,
     t: int = 3,
     prior: float = 0.01,
+    presence_head: bool = False,
 ) -> nn.Module:
     """Build a network that maps [B,3,H,W] float32 images to [B,1,H,W] logits.
 
     A batch whose sides are not multiples of the network's `size_step` raises an InputError.
+
+    With a presence head, the encoder's deepest features also give, by their mean, the logit of a
+    mask anywhere in the image, and the output is the tuple (logits, presence [B,1]). A loss has to
+    depend on both: DDP waits for the gradients of the head, too. What the network is without the
+    head keeps its names in the state dict.
 
     Args:
         model_type: one of `model_types()`, or smp:ARCHITECTURE:ENCODER.
@@ -69,11 +76,13 @@ def build_model(
         encoder_weights: a file with weights for the encoder; no network is then needed.
         t: recurrent steps of R2U_Net and R2AttU_Net.
         prior: probability of a mask that the untrained network gives a pixel, on the whole.
+        presence_head: say also whether there is a mask at all; not for the networks of `FAMILY`.
 
     Raises:
-        InputError: the name is unknown, or the weights cannot be had or do not fit.
+        InputError: the name is unknown, the network has no presence head, or the weights cannot be
+            had or do not fit.
     """
-    network = _build(model_type, pretrained and encoder_weights is None, t)
+    network = _build(model_type, pretrained and encoder_weights is None, t, presence_head)
     retire_unused(network)
     _set_prior(network, prior)
     check_every_input(network)
@@ -82,16 +91,22 @@ def build_model(
     return network
 
 
-def _build(model_type: str, pretrained: bool, t: int) -> nn.Module:
+def _build(model_type: str, pretrained: bool, t: int, presence_head: bool) -> nn.Module:
     if model_type in FAMILY:
+        if presence_head:
+            raise InputError(
+                f"--presence_weight above 0 needs a presence head, which {model_type} cannot have."
+                f" Choose --model_type {', '.join(_PRETRAINED)} or {_PATTERN}, or give "
+                "--presence_weight 0"
+            )
         if pretrained:
             say(f"warning: there are no pretrained weights for {model_type}, it starts at random")
         return build_unet(model_type, t)
     if model_type in _PRETRAINED:
-        return _PRETRAINED[model_type](pretrained=pretrained)
+        return _PRETRAINED[model_type](pretrained=pretrained, presence_head=presence_head)
     kind, *parts = model_type.split(":")
     if kind == "smp" and len(parts) == 2:
-        return build_smp(*parts, pretrained=pretrained)
+        return build_smp(*parts, pretrained=pretrained, presence_head=presence_head)
     known = [*model_types(), _PATTERN]
     near = _PATTERN
     if kind != "smp":

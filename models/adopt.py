@@ -31,7 +31,8 @@ from torch import Tensor
 
 from models import build_model
 from utils.checkpoint import FoldCheckpoints, load_file, reason_of
-from utils.config import Config, parse
+from utils.command_line import parse
+from utils.config import Config
 from utils.errors import InputError, command
 from utils.rank import say
 from utils.run import begin_run, open_run
@@ -93,7 +94,7 @@ def write_checkpoints(
             "best": {"epoch": stage.epochs - 1},
             "config": asdict(config),
         }
-        FoldCheckpoints(folder).save(content, is_best=True)
+        FoldCheckpoints(folder).save(content, kept=[stage.epochs - 1])
 
 
 def _folds(checkpoints: list[Path], config: Config) -> dict[int, Path]:

@@ -85,6 +85,7 @@ class Unet(nn.Module):
         shortcut_features: names of the backbone's children that shortcuts leave from, shallow
             first, None for a level without; "default" takes one a resolution.
         decoder_use_batchnorm: batch norm behind every convolution of the decoder.
+        presence_head: give also one logit for each image, from the mean of the backbone's output.
     """
 
     size_step = 32
@@ -99,6 +100,8 @@ class Unet(nn.Module):
         parametric_upsampling: bool = True,
         shortcut_features: str | tuple[str | None, ...] = "default",
         decoder_use_batchnorm: bool = True,
+        *,
+        presence_head: bool = False,
     ):
         super().__init__()
         self.backbone, default, self.backbone_output = _backbone(backbone_name, pretrained)
@@ -113,6 +116,7 @@ class Unet(nn.Module):
             )
         )
         self.final_conv = nn.Conv2d(decoder_filters[-1], classes, kernel_size=1)
+        self.presence_head = _presence_head(deepest) if presence_head else None
         self.register_load_state_dict_pre_hook(_ignore_classifier)
 
     @property
@@ -127,12 +131,17 @@ class Unet(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B,3,H,W] -> logits [B,classes,H,W]; H and W are multiples of 32."""
-        x, shortcuts = self._encode(x)
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """[B,3,H,W] -> logits [B,classes,H,W], and [B,1] with a presence head.
+
+        H and W are multiples of 32.
+        """
+        deepest, shortcuts = self._encode(x)
+        x = deepest
         for block, shortcut in zip(self.upsample_blocks, reversed(shortcuts), strict=True):
             x = block(x, shortcut)
-        return self.final_conv(x)
+        logits = self.final_conv(x)
+        return logits if self.presence_head is None else (logits, self.presence_head(deepest))
 
     def _encode(self, x: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         features = {}
@@ -150,6 +159,13 @@ class Unet(nn.Module):
         deepest, shortcuts = self._encode(torch.zeros(1, 3, 32, 32))
         self.backbone.train(not self.encoder_freeze)
         return [0 if s is None else s.shape[1] for s in shortcuts], deepest.shape[1]
+
+
+def _presence_head(channels: int) -> nn.Sequential:
+    """[B,channels,H,W] -> [B,1]; like the auxiliary head of segmentation-models-pytorch."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 1)
+    )
 
 
 def _ignore_classifier(module: nn.Module, state_dict: dict, *_) -> None:

@@ -9,11 +9,15 @@ The graph holds one fold, or several with the mean of their probabilities:
                  original size (where the run has it) and resizing to the size of the last stage,
                  as datasets.images.preprocess does
     probability  float32 [B,1,H,W], before any threshold
+    deciding     float32 [B,1,H,W], only of a run with stage 3: `probability` is of that stage and
+                 draws masks, this is of stage 2 and decides whether there is one
+    presence     float32 [B], only of a run with a presence head: probability of a mask anywhere
 
-Any batch size B; H and W are fixed. The file's metadata say the same, with the folds. The file is
-then run by onnxruntime and compared with PyTorch; one that differs by more than 0.001 is not kept.
-Needs the packages of requirements-export.txt. Expect half a minute a fold and the size of its
-checkpoint without the optimizer, a third.
+Where a run keeps several epochs of a stage, all of them are averaged. Any batch size B; H and W are
+fixed. The file's metadata say the same, with the folds. The file is then run by onnxruntime and
+compared with PyTorch; one that differs by more than 0.001 is not kept. Needs the packages of
+requirements-export.txt. Expect half a minute a network and the size of its checkpoint without the
+optimizer, a third.
 """
 
 import argparse
@@ -22,12 +26,13 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.config import Config
-from utils.ensemble import Ensemble, find_checkpoints, load_network, read_settings
+from utils.ensemble import Ensemble
 from utils.errors import InputError, command
 from utils.files import atomic
+from utils.members import find_checkpoints, open_ensemble, read_settings
 from utils.processes import launch
 from utils.rank import say
 
@@ -44,15 +49,15 @@ def main(args: list[str] | None = None) -> int:
     options = _parse(args)
     _check_packages()
     config = read_settings(options.run, options.folds)
-    paths = find_checkpoints(options.run, config, "best")
+    checkpoints = find_checkpoints(options.run, config, "best")
     out = options.out or options.run / "model.onnx"
     fabric = launch("cpu", 1, 1, "32-true")
-    ensemble = Ensemble(fabric, (load_network(path, config) for path in paths), mirror=False).eval()
-    _check_fits(ensemble)
+    graph = Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
+    _check_fits(graph)
     try:
         with atomic(out) as temporary:
-            export(ensemble, config, temporary)
-            difference = largest_difference(ensemble, temporary, last_size(config))
+            export(graph, config, temporary)
+            difference = largest_difference(graph, temporary, last_size(config))
             if not difference <= _TOLERANCE:
                 raise InputError(
                     f"{out} was not written: its probabilities differ by {difference:.2g} from "
@@ -60,40 +65,77 @@ def main(args: list[str] | None = None) -> int:
                 )
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error}") from error
-    say(f"{out}: {len(paths)} folds, largest difference to PyTorch {difference:.2g}")
+    networks = len({*checkpoints.drawing, *checkpoints.deciding})
+    say(
+        f"{out}: {', '.join(graph.outputs)} of {len(config.fold_numbers())} folds, {networks} "
+        f"networks; largest difference to PyTorch {difference:.2g}"
+    )
     return 0
+
+
+class Graph(nn.Module):
+    """What is exported of an ensemble.
+
+    Args:
+        ensemble: gives `Maps`.
+        config: the run's settings.
+
+    Attributes:
+        outputs: the names of what `forward` returns.
+    """
+
+    def __init__(self, ensemble: Ensemble, config: Config):
+        super().__init__()
+        self.ensemble = ensemble
+        decides = config.deciding_stage != config.drawing_stage
+        part_of = {"probability": "drawn"}
+        part_of |= {"deciding": "deciding"} if decides else {}
+        part_of |= {"presence": "presence"} if config.presence_head else {}
+        self.outputs = list(part_of)
+        self._parts = list(part_of.values())
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Predict a batch, [B,1,S,S] uint8 grey."""
+        maps = self.ensemble(image)
+        return tuple(getattr(maps, part) for part in self._parts)
 
 
 def last_size(config: Config) -> int:
     """Return the side of the last stage's images, in pixels."""
-    return config.stages(config.lr)[-1].image_size
+    return config.drawing_stage.image_size
 
 
-def export(ensemble: Ensemble, config: Config, path: Path) -> None:
-    """Write a graph of the ensemble, with metadata that say how to use it."""
+def export(graph: Graph, config: Config, path: Path) -> None:
+    """Write a graph with metadata that say how to use it."""
     size = last_size(config)
     program = torch.onnx.export(
-        ensemble,
+        graph,
         (_noise(2, size),),
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
         input_names=["image"],
-        output_names=["probability"],
+        output_names=graph.outputs,
         verbose=False,
     )
     program.model.doc_string = f"pneumothorax segmentation, {config.model_type}"
-    program.model.metadata_props.update(describe(config))
+    program.model.metadata_props.update(describe(config, graph.outputs))
     program.save(path)
 
 
-def describe(config: Config) -> dict[str, str]:
+def describe(config: Config, outputs: list[str]) -> dict[str, str]:
     """Return the metadata of the file: what goes in, what comes out, and where it is from."""
     size = last_size(config)
+    meanings = {
+        "probability": f"float32 [B,1,{size},{size}], of a pneumothorax at each pixel",
+        "deciding": f"float32 [B,1,{size},{size}], likewise, to decide whether there is any",
+        "presence": "float32 [B], of a pneumothorax anywhere",
+    }
     clahe = "CLAHE (clip limit 2.0, 8x8 tiles) at the original size, then " if config.clahe else ""
     return {
         "input": f"image: uint8 [B,1,{size},{size}], grey X-rays after {clahe}resizing to "
         f"{size}x{size} (area when shrinking, bilinear when enlarging)",
-        "output": f"probability: float32 [B,1,{size},{size}], of a pneumothorax at each pixel",
+        "output": "; ".join(f"{name}: {meanings[name]}" for name in outputs),
         "model_type": config.model_type,
         "run_name": str(config.run_name),
         "folds": ",".join(map(str, config.fold_numbers())),
@@ -102,7 +144,7 @@ def describe(config: Config) -> dict[str, str]:
     }
 
 
-def largest_difference(ensemble: Ensemble, path: Path, size: int) -> float:
+def largest_difference(graph: Graph, path: Path, size: int) -> float:
     """Return how far onnxruntime's probabilities are from PyTorch's, for a batch of 1 and of 3."""
     import onnxruntime
 
@@ -110,8 +152,11 @@ def largest_difference(ensemble: Ensemble, path: Path, size: int) -> float:
     differences = []
     for count in (1, 3):
         image = _noise(count, size)
-        (probability,) = session.run(None, {"image": image.numpy()})
-        differences.append((torch.from_numpy(probability) - ensemble(image)).abs().max())
+        theirs = session.run(None, {"image": image.numpy()})
+        differences += [
+            (torch.from_numpy(array) - tensor).abs().max()
+            for array, tensor in zip(theirs, graph(image), strict=True)
+        ]
     return torch.stack(differences).max().item()
 
 
@@ -129,8 +174,8 @@ def _check_packages() -> None:
         )
 
 
-def _check_fits(ensemble: Ensemble) -> None:
-    size = sum(value.nbytes for value in ensemble.state_dict().values())
+def _check_fits(graph: Graph) -> None:
+    size = sum(value.nbytes for value in graph.state_dict().values())
     if size > _MOST_BYTES:
         raise InputError(
             f"the weights of these folds are {size / 2**30:.1f} GiB, more than one ONNX file holds;"

@@ -9,17 +9,21 @@ from utils.checkpoint import reason_of
 from utils.errors import InputError
 from utils.rank import say
 
+_PRESENCE = {"classes": 1, "pooling": "avg", "dropout": 0.2}
 _SETTINGS = {"DPT": {"dynamic_img_size": True}}
 """Vision transformers take images of one size unless they are told otherwise."""
 
 
-def build_smp(architecture: str, encoder: str, pretrained: bool) -> nn.Module:
+def build_smp(
+    architecture: str, encoder: str, pretrained: bool, presence_head: bool = False
+) -> nn.Module:
     """Build a network of segmentation-models-pytorch with one output channel.
 
     Args:
         architecture: name of a class of the package, such as UnetPlusPlus.
         encoder: one of its encoders, such as se_resnext50_32x4d, or `tu-` with a name of timm's.
         pretrained: fetch the encoder's weights.
+        presence_head: use the package's auxiliary head, for a second output [B,1].
 
     Raises:
         InputError: a name is unknown, the two do not fit, or the weights cannot be had.
@@ -30,8 +34,9 @@ def build_smp(architecture: str, encoder: str, pretrained: bool) -> nn.Module:
     _check_known("architecture", architecture, [a.__name__ for a in smp._MODEL_ARCHITECTURES])
     # What follows a dot says which of several weights: tu-efficientnet_b4.ra2_in1k.
     _check_known("encoder", encoder.partition(".")[0], _encoders_like(encoder))
+    head = _PRESENCE if presence_head else None
     settings = _SETTINGS.get(architecture, {})
-    create = partial(smp.create_model, architecture, encoder, **settings)
+    create = partial(smp.create_model, architecture, encoder, aux_params=head, **settings)
     try:
         network = create(encoder_weights=None)
     except Exception as error:  # parts that do not fit raise whatever they stumble over

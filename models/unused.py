@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models.outputs import read_output
 from utils.errors import InputError
 from utils.sizes import nearest_multiples
 
@@ -40,13 +41,14 @@ def _unused(network: nn.Module) -> list[str]:
     side = nearest_multiples(_SIDE, network.size_step)[-1]
     image = torch.empty(2, 3, side, side, device="meta")
     try:
-        logits = functional_call(network, parameters | buffers, (image,))
+        output = functional_call(network, parameters | buffers, (image,))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{type(network).__name__} cannot take an image of {side}x{side} ({error}); choose an "
             "encoder for images of any size"
         ) from error
-    gradients = torch.autograd.grad(logits.sum(), list(parameters.values()), allow_unused=True)
+    total = sum(part.sum() for part in read_output(output) if part is not None)
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return [name for name, grad in zip(parameters, gradients, strict=True) if grad is None]
 
 

@@ -118,9 +118,11 @@ def test_a_checkpoint_without_classifier_loads_in_silence(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_signature_is_that_of_the_package():
-    signature = inspect.signature(Unet)
-    assert {name: p.default for name, p in signature.parameters.items()} == {
+def test_the_signature_is_that_of_the_package_and_a_keyword_of_our_own():
+    parameters = dict(inspect.signature(Unet).parameters)
+    own = parameters.pop("presence_head")
+    assert (own.kind, own.default) == (inspect.Parameter.KEYWORD_ONLY, False)
+    assert {name: p.default for name, p in parameters.items()} == {
         "backbone_name": "resnet50",
         "pretrained": True,
         "encoder_freeze": False,

@@ -10,8 +10,12 @@ from torch import nn
 
 from models import build_model, export
 from models.inputs import normalise
+from tests.tiny import build_tiny, predict_slowly, write_dataset
+from tests.tiny import write_run as write_tiny_run
+from utils import members
 from utils.checkpoint import FoldCheckpoints
-from utils.config import Config
+from utils.config import Config, load
+from utils.members import find_checkpoints, load_network, open_ensemble, read_settings
 
 onnxruntime = pytest.importorskip("onnxruntime")
 SIZE = 64
@@ -30,7 +34,8 @@ def write_run(folder, model_type, folds):
         network = build_model(model_type, pretrained=False, t=2, prior=0.5)
         speak_up(network)
         content = {"state_dict": network.state_dict(), "model_type": model_type, "stage": 2}
-        FoldCheckpoints(folder / f"fold{fold}").save(content | {"config": asdict(config)}, True)
+        content |= {"epoch": 0, "config": asdict(config)}
+        FoldCheckpoints(folder / f"fold{fold}").save(content, kept=[0])
     return folder
 
 
@@ -105,15 +110,42 @@ def test_the_file_says_what_goes_in(averaged):
 
 def test_the_difference_is_seen(run, averaged):
     """Against an ensemble that lacks a fold of the file."""
-    config = export.read_settings(run, "all")
     fabric = export.launch("cpu", 1, 1, "32-true")
-    networks = [
-        export.load_network(path, config) for path in export.find_checkpoints(run, config, "best")
-    ]
-    both = export.Ensemble(fabric, networks, mirror=False)
-    assert export.largest_difference(both, averaged, SIZE) < 1e-4
-    alone = export.Ensemble(fabric, networks[:1], mirror=False)
-    assert export.largest_difference(alone, averaged, SIZE) > 0.05
+    differences = []
+    for folds in ("all", 0):
+        config = read_settings(run, folds)
+        checkpoints = find_checkpoints(run, config, "best")
+        graph = export.Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
+        differences.append(export.largest_difference(graph, averaged, SIZE))
+    assert differences[0] < 1e-4
+    assert differences[1] > 0.05
+
+
+def test_every_output_of_a_run_with_stage_three_and_presence(tmp_path, monkeypatch, capsys):
+    """The file holds what decides as well as what draws, of all kept epochs."""
+    monkeypatch.setattr(members, "build_model", build_tiny)
+    root = write_dataset(tmp_path / "data")
+    changes = {"epoch_stage3": 1, "keep_best": 2, "presence_weight": 0.1}
+    run = write_tiny_run(tmp_path / "run", root, 1, **changes)
+    assert export.main(["--run", str(run), "--folds", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "probability, deciding, presence of 1 folds, 4 networks" in said
+    session = onnxruntime.InferenceSession(str(run / "model.onnx"))
+    names = [output.name for output in session.get_outputs()]
+    assert names == ["probability", "deciding", "presence"]
+    image = images(3)
+    found = session.run(None, {"image": image.numpy()})
+    settings = load(run / "config.yaml")
+    assert settings.image_size_stage2 == SIZE
+    kept = {2: ["epoch1", "epoch2"], 3: ["epoch1", "epoch2"]}
+    for i, grey in enumerate(image[:, 0].numpy()):
+        drawn, deciding, presence = predict_slowly(run, 1, grey, kept, prepared=True)
+        np.testing.assert_allclose(found[0][i, 0], drawn, atol=1e-3)
+        np.testing.assert_allclose(found[1][i, 0], deciding, atol=1e-3)
+        assert found[2][i] == pytest.approx(presence, abs=1e-3)
+        assert np.abs(drawn - deciding).max() > 0.05
+    described = session.get_modelmeta().custom_metadata_map["output"]
+    assert all(f"{name}: float32" in described for name in names)
 
 
 @pytest.mark.parametrize("difference", [2e-3, float("nan")])
@@ -131,7 +163,7 @@ def test_a_recurrent_network_keeps_its_steps(tmp_path):
     network = build_model("R2U_Net", pretrained=False, t=2)
     content = {"state_dict": network.state_dict(), "model_type": "R2U_Net"}
     torch.save(content, tmp_path / "stage2_best.pth")
-    loaded = export.load_network(tmp_path / "stage2_best.pth", config)
+    loaded = load_network(tmp_path / "stage2_best.pth", config)
     assert {m.t for m in loaded.modules() if hasattr(m, "t")} == {2}
 
 
