@@ -5,7 +5,7 @@ state, and any number of workers or processes sees the same pixels.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,10 @@ def seed_of(*parts: int | str) -> int:
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (index, seed) for one process, every image once per epoch.
+    """Batches of (index, seed) for one process, no image twice in an epoch.
+
+    Every image comes once, or, in an epoch with a share of positives, every positive and as many
+    of the others, drawn anew, as that share leaves room for.
 
     A batch of `batch_size` is dealt out over the processes. A left-over too small to give each
     process two images joins the batch before it, or shares it out evenly, because a network that
@@ -31,6 +34,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         seed_parts: (seed, fold, stage).
         rank: which process this is.
         world_size: number of processes.
+        positive: ids of the images with a mask.
+        share_of: gives the share of positives in an epoch (from 0); None takes every image.
     """
 
     def __init__(
@@ -40,21 +45,35 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         seed_parts: tuple[int, ...],
         rank: int = 0,
         world_size: int = 1,
+        positive: frozenset[str] = frozenset(),
+        share_of: Callable[[int], float | None] = lambda epoch: None,
     ):
         self.ids = ids
         self.batch_size = batch_size
         self.seed_parts = seed_parts
         self.rank = rank
         self.world_size = world_size
+        self.share_of = share_of
         self.epoch = 0
+        is_positive = np.array([name in positive for name in ids], dtype=bool)
+        self._positives, self._others = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch (from 0) that the next pass draws."""
         self.epoch = epoch
 
-    def sizes(self) -> list[int]:
-        """Return the number of images of each batch, over all processes."""
-        ends = [*range(self.batch_size, len(self.ids), self.batch_size), len(self.ids)]
+    def images(self, epoch: int) -> int:
+        """Return the number of images of an epoch (from 0), over all processes."""
+        return len(self._positives) + self._drawn(epoch)
+
+    def sizes(self, epoch: int | None = None) -> list[int]:
+        """Return the images of each batch of an epoch, over all processes.
+
+        Args:
+            epoch: from 0; the one chosen by `set_epoch` if not given.
+        """
+        images = self.images(self.epoch if epoch is None else epoch)
+        ends = [*range(self.batch_size, images, self.batch_size), images]
         sizes = np.diff([0, *ends]).tolist()
         least = min(2 * self.world_size, self.batch_size)
         if len(sizes) > 1 and sizes[-1] < least:
@@ -77,8 +96,17 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def _dealt(self) -> list[list[int]]:
         """Give the indices of each batch, over all processes."""
         generator = np.random.default_rng(seed_of(*self.seed_parts, self.epoch))
-        order = generator.permutation(len(self.ids))
+        others = np.random.default_rng(seed_of(*self.seed_parts, self.epoch, "others"))
+        drawn = others.permutation(self._others)[: self._drawn(self.epoch)]
+        order = generator.permutation(np.sort(np.concatenate((self._positives, drawn))))
         return [part.tolist() for part in np.split(order, np.cumsum(self.sizes())[:-1])]
+
+    def _drawn(self, epoch: int) -> int:
+        """Count the images without a mask that take part in an epoch."""
+        share = self.share_of(epoch)
+        if share is None:
+            return len(self._others)
+        return min(len(self._others), round(len(self._positives) * (1 - share) / share))
 
 
 class Part(NamedTuple):

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 from datasets.batches import EpochBatches
 from datasets.siim import Source, TrainImages, ValidImages
 from datasets.splits import Fold
-from utils.augmentation import Augmentation
-from utils.config import Config, Stage
+from utils.augmentation import build_augmentation
+from utils.config import Config
 from utils.errors import InputError
+from utils.stage import Stage
 
 
 class ValidBatch(NamedTuple):
@@ -45,6 +46,7 @@ class StageData:
         world_size: number of processes.
 
     Attributes:
+        fold: the images.
         batches: which images make up each training batch.
         train: loads (image, mask) of the batches, uint8 [B,1,S,S].
         valid: loads every `world_size`-th validation image, once and in order, as `ValidBatch`.
@@ -60,8 +62,19 @@ class StageData:
         rank: int,
         world_size: int,
     ):
-        self.batches = EpochBatches(fold.train, stage.batch_size, seed_parts, rank, world_size)
-        augmentation = Augmentation() if config.augmentation_flag else None
+        self.fold = fold
+        self.batches = EpochBatches(
+            fold.train,
+            stage.batch_size,
+            seed_parts,
+            rank,
+            world_size,
+            fold.positive,
+            stage.share_of,
+        )
+        augmentation = build_augmentation(
+            config.augmentation if config.augmentation_flag else "none"
+        )
         workers = _worker_settings(config.num_workers)
         self.train = DataLoader(
             TrainImages(source.pixels(fold.train, stage.image_size), augmentation),
@@ -77,22 +90,34 @@ class StageData:
         )
 
 
-def check_dealing(stage: Stage, images: int, processes: int) -> None:
+def check_dealing(stage: Stage, fold: Fold, processes: int) -> None:
     """Refuse what cannot be dealt out over the processes.
 
     Args:
-        stage: its batch size.
-        images: number of training images of a fold.
+        stage: its batch size, and which images it takes.
+        fold: the images.
         processes: how many there are.
 
     Raises:
-        InputError: the batch is not divisible, or there are too few images.
+        InputError: the batch is not divisible, or there are too few images, or no positives.
     """
     if stage.batch_size % processes:
         raise InputError(
-            f"--batch_size_stage{stage.number} {stage.batch_size} cannot be dealt out evenly over "
-            f"{processes} processes; use a multiple of {processes}"
+            f"--batch_size_stage{min(stage.number, 2)} {stage.batch_size} cannot be dealt out "
+            f"evenly over {processes} processes; use a multiple of {processes}"
         )
+    needs_positives = stage.positives_only or stage.positive_share is not None
+    positives = fold.only_positives()
+    if needs_positives and not (positives.train and positives.valid):
+        raise InputError(
+            f"stage {stage.number} takes a share of images with a mask, but fold {fold.number} has "
+            f"{len(positives.train)} to learn from and {len(positives.valid)} to validate on"
+        )
+    chosen = positives if stage.positives_only else fold
+    batches = EpochBatches(
+        chosen.train, stage.batch_size, (), 0, processes, fold.positive, stage.share_of
+    )
+    images = min(batches.images(epoch) for epoch in range(stage.epochs))
     if images < 2 * processes:
         raise InputError(f"{images} training images are too few for {processes} processes")
 

@@ -1,6 +1,6 @@
 """Folds: plain, stratified or patient-grouped, the same whatever order files are listed in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,13 @@ class Fold:
     train: list[str]
     valid: list[str]
     positive: frozenset[str]
+
+    def only_positives(self) -> "Fold":
+        """Return the fold without the images that have no mask."""
+        train, valid = (
+            [name for name in ids if name in self.positive] for ids in (self.train, self.valid)
+        )
+        return replace(self, train=train, valid=valid)
 
 
 def split(

@@ -5,6 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.batches import EpochBatches, Part, plan_steps, seed_of
+from utils.errors import InputError
+from utils.stage import Stage, parse_share
 
 
 @st.composite
@@ -157,3 +159,79 @@ def test_a_tail_is_a_step_of_its_own_size():
         Part(7, True),
         Part(2, True),
     ]
+
+
+def shared(epoch, share, positives=6, others=30, seed_parts=(1, 0, 1), world=1, rank=0, batch=4):
+    ids = [f"p{i}" for i in range(positives)] + [f"n{i}" for i in range(others)]
+    positive = frozenset(ids[:positives])
+    batches = EpochBatches(ids, batch, seed_parts, rank, world, positive, lambda _: share)
+    batches.set_epoch(epoch)
+    return batches
+
+
+def drawn(batches):
+    return [batches.ids[i] for batch in batches for i, _ in batch]
+
+
+@given(
+    st.integers(1, 20), st.integers(0, 60), st.floats(0.05, 1), st.integers(1, 3), st.integers(1, 5)
+)
+def test_a_share_takes_every_positive_once_and_others_to_fill_it(
+    positives, others, share, world, size
+):
+    ranks = [
+        shared(2, share, positives, others, world=world, rank=rank, batch=world * size)
+        for rank in range(world)
+    ]
+    if ranks[0].images(2) < 2 * world:
+        return  # refused before training
+    names = [name for batches in ranks for name in drawn(batches)]
+    assert len(names) == len(set(names)) == ranks[0].images(2) == sum(ranks[0].sizes())
+    found = [name for name in names if name[0] == "p"]
+    assert len(found) == positives
+    wanted = positives / share - positives
+    assert abs(min(wanted, others) - (len(names) - positives)) <= 0.5 + 1e-9
+
+
+def test_the_others_are_drawn_anew_from_all_of_them():
+    epochs = [frozenset(drawn(shared(epoch, 0.5))) for epoch in range(40)]
+    assert len(set(epochs)) > 35
+    counts = [sum(f"n{i}" in names for names in epochs) for i in range(30)]
+    assert min(counts) > 0
+    assert max(counts) < 20  # 6 of 30 are drawn, 8 times in 40 on average
+
+
+@pytest.mark.parametrize("other", [{"seed_parts": (2, 0, 1)}, {"seed_parts": (1, 0, 2)}])
+def test_what_is_drawn_depends_on_seed_and_stage_and_can_be_repeated(other):
+    assert drawn(shared(3, 0.3)) == drawn(shared(3, 0.3))
+    assert set(drawn(shared(3, 0.3))) != set(drawn(shared(3, 0.3, **other)))
+
+
+def test_a_share_may_change_with_the_epoch_and_with_it_the_steps():
+    stage = Stage(1, 64, 4, epochs=5, lr=1, positive_share=parse_share("0.8:0.4", "--share"))
+    assert [stage.share_of(e) for e in range(5)] == pytest.approx([0.8, 0.7, 0.6, 0.5, 0.4])
+    ids = [f"p{i}" for i in range(12)] + [f"n{i}" for i in range(90)]
+    batches = EpochBatches(ids, 4, (1, 0, 1), positive=frozenset(ids[:12]), share_of=stage.share_of)
+    for epoch, images in enumerate((15, 17, 20, 24, 30)):
+        batches.set_epoch(epoch)
+        assert batches.images(epoch) == sum(batches.sizes()) == sum(map(len, batches)) == images
+        assert len(batches) == len(batches.sizes(epoch))
+
+
+def test_without_a_share_positives_make_no_difference():
+    assert drawn(shared(1, None)) == [
+        f"p{i}" if i < 6 else f"n{i - 6}" for b in epoch_of(36, 4, epoch=1) for i, _ in b
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "shares"), [(0.5, (0.5, 0.5)), ("0.8:0.4", (0.8, 0.4)), (1, (1, 1))]
+)
+def test_shares_are_read(text, shares):
+    assert parse_share(text, "--positive_share") == shares
+
+
+@pytest.mark.parametrize("text", ["", "a", "0.5:", "0.5:0.4:0.3", 0, "0:0.5", 1.5, -1, "nan"])
+def test_what_is_no_share_is_refused(text):
+    with pytest.raises(InputError, match=r"--positive_share .*: give a share above 0"):
+        parse_share(text, "--positive_share")

@@ -159,13 +159,38 @@ def test_validation_batches_are_whole(root):
         assert [mask.shape for mask in batch.full_masks] == [(72, 60)] * len(batch.index)
 
 
+def fold_of(positives, others, valid_positives=1):
+    names = [f"p{i}" for i in range(positives)]
+    valid = [f"v{i}" for i in range(valid_positives)] or ["e"]
+    train = names + [f"n{i}" for i in range(others)]
+    return Fold(3, train, valid, frozenset(names + valid) - {"e"})
+
+
 def test_what_cannot_be_dealt_out_is_refused(root):
     stage = config(root, batch_size_stage1=6).stages(1e-3)[0]
-    check_dealing(stage, 11, processes=3)
+    check_dealing(stage, fold_of(0, 11), processes=3)
     with pytest.raises(InputError, match=r"--batch_size_stage1 6 .* 4 processes; use a multiple"):
-        check_dealing(stage, 11, processes=4)
+        check_dealing(stage, fold_of(0, 11), processes=4)
     with pytest.raises(InputError, match="11 training images are too few for 6 processes"):
-        check_dealing(stage, 11, processes=6)
+        check_dealing(stage, fold_of(0, 11), processes=6)
+
+
+def test_an_epoch_that_draws_too_few_is_refused(root):
+    """The last epoch takes the fewest: 3 positives and nothing else."""
+    stage = config(root, batch_size_stage1=6, positive_share="0.2:1.0").stages(1e-3)[0]
+    check_dealing(stage, fold_of(4, 20), processes=2)
+    with pytest.raises(InputError, match="3 training images are too few for 2 processes"):
+        check_dealing(stage, fold_of(3, 20), processes=2)
+
+
+@pytest.mark.parametrize("changes", [{"positive_share": 0.5}, {"epoch_stage3": 1}])
+@pytest.mark.parametrize(("train", "valid"), [(0, 3), (3, 0)])
+def test_a_share_of_positives_needs_positives(root, changes, train, valid):
+    stages = config(root, **changes).stages(1e-3)
+    stage = stages[-1]
+    check_dealing(stage, fold_of(3, 9, 3), processes=1)
+    with pytest.raises(InputError, match=f"stage {stage.number} .* fold 3 has {train} .* {valid}"):
+        check_dealing(stage, fold_of(train, 9, valid), processes=1)
 
 
 @pytest.mark.parametrize("loader", ["train", "valid"])
