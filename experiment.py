@@ -108,7 +108,7 @@ def _plan(config: Config, given: frozenset[str], stratified: bool, processes: in
     for number in config.fold_numbers():
         _check_free(folder / f"fold{number}", config)
         for stage in config.stages(config.lr):
-            check_dealing(stage, len(fold_of(table, number).train), processes)
+            check_dealing(stage, fold_of(table, number), processes)
     network = _try_network(config, is_new=not (folder / "config.yaml").exists())
     source.build()
     config = begin_run(config, given, folder)
@@ -131,7 +131,7 @@ def _say_left_out(found: Found) -> None:
 def _open_source(config: Config, samples: dict[str, Sample]) -> Source:
     if not config.cache:
         return Files(samples, config.clahe)
-    sizes = [stage.image_size for stage in config.stages(config.lr)]
+    sizes = sorted({stage.image_size for stage in config.stages(config.lr)})
     return Cache(samples, config.clahe, sizes, config.cache_dir or f"{config.dataset_root}/cache")
 
 
@@ -160,7 +160,7 @@ def _check_free(folder: Path, config: Config) -> None:
             f"--mode train_stage2 looked for {folder}/stage1_best.pth; train stage 1 of this fold "
             "with --mode train"
         )
-    written = "stage2_*.pth" if config.mode == "train_stage2" else "*.pth"
+    written = "stage[23]_*.pth" if config.mode == "train_stage2" else "*.pth"
     if not config.resume and any(folder.glob(written)):
         raise InputError(
             f"{folder} already has checkpoints; go on with --resume true, or choose other --folds "
@@ -178,6 +178,7 @@ def _try_network(config: Config, is_new: bool) -> nn.Module:
         pretrained=config.pretrained and is_new,
         encoder_weights=config.encoder_weights if is_new else None,
         t=config.t,
+        presence_head=config.presence_head,
     )
     for stage in config.stages(config.lr):
         check_size(network, stage.image_size, stage.image_size)

@@ -16,7 +16,8 @@ import numpy as np
 
 from experiment import run
 from models import describe_models
-from utils.config import Config, parse
+from utils.command_line import parse
+from utils.config import Config
 from utils.errors import command
 from utils.rank import say
 

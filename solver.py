@@ -9,34 +9,38 @@ import torch
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
-from datasets.batches import plan_steps, seed_of
+from datasets.batches import Part, plan_steps, seed_of
 from datasets.loaders import StageData
 from datasets.siim import Source
 from datasets.splits import Fold
 from models import build_model
 from utils.checkpoint import FoldCheckpoints
-from utils.config import Config, Stage
+from utils.config import Config
+from utils.ensemble import Blend
 from utils.failures import Place, explaining
+from utils.held_out import predict_held_out
+from utils.learner import Learner
 from utils.log import FoldLog
-from utils.loss import bce
-from utils.optimizer import build_optimizer
+from utils.loss import build_loss
+from utils.members import fold_checkpoints, open_ensemble, view_of
 from utils.preemption import Stopped, noting_signals
 from utils.processes import any_process, check_equal, fastest_layout, share_buffers
+from utils.ranking import keep_best
 from utils.resume import find_position
+from utils.stage import Stage
 from utils.threshold import best_pair, score
 from utils.training import Trained, train
 from utils.validation import Validation, validate
 
 _SHOWN = 4
 """Validation images drawn for TensorBoard."""
-_FRESH_SCALER = torch.amp.GradScaler("cpu").state_dict()
-"""Where the scaling of float16 losses begins in every stage; other precisions have none."""
 
 
 class Solver:
     """Trains one fold through its stages.
 
-    Stage 2 starts from stage 1's best weights, with a fresh optimizer, schedule and best score.
+    Every further stage starts from the best weights of the one before, with a fresh optimizer,
+    schedule and best score.
 
     Args:
         fabric: devices, processes and precision; already launched.
@@ -66,7 +70,6 @@ class Solver:
         self.folder = folder
         self.prior = prior
         self.checkpoints = FoldCheckpoints(folder)
-        self.loss_function = bce
         self.told_to_stop: Callable[[], bool] = lambda: False
 
     def fit(self) -> None:
@@ -131,25 +134,27 @@ class Solver:
             stage: what to train.
             first_epoch: 0 to begin anew; otherwise the epoch behind the stage's last checkpoint.
         """
-        self.load_data(stage)
+        fold = self.fold.only_positives() if stage.positives_only else self.fold
+        self.load_data(fold, stage)
+        self.loss_function = build_loss(stage.loss, self.config.presence_weight)
         start = self.build_module(stage, first_epoch)
         self.model = None
-        precision = self.fabric.strategy.precision
-        precision.load_state_dict(start["scaler"] if first_epoch else _FRESH_SCALER)
-        optimizer, self.scheduler = build_optimizer(self.module, self.fabric, self.config, stage)
-        self.best: dict | None = None
+        steps = [self._plan(stage, epoch) for epoch in range(stage.epochs)]
+        count = sum(part.last for parts in steps for part in parts)
+        self.learner = Learner(self.fabric, self.module, self.config, stage, count)
+        self.kept: list[dict] = []
         if first_epoch:
-            optimizer.load_state_dict(start["optimizer"])
-            self.scheduler.load_state_dict(start["scheduler"])
-            self.best = start["best"]
-        self.optimizer = self.fabric.setup_optimizers(optimizer)
-        self.log.stage(stage, self.fold, len(self.data.batches), start)
+            self.learner.resume(start)
+            self.kept = start["kept"]
+        if self.config.compile:
+            self.module.compile()
+        self.log.stage(stage, fold, len(steps[0]), start)
 
-    def load_data(self, stage: Stage) -> None:
-        """Open the loaders of a stage."""
+    def load_data(self, fold: Fold, stage: Stage) -> None:
+        """Open the loaders of a stage for the images of a fold."""
         self.data = StageData(
             self.source,
-            self.fold,
+            fold,
             stage,
             self.config,
             self._seed_parts(stage),
@@ -177,12 +182,11 @@ class Solver:
             encoder_weights=None if start else self.config.encoder_weights,
             t=self.config.t,
             prior=self.prior,
+            presence_head=self.config.presence_head,
         )
         if start:
             self.module.load_state_dict(start["state_dict"])
         self.module.to(self.fabric.device, memory_format=fastest_layout(self.fabric))
-        if self.config.compile:
-            self.module.compile()
         return start
 
     def begin_epoch(self, stage: Stage, epoch: int) -> None:
@@ -202,22 +206,25 @@ class Solver:
         return train(
             self.fabric,
             self.model,
-            self.optimizer,
+            self.learner.optimizer,
             self._progress(stage, epoch),
-            plan_steps(self.data.batches.sizes(), stage.group_size(epoch)),
+            self._plan(stage, epoch),
             self.loss_function,
+            self.learner.end_step,
             self.config.clip_grad_norm,
             self.told_to_stop,
         )
 
     def validate(self, behind_batch: Callable[[], None] = lambda: None) -> Validation:
-        """Predict the fold's validation images with the weights of now."""
-        share_buffers(self.fabric, self.module)
+        """Predict the stage's validation images with the weights of now."""
+        module = self.learner.judged
+        for shared in dict.fromkeys((self.module, module)):
+            share_buffers(self.fabric, shared)
         return validate(
             self.fabric,
-            self.module,
+            module,
             self.data.valid,
-            self.fold.valid,
+            self.data.fold.valid,
             self.loss_function,
             self._shown(),
             behind_batch,
@@ -228,53 +235,57 @@ class Solver:
         rule = best_pair(validation.histograms)
         scores = score(validation.histograms, rule)
         reached = {"epoch": epoch, "loss": validation.loss, **asdict(rule), **asdict(scores)}
-        is_best = self.best is None or _rank(reached) > _rank(self.best)
-        if is_best:
-            self.best = reached
-        lr = self.scheduler.get_last_lr()[0]
-        self.scheduler.step()
+        self.kept = keep_best(self.kept, reached, self.config)
+        lr = self.learner.schedule.lr
+        self.learner.schedule.end_epoch()
         if self.fabric.is_global_zero:
-            self.save(stage, epoch, is_best)
-            self.log.epoch(stage, epoch, trained, lr, reached, is_best)
+            self.save(stage, epoch)
+            self.log.epoch(stage, epoch, trained, lr, reached, is_best=reached is self.kept[0])
             self.log.overlays(stage, epoch, validation, rule)
 
-    def save(self, stage: Stage, epoch: int, is_best: bool) -> None:
-        """Write the stage's last checkpoint, which is also its best if `is_best`."""
+    def save(self, stage: Stage, epoch: int) -> None:
+        """Write the stage's last checkpoint, and keep it if the epoch is among the best."""
         content = {
-            "state_dict": self.module.state_dict(),
+            **self.learner.content(),
             "model_type": self.config.model_type,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "stage": stage.number,
             "epoch": epoch,
             "fold": self.fold.number,
-            "scaler": self.fabric.strategy.precision.state_dict(),
-            "best": self.best,
+            "best": self.kept[0],
+            "kept": self.kept,
             "config": asdict(self.config),
         }
-        self.checkpoints.save(content, is_best)
+        kept = [reached["epoch"] for reached in self.kept]
+        self.checkpoints.save(content, kept, several=self.config.keep_best > 1)
 
     def end_stage(self, stage: Stage) -> None:
         """Make sure that all processes hold the same weights."""
         if self.fabric.world_size > 1:
-            checksum = check_equal(self.fabric, self.module)
+            checksum = check_equal(self.fabric, self.learner.judged)
+            check_equal(self.fabric, self.module)
             self.log.line(
                 f"stage {stage.number}: weights are equal on {self.fabric.world_size} processes "
                 f"(checksum {checksum:.9g})"
             )
 
     def write_out_of_fold(self) -> None:
-        """Validate the last stage's best weights and write oof.npz, which ends a fold."""
-        stage = self.stages[-1]
-        self.load_data(stage)
+        """Predict the validation images as predict.py would; writing oof.npz ends a fold."""
         self.fabric.barrier()
-        self.module = build_model(self.config.model_type, pretrained=False, t=self.config.t)
-        self.module.load_state_dict(self.checkpoints.load(stage.number, "best")["state_dict"])
-        self.module.to(self.fabric.device, memory_format=fastest_layout(self.fabric))
-        histograms = self.validate().histograms
+        config, ids = self.config, self.fold.valid
+        checkpoints = fold_checkpoints(self.folder, config, "best")
+        ensemble = open_ensemble(self.fabric, config, checkpoints, mirror=False)
+        blend = Blend([ensemble], [view_of(config)], [1.0])
+        pixels = [self.source.pixels(ids, view.size) for view in blend.views]
+        batch_size = max(1, config.drawing_stage.batch_size // self.fabric.world_size)
+        histograms = predict_held_out(
+            self.fabric, blend, pixels, ids, batch_size, config.num_workers
+        )
         if self.fabric.is_global_zero:
             histograms.save(self.folder / "oof.npz")
         self.fabric.barrier()
+
+    def _plan(self, stage: Stage, epoch: int) -> list[Part]:
+        return plan_steps(self.data.batches.sizes(epoch), stage.group_size(epoch))
 
     def _seed_parts(self, stage: Stage) -> tuple[int, int, int]:
         return self.config.seed, self.fold.number, stage.number
@@ -290,11 +301,7 @@ class Solver:
 
     def _shown(self) -> set[int]:
         """Positions of the first positives among the images that this process validates."""
-        mine = range(self.fabric.global_rank, len(self.fold.valid), self.fabric.world_size)
-        positive = [i for i in mine if self.fold.valid[i] in self.fold.positive]
+        fold = self.data.fold
+        mine = range(self.fabric.global_rank, len(fold.valid), self.fabric.world_size)
+        positive = [i for i in mine if fold.valid[i] in fold.positive]
         return set(positive[:_SHOWN])
-
-
-def _rank(reached: dict) -> tuple[float, float]:
-    """Order epochs: by Dice, then by the lower validation loss."""
-    return reached["dice"], -reached["loss"]

@@ -1,9 +1,10 @@
-"""Predictions made for tests, their histograms, and their Dice counted pixel by pixel."""
+"""Predictions made for tests, their histograms, and their masks and Dice made pixel by pixel."""
 
 import numpy as np
 import torch
 
 from utils.metric import Histograms, count_levels
+from utils.out_of_fold import Row, collect, describe_image
 
 Predicted = list[tuple[np.ndarray, np.ndarray]]
 
@@ -27,6 +28,75 @@ def histograms_of(pairs: Predicted) -> Histograms:
     height, width = np.array([mask.shape for _, mask in pairs], dtype=np.int32).T
     names = np.array([f"image{i}" for i in range(len(pairs))])
     return Histograms(names, height, width, *np.stack(counts, axis=1))
+
+
+def make_images(count: int, seed: int, sharp: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Draw maps of levels and true masks, [N,9,9]; a third of the masks are empty."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, 9, 9), np.uint8)
+    for i in range(count):
+        if i % 3:
+            top, left = rng.integers(0, 5, 2)
+            masks[i, top : top + 4, left : left + 3] = 1
+    noise = rng.integers(0, 256, masks.shape)
+    levels = np.clip(sharp * 255 * masks + (1 - sharp) * noise, 0, 255).astype(np.uint8)
+    levels[0, 0, :2] = (0, 255)
+    return levels, masks
+
+
+def make_rows(seed: int, gate: bool, presence: bool) -> tuple[list[tuple], list[Row]]:
+    """Draw maps, true masks and, where asked for, deciding maps and presence, and measure them.
+
+    Returns:
+        Per image (levels, mask, deciding, presence), and its row.
+    """
+    rng = np.random.default_rng(seed)
+    given = []
+    for (levels, mask), (deciding, _) in zip(
+        predicted(seed, 9, (6, 8)), predicted(seed + 1, 9, (6, 8)), strict=True
+    ):
+        # With most pixels low, components are many.
+        levels = np.where(rng.random(levels.shape) < 0.5, levels, 3).astype(np.uint8)
+        probability = float(np.float32(rng.choice([0.0, 0.2, 0.3, 0.6, 0.9, 1.0])))
+        given.append((levels, mask, deciding if gate else None, probability if presence else None))
+    rows = [describe_image(f"image{i}", *parts) for i, parts in enumerate(given)]
+    return given, rows
+
+
+def measured(seed: int, gate: bool = False, presence: bool = False) -> Histograms:
+    """Collect the rows of `make_rows`."""
+    _, rows = make_rows(seed, gate, presence)
+    return collect([row.id for row in rows], rows)
+
+
+def slow_components(cut: np.ndarray) -> list[list[tuple[int, int]]]:
+    """List the places of each component of a mask, walking from pixel to pixel."""
+    left = {place for place, value in np.ndenumerate(cut) if value}
+    components = []
+    while left:
+        component = [left.pop()]
+        for y, x in component:
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            component += near
+            left -= near
+        components.append(component)
+    return components
+
+
+def slow_mask(levels, rule, deciding=None, presence=None) -> np.ndarray:
+    """Make a mask as the rule's definition says, pixel by pixel."""
+    mask = np.zeros(levels.shape, np.uint8)
+    deciding = levels if deciding is None else deciding
+    above_top = sum(level > round(255 * rule.top_threshold) for level in deciding.ravel().tolist())
+    absent = presence is not None and 0 < rule.presence_threshold >= presence
+    if above_top < rule.min_area or absent:
+        return mask
+    for component in slow_components(levels > round(255 * rule.threshold)):
+        mean = sum(int(levels[place]) for place in component) / len(component) / 255
+        if len(component) >= rule.min_component_area and mean >= rule.min_component_mean:
+            for place in component:
+                mask[place] = 1
+    return mask
 
 
 def slow_dice(prediction: np.ndarray, truth: np.ndarray) -> float:

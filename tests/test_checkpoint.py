@@ -25,6 +25,11 @@ def content_of(epoch, stage=1):
     }
 
 
+def save(checkpoints, content, is_best):
+    """Keep the epoch as the best, or leave the best as it is."""
+    checkpoints.save(content, [content["epoch"] if is_best else -1])
+
+
 @pytest.fixture
 def checkpoints(tmp_path):
     return FoldCheckpoints(tmp_path)
@@ -40,24 +45,24 @@ def names(checkpoints):
 
 def test_last_is_the_newest_epoch_and_best_the_newest_that_was_best(checkpoints):
     for epoch, is_best in enumerate([True, True, False, True, False]):
-        checkpoints.save(content_of(epoch), is_best)
+        save(checkpoints, content_of(epoch), is_best)
         assert epochs(checkpoints) == (epoch, [0, 1, 1, 3, 3][epoch])
     assert checkpoints.load(1, "best")["state_dict"]["weight"].unique().tolist() == [3.0]
     assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
 
 
 def test_stages_do_not_touch_each_other(checkpoints):
-    checkpoints.save(content_of(4, stage=1), is_best=True)
-    checkpoints.save(content_of(0, stage=2), is_best=True)
+    save(checkpoints, content_of(4, stage=1), is_best=True)
+    save(checkpoints, content_of(0, stage=2), is_best=True)
     assert epochs(checkpoints, 1) == (4, 4)
     assert epochs(checkpoints, 2) == (0, 0)
 
 
 def test_epochs_done_are_counted_by_the_last_checkpoint(checkpoints):
     assert checkpoints.epochs_done(1) == 0
-    checkpoints.save(content_of(0), is_best=False)
+    save(checkpoints, content_of(0), is_best=False)
     assert checkpoints.epochs_done(1) == 1
-    checkpoints.save(content_of(6), is_best=True)
+    save(checkpoints, content_of(6), is_best=True)
     assert checkpoints.epochs_done(1) == 7
     assert checkpoints.epochs_done(2) == 0
 
@@ -67,16 +72,31 @@ def test_where_a_file_cannot_have_two_names_it_is_copied(checkpoints, monkeypatc
         raise OSError("not supported")
 
     monkeypatch.setattr(os, "link", refuse)
-    checkpoints.save(content_of(0), is_best=True)
-    checkpoints.save(content_of(1), is_best=False)
+    save(checkpoints, content_of(0), is_best=True)
+    save(checkpoints, content_of(1), is_best=False)
     assert epochs(checkpoints) == (1, 0)
+
+
+def test_several_best_epochs_are_kept_under_their_numbers(checkpoints):
+    """Against a list that is sorted anew behind every epoch."""
+    scores = [0.3, 0.1, 0.5, 0.5, 0.2, 0.9]
+    for epoch in range(len(scores)):
+        kept = sorted(range(epoch + 1), key=lambda e: -scores[e])[:3]
+        checkpoints.save(content_of(epoch), kept, several=True)
+        assert checkpoints.best(1) == [
+            checkpoints.folder / f"stage1_epoch{e + 1}.pth" for e in sorted(kept)
+        ]
+        held = [load_file(path)["epoch"] for path in checkpoints.best(1)]
+        assert held == sorted(kept)
+        assert epochs(checkpoints) == (epoch, kept[0])
+    assert checkpoints.best(2) == [checkpoints.folder / "stage2_best.pth"]
 
 
 @pytest.mark.parametrize("is_best", [True, False])
 def test_an_interrupted_save_leaves_the_old_checkpoints_and_nothing_else(
     checkpoints, monkeypatch, is_best
 ):
-    checkpoints.save(content_of(0), is_best=True)
+    save(checkpoints, content_of(0), is_best=True)
 
     def write_half_and_die(content, path):
         path.write_bytes(b"half a checkpoint")
@@ -84,14 +104,14 @@ def test_an_interrupted_save_leaves_the_old_checkpoints_and_nothing_else(
 
     monkeypatch.setattr(torch, "save", write_half_and_die)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(content_of(1), is_best)
+        save(checkpoints, content_of(1), is_best)
     assert epochs(checkpoints) == (0, 0)
     assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
 
 
 def test_between_best_and_last_an_interruption_leaves_an_epoch_to_repeat(checkpoints, monkeypatch):
     """Not one that counts as done while its best weights are missing."""
-    checkpoints.save(content_of(0), is_best=True)
+    save(checkpoints, content_of(0), is_best=True)
     real = os.replace
 
     def replace_best_then_die(source, target):
@@ -101,13 +121,13 @@ def test_between_best_and_last_an_interruption_leaves_an_epoch_to_repeat(checkpo
 
     monkeypatch.setattr(os, "replace", replace_best_then_die)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.save(content_of(1), is_best=True)
+        save(checkpoints, content_of(1), is_best=True)
     assert epochs(checkpoints) == (0, 1)
     assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
 
 
 def test_a_checkpoint_opens_with_torchs_safe_loader(checkpoints):
-    checkpoints.save(content_of(2), is_best=False)
+    save(checkpoints, content_of(2), is_best=False)
     plain = torch.load(checkpoints.path(1, "last"), weights_only=True)
     assert plain["epoch"] == 2
     assert torch.equal(plain["state_dict"]["weight"], torch.full((3, 50), 2.0))
@@ -125,7 +145,7 @@ def refusal(path):
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.99])
 def test_a_truncated_checkpoint_is_refused(checkpoints, share):
-    checkpoints.save(content_of(0), is_best=False)
+    save(checkpoints, content_of(0), is_best=False)
     path = checkpoints.path(1, "last")
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -167,7 +187,7 @@ def test_the_reason_is_that_of_the_system_or_the_library():
 
 def test_a_flipped_bit_anywhere_in_the_weights_is_found(checkpoints):
     """torch itself would load the changed number."""
-    checkpoints.save(content_of(0), is_best=False)
+    save(checkpoints, content_of(0), is_best=False)
     path = checkpoints.path(1, "last")
     data = path.read_bytes()
     weights = np.full(150, 0.0, np.float32).tobytes()
@@ -181,8 +201,8 @@ def test_a_flipped_bit_anywhere_in_the_weights_is_found(checkpoints):
 
 
 def test_a_damaged_checkpoint_is_answered_with_the_one_that_is_whole(checkpoints):
-    checkpoints.save(content_of(0), is_best=True)
-    checkpoints.save(content_of(1), is_best=False)
+    save(checkpoints, content_of(0), is_best=True)
+    save(checkpoints, content_of(1), is_best=False)
     last, best = checkpoints.path(1, "last"), checkpoints.path(1, "best")
     whole = last.read_bytes()
     last.write_bytes(whole[:100])
@@ -201,14 +221,14 @@ def test_a_damaged_checkpoint_is_answered_with_the_one_that_is_whole(checkpoints
 
 
 def test_a_disk_that_takes_no_more_is_told_and_the_old_checkpoint_is_whole(checkpoints):
-    checkpoints.save(content_of(0), is_best=True)
+    save(checkpoints, content_of(0), is_best=True)
     too_large = content_of(1) | {"more": torch.zeros(100_000)}
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(InputError, match=r"stage1_last\.pth cannot be written .*make room"):
-            checkpoints.save(too_large, is_best=True)
+            save(checkpoints, too_large, is_best=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -217,7 +237,7 @@ def test_a_disk_that_takes_no_more_is_told_and_the_old_checkpoint_is_whole(check
 
 
 def test_leftovers_are_removed_and_nothing_else(checkpoints):
-    checkpoints.save(content_of(0), is_best=True)
+    save(checkpoints, content_of(0), is_best=True)
     (checkpoints.folder / ".stage1_last.4711.pth").write_bytes(b"half")
     (checkpoints.folder / "log.txt").touch()
     checkpoints.remove_leftovers()

@@ -10,7 +10,8 @@ import pytest
 
 from tests.tiny import as_flags
 from utils import config as config_module
-from utils.config import Config, load, parse
+from utils.command_line import parse
+from utils.config import Config, load
 from utils.errors import InputError
 
 OTHER = {
@@ -30,6 +31,24 @@ OTHER = {
     "accumulation_steps": 11,
     "lr": 1e-7,
     "lr_stage2": 3e-05,
+    "epoch_stage3": 4,
+    "lr_stage3": 2e-07,
+    "loss": "bce:3,dice:1,focal:4",
+    "loss_stage2": "bce(0.75):2,lovasz",
+    "loss_stage3": "dice_image",
+    "positive_share": "0.8:0.4",
+    "positive_share_stage2": 0.5,
+    "schedule": "restarts",
+    "schedule_stage2": "cosine",
+    "warmup_epochs": 2,
+    "restart_epochs": 5,
+    "optimizer": "sgd",
+    "momentum": 0.5,
+    "ema": 0.999,
+    "keep_best": 3,
+    "best_by": "loss",
+    "presence_weight": 0.1,
+    "augmentation": "winner",
     "weight_decay": 0.25,
     "augmentation_flag": False,
     "clahe": False,
@@ -54,7 +73,13 @@ OTHER = {
     "model_path": "/elsewhere",
     "dataset_root": "/data",
 }
-NEEDED = {"mode": {"run_name": "x"}, "resume": {"run_name": "x"}}
+NEEDED = {
+    "mode": {"run_name": "x"},
+    "resume": {"run_name": "x"},
+    "loss_stage3": {"epoch_stage3": 1},
+    "schedule": {"restart_epochs": 5},
+    "restart_epochs": {"schedule": "restarts"},
+}
 """Settings that another one asks for."""
 
 
@@ -79,10 +104,12 @@ def test_a_setting_is_the_same_from_flag_recipe_and_saved_run(name, tmp_path):
 
 
 def test_all_settings_together(tmp_path):
-    everything = Config(**OTHER)
-    assert read(*as_flags(OTHER)) == (everything, frozenset(OTHER))
+    """But for two that others contradict."""
+    settings = OTHER | {"two_stage": True, "augmentation_flag": True}
+    everything = Config(**settings)
+    assert read(*as_flags(settings)) == (everything, frozenset(settings))
     everything.save(tmp_path / "config.yaml")
-    assert read("--config", tmp_path / "config.yaml") == (everything, frozenset(OTHER))
+    assert read("--config", tmp_path / "config.yaml") == (everything, frozenset(settings))
 
 
 def test_nothing_given_is_all_defaults():
@@ -256,3 +283,57 @@ def test_every_setting_explains_itself_in_the_help(capsys):
     for name, text in explained.items():
         assert f"--{name} " in help_text
         assert text.rstrip(".") in help_text, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"augmentation_flag": False, "augmentation": "winner"}, "--augmentation_flag false"),
+        ({"two_stage": False, "loss_stage2": "bce"}, "no stage 2 with --two_stage false"),
+        ({"two_stage": False, "positive_share_stage2": 0.5}, "no stage 2 with --two_stage false"),
+        ({"two_stage": False, "schedule_stage2": "cosine"}, "no stage 2 with --two_stage false"),
+        ({"two_stage": False, "epoch_stage3": 2}, "which --two_stage false leaves out"),
+        ({"loss_stage3": "bce"}, "there is no stage 3; give it --epoch_stage3"),
+        ({"schedule": "restarts"}, "needs --restart_epochs"),
+        ({"schedule_stage2": "restarts"}, "needs --restart_epochs"),
+        ({"restart_epochs": 3}, "no stage has --schedule restarts"),
+        ({"schedule": "one_cycle", "warmup_epochs": 1}, "one_cycle, the schedule of stage 1"),
+        ({"warmup_epochs": 20}, "leaves nothing of the 20 epochs of stage 2"),
+        ({"ema": 1.0}, "--ema 1.0: must be below 1"),
+        ({"momentum": 1.5}, "--momentum 1.5: must be below 1"),
+        ({"keep_best": 0}, "--keep_best 0: must be at least 1"),
+        ({"presence_weight": -1}, "--presence_weight -1: must be at least 0"),
+        ({"loss_stage2": "bce:3,cross"}, "--loss_stage2 bce:3,cross: there is no term 'cross'"),
+        ({"positive_share": "0.8:x"}, "--positive_share 0.8:x: give a share"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, said):
+    with pytest.raises(InputError) as refused:
+        Config(**settings)
+    assert said in str(refused.value)
+
+
+def test_stages_take_their_own_or_what_the_stage_before_has():
+    plain = Config(loss="focal", positive_share=0.5, schedule="one_cycle", epoch_stage3=4)
+    assert [s.loss for s in plain.stages(1.0)] == ["focal"] * 3
+    assert [s.schedule for s in plain.stages(1.0)] == ["one_cycle"] * 3
+    assert [s.positive_share for s in plain.stages(1.0)] == [(0.5, 0.5), (0.5, 0.5), None]
+    own = Config(
+        loss_stage2="dice",
+        loss_stage3="lovasz",
+        positive_share_stage2="0.6:0.4",
+        schedule_stage2="one_cycle",
+        epoch_stage3=4,
+        lr_stage3=2e-6,
+        image_size_stage2=768,
+        batch_size_stage2=6,
+    )
+    first, second, third = own.stages(1.0)
+    assert (first.loss, second.loss, third.loss) == ("bce", "dice", "lovasz")
+    assert (first.schedule, second.schedule, third.schedule) == ("cosine", "one_cycle", "one_cycle")
+    assert (first.positive_share, second.positive_share) == (None, (0.6, 0.4))
+    assert [s.positives_only for s in own.stages(1.0)] == [False, False, True]
+    assert (third.number, third.epochs, third.lr) == (3, 4, 2e-6)
+    assert (third.image_size, third.batch_size, third.accumulation_epochs) == (768, 6, 0)
+    assert len(Config().stages(1.0)) == 2
+    assert len(Config(two_stage=False).stages(1.0)) == 1

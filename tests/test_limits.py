@@ -21,7 +21,8 @@ from datasets.images import image_id, read_image, ready_bytes
 from tests.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
 from tests.makers import histograms_of, predicted
 from utils import limits, metric, tables
-from utils.config import Config, load, parse
+from utils.command_line import parse
+from utils.config import Config, load
 from utils.errors import InputError
 from utils.metric import load_histograms
 from utils.threshold import load_rule
@@ -256,7 +257,7 @@ def oof(tmp_path):
     """Write histograms with some arrays replaced."""
 
     def write(**changes):
-        arrays = vars(histograms_of(predicted(0))) | changes
+        arrays = histograms_of(predicted(0)).arrays() | changes
         np.savez_compressed(tmp_path / "oof.npz", **arrays)
         return tmp_path / "oof.npz"
 

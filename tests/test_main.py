@@ -15,9 +15,11 @@ import yaml
 
 import experiment
 import main
+import predict
 import train_sfold
 from models import model_types
 from tests.tiny import SETTINGS, TinyNet, as_flags, config, write_dataset
+from utils.checkpoint import FoldCheckpoints
 from utils.config import load
 from utils.errors import InputError
 from utils.metric import load_histograms
@@ -114,6 +116,50 @@ def test_two_stage_false_trains_one_stage(command_line, tmp_path):
     fold = tmp_path / "unet_resnet34" / "one" / "fold0"
     assert not list(fold.glob("stage2_*"))
     assert (fold / "oof.npz").exists()
+
+
+EVERYTHING = {
+    "loss": "bce:3,dice:1,focal:4",
+    "loss_stage3": "dice_image,lovasz:0.5",
+    "positive_share": "0.8:0.5",
+    "epoch_stage2": 2,
+    "epoch_stage3": 2,
+    "schedule": "one_cycle",
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "clip_grad_norm": 1.0,
+    "ema": 0.99,
+    "keep_best": 2,
+    "best_by": "loss",
+    "presence_weight": 0.5,
+    "augmentation": "winner",
+}
+"""Every part that a recipe may name, at once."""
+
+
+def test_a_recipe_of_every_part_is_trained_searched_and_predicted_with(
+    command_line, root, tmp_path, capsys
+):
+    flags = command_line(tmp_path, run_name="all", folds=0, **EVERYTHING)
+    assert train_sfold.main(flags) == 0
+    run = tmp_path / "unet_resnet34" / "all"
+    names = {path.name for path in (run / "fold0").glob("*.pth")}
+    assert {f"stage{s}_{which}.pth" for s in (1, 2, 3) for which in ("last", "best")} <= names
+    assert len(FoldCheckpoints(run / "fold0").best(2)) == 2
+    assert len(FoldCheckpoints(run / "fold0").best(3)) == 2
+    found = load_histograms(run / "fold0" / "oof.npz")
+    assert found.gate.shape == found.all.shape
+    assert (found.gate != found.all).any()
+    assert found.presence.shape == found.ids.shape
+    rule = json.loads((run / "threshold.json").read_text())
+    assert {"presence_threshold", "min_component_area", "min_component_mean"} <= rule.keys()
+    valid = [str(root / "train_images" / f"{name}.png") for name in found.ids]
+    words = ["--run", str(run), "--folds", "0", "--out", str(tmp_path / "out.csv")]
+    assert predict.main([*words, "--num_workers", "0", "--images", *valid]) == 0
+    scores = pd.read_csv(tmp_path / "scores.csv").set_index("ImageId")
+    np.testing.assert_allclose(
+        scores.loc[found.ids, "probability"], found.presence, rtol=0, atol=2e-6
+    )
 
 
 def test_a_fold_with_checkpoints_is_not_overwritten(run, command_line, capsys):
@@ -264,7 +310,8 @@ def test_two_processes_train_one_run(command_line, tmp_path):
     The solver refuses to end a stage on which the processes' weights differ.
     """
     flags = command_line(tmp_path, seed=None, folds="0", accelerator="cpu", devices=2)
-    flags += ["--epoch_stage1", "2"]
+    flags += ["--epoch_stage1", "2", "--ema", "0.9", "--presence_weight", "0.5"]
+    flags += ["--positive_share", "0.6", "--loss", "bce,dice"]
     done = subprocess.run(
         [sys.executable, "main.py", *flags], cwd=REPOSITORY, capture_output=True, text=True
     )

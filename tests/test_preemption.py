@@ -9,6 +9,7 @@ import pytest
 import solver as solver_module
 from tests.test_solver import assert_same, checkpoints, make, scalars, wait_for_next_second
 from tests.tiny import TinyNet, write_dataset
+from utils import members
 from utils.errors import command
 from utils.metric import load_histograms
 from utils.preemption import Stopped, noting_signals
@@ -22,6 +23,7 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
     monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
+    monkeypatch.setattr(members, "build_model", lambda *a, **k: solver_module.build_model(*a, **k))
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,7 @@ def whole(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
+        patch.setattr(members, "build_model", lambda *_, **__: TinyNet())
         make(root, folder).fit()
     return folder
 
@@ -65,20 +68,24 @@ def interrupt(solver, monkeypatch, where, count):
         if len(reached) == count:
             tell()
 
+    def telling(real):
+        def patched(*args, **kwargs):
+            passing()
+            return real(*args, **kwargs)
+
+        return patched
+
+    if where == "loss":
+        build = solver_module.build_loss
+        monkeypatch.setattr(solver_module, "build_loss", lambda *a: telling(build(*a)))
+        return
     owner, name = {
-        "step": (solver_module, "plan_steps"),
-        "loss": (solver, "loss_function"),
+        "step": (solver, "train_epoch"),
         "validation": (solver, "validate"),
         "checkpoint": (solver.checkpoints, "save"),
         "stage": (solver, "begin_stage"),
     }[where]
-    real = getattr(owner, name)
-
-    def patched(*args, **kwargs):
-        passing()
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, patched)
+    monkeypatch.setattr(owner, name, telling(getattr(owner, name)))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ from models.unused import retire_unused
 from solver import Solver
 from solver_freeze import FreezeSolver
 from tests.tiny import TinyNet, config, fold_and_source, write_dataset
+from utils import members
 from utils.errors import InputError
+from utils.log import FoldLog
 from utils.metric import load_histograms
 
 
@@ -34,6 +36,7 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
     monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
+    monkeypatch.setattr(members, "build_model", lambda *a, **k: solver_module.build_model(*a, **k))
 
 
 def make(root, folder, kind=FreezeSolver, lr=1e-2, **changes):
@@ -45,8 +48,7 @@ def make(root, folder, kind=FreezeSolver, lr=1e-2, **changes):
 
 
 def checkpoints(folder):
-    names = ("stage1_last", "stage1_best", "stage2_last", "stage2_best")
-    return {n: torch.load(folder / f"{n}.pth") for n in names if (folder / f"{n}.pth").exists()}
+    return {path.stem: torch.load(path) for path in sorted(folder.glob("stage*.pth"))}
 
 
 def assert_same(a, b):
@@ -63,7 +65,7 @@ def assert_same(a, b):
     elif isinstance(a, torch.Tensor):
         assert torch.equal(a, b)
     else:
-        assert a == b
+        assert a == b or (a != a and b != b)
 
 
 def scalars(folder, tag):
@@ -110,7 +112,11 @@ def test_stage_two_has_its_own_best(root, tmp_path, monkeypatch):
     assert found["stage2_best"]["epoch"] == 0
 
 
-def test_the_best_epoch_is_the_first_of_highest_dice_then_lowest_loss(root, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("best_by", "best"), [("dice", 2), ("loss", 4)])
+def test_the_best_epoch_is_the_first_of_highest_dice_then_lowest_loss(
+    root, tmp_path, monkeypatch, best_by, best
+):
+    """Or of the lowest loss alone, where that is asked for."""
     dice = iter([0.5, 0.7, 0.7, 0.7, 0.6])
     losses = iter([0.1, 0.3, 0.2, 0.2, 0.0])
     real_score, real_validate = solver_module.score, solver_module.validate
@@ -120,8 +126,8 @@ def test_the_best_epoch_is_the_first_of_highest_dice_then_lowest_loss(root, tmp_
     monkeypatch.setattr(
         solver_module, "validate", lambda *a: replace(real_validate(*a), loss=next(losses, 0.0))
     )
-    make(root, tmp_path, two_stage=False, epoch_stage1=5).fit()
-    assert checkpoints(tmp_path)["stage1_best"]["epoch"] == 2
+    make(root, tmp_path, two_stage=False, epoch_stage1=5, best_by=best_by).fit()
+    assert checkpoints(tmp_path)["stage1_best"]["epoch"] == best
 
 
 def test_stage_two_starts_from_stage_ones_best_weights_with_a_fresh_optimizer(root, tmp_path):
@@ -130,7 +136,7 @@ def test_stage_two_starts_from_stage_ones_best_weights_with_a_fresh_optimizer(ro
             super().begin_stage(stage, first_epoch)
             if stage.number == 2:
                 self.start = {k: v.clone() for k, v in self.module.state_dict().items()}
-                self.fresh = not self.optimizer.state_dict()["state"] and self.best is None
+                self.fresh = not self.learner.optimizer.state_dict()["state"] and not self.kept
 
     solver = make(root, tmp_path, Recorded)
     solver.fit()
@@ -181,14 +187,13 @@ class Alone(Solver):
     """A solver whose second stage is run by itself, by gradient descent, in evaluation mode."""
 
     def start(self, stage):
-        self.load_data(stage)
+        self.log = FoldLog(self.folder, self.stages, 0)
+        self.begin_stage(stage, first_epoch=0)
+
+    def build_module(self, stage, first_epoch):
         torch.manual_seed(0)
         self.module = TinyNet()
-        self.model = None
-        self.optimizer = self.fabric.setup_optimizers(
-            torch.optim.SGD(self.module.parameters(), lr=1.0)
-        )
-        self.scheduler = None
+        return {}
 
     def set_train_mode(self):
         self.model.eval()
@@ -202,11 +207,14 @@ def weights_after_an_epoch(root, folder, batch_size, steps):
         batch_size_stage2=batch_size,
         accumulation_steps=steps,
         augmentation_flag=False,
+        optimizer="sgd",
+        momentum=0.0,
+        lr_stage2=1.0,
     )
     stage = solver.stages[1]
     solver.start(stage)
-    updates, step = [], solver.optimizer.step
-    solver.optimizer.step = lambda *a, **k: (updates.append(1), step(*a, **k))[1]
+    updates, step = [], solver.learner.optimizer.step
+    solver.learner.optimizer.step = lambda *a, **k: (updates.append(1), step(*a, **k))[1]
     last = stage.epochs - 1
     solver.begin_epoch(stage, last)
     solver.train_epoch(stage, last)
@@ -296,11 +304,29 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("epochs_before_the_kill", [1, 2, 3])
-def test_a_resumed_fold_ends_in_the_same_bits(root, tmp_path, epochs_before_the_kill):
-    whole = make(root, tmp_path / "whole")
+EVERYTHING = {
+    "batch_size_stage1": 2,  # behind a single step an average is the network itself
+    "batch_size_stage2": 2,
+    "loss": "bce:3,dice:1,focal:4,lovasz:0.1",
+    "positive_share": "1.0:0.4",
+    "epoch_stage3": 2,
+    "schedule": "one_cycle",
+    "optimizer": "adamw",
+    "ema": 0.9,
+    "keep_best": 2,
+}
+"""Settings that each add to what a resume has to take up."""
+
+
+@pytest.mark.parametrize(
+    ("epochs_before_the_kill", "changes"),
+    [*((n, {}) for n in (1, 2, 3)), *((n, EVERYTHING) for n in (1, 3, 5))],
+    ids=lambda value: str(value) if isinstance(value, int) else "everything" if value else "plain",
+)
+def test_a_resumed_fold_ends_in_the_same_bits(root, tmp_path, epochs_before_the_kill, changes):
+    whole = make(root, tmp_path / "whole", **changes)
     whole.fit()
-    killed = make(root, tmp_path / "killed")
+    killed = make(root, tmp_path / "killed", **changes)
     end_epoch, done = killed.end_epoch, []
 
     def end_epoch_then_die(*args):
@@ -313,12 +339,12 @@ def test_a_resumed_fold_ends_in_the_same_bits(root, tmp_path, epochs_before_the_
     with pytest.raises(Killed):
         killed.fit()
     wait_for_next_second()
-    make(root, tmp_path / "killed").fit()
+    make(root, tmp_path / "killed", **changes).fit()
     assert_same(checkpoints(tmp_path / "killed"), checkpoints(tmp_path / "whole"))
     a, b = (load_histograms(tmp_path / name / "oof.npz") for name in ("whole", "killed"))
     np.testing.assert_array_equal(a.all, b.all)
     for tag in ("loss/train", "loss/val", "lr", "dice/all"):
-        assert scalars(tmp_path / "killed", tag) == scalars(tmp_path / "whole", tag)
+        assert_same(*(scalars(tmp_path / name, tag) for name in ("killed", "whole")))
 
 
 def test_a_finished_fold_is_left_alone(root, tmp_path):
@@ -332,7 +358,7 @@ def test_a_checkpoint_holds_what_the_contract_names(root, tmp_path):
     make(root, tmp_path).fit()
     content = torch.load(tmp_path / "stage2_last.pth", weights_only=True)
     expected = {"state_dict", "model_type", "optimizer", "scheduler", "stage", "epoch", "fold"}
-    assert content.keys() == expected | {"best", "config", "scaler"}
+    assert content.keys() == expected | {"best", "kept", "config", "scaler", "live"}
     assert (content["stage"], content["epoch"], content["fold"]) == (2, 1, 0)
     assert content["state_dict"].keys() == TinyNet().state_dict().keys()
     assert type(content["best"]["dice"]) is float
@@ -340,11 +366,11 @@ def test_a_checkpoint_holds_what_the_contract_names(root, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path):
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=3)
-    real = solver.loss_function
     begin = solver.begin_epoch
 
     def begin_epoch(stage, epoch):
         begin(stage, epoch)
+        real = solver.loss_function
         if epoch == 1:
             solver.loss_function = lambda logits, mask: real(logits, mask) * float("nan")
 
@@ -410,7 +436,7 @@ def test_network_and_optimizer_are_those_that_compute_fast(
     def begin_epoch(stage, epoch):
         begin(stage, epoch)
         seen.append(solver.module.head.weight.is_contiguous(memory_format=layout))
-        seen.append(solver.optimizer.param_groups[0]["fused"])
+        seen.append(solver.learner.optimizer.param_groups[0]["fused"])
 
     solver.begin_epoch = begin_epoch
     solver.fit()
@@ -481,3 +507,138 @@ def test_a_thaw_leaves_alone_what_takes_no_part(root, tmp_path, monkeypatch):
     names = {name for name, p in solver.module.named_parameters() if p.requires_grad}
     assert names == {name for name, _ in TinyNet().named_parameters()}
     assert "encoder.classifier.weight" in solver.module.state_dict()
+
+
+def test_stage_three_learns_from_positives_alone_and_starts_from_stage_twos_best(root, tmp_path):
+    seen = []
+
+    class Recorded(FreezeSolver):
+        def begin_stage(self, stage, first_epoch):
+            super().begin_stage(stage, first_epoch)
+            start = {k: v.clone() for k, v in self.module.state_dict().items()}
+            seen.append((stage.number, self.data.fold, start))
+
+    solver = make(root, tmp_path, Recorded, epoch_stage3=2)
+    solver.fit()
+    numbers, folds, starts = zip(*seen, strict=True)
+    assert numbers == (1, 2, 3)
+    assert folds[:2] == (solver.fold, solver.fold)
+    for ids, everything in (
+        (folds[2].train, solver.fold.train),
+        (folds[2].valid, solver.fold.valid),
+    ):
+        assert ids == [name for name in everything if name in solver.fold.positive]
+        assert 0 < len(ids) < len(everything)
+    found = checkpoints(tmp_path)
+    assert_same(starts[2], dict(found["stage2_best"]["state_dict"]))
+    assert found["stage3_last"]["epoch"] == 1
+    assert found["stage3_best"]["best"]["dice"] == found["stage3_best"]["best"]["dice_positive"]
+    assert [step for step, _ in scalars(tmp_path, "dice/positive")] == list(range(6))
+
+
+def test_with_an_average_it_is_what_is_validated_kept_and_handed_on(root, tmp_path, monkeypatch):
+    solver = make(root, tmp_path, ema=0.9, epoch_stage1_freeze=0)
+    validated, validate = [], solver_module.validate
+
+    def watch(fabric, module, *args):
+        validated.append({k: v.clone() for k, v in module.state_dict().items()})
+        return validate(fabric, module, *args)
+
+    monkeypatch.setattr(solver_module, "validate", watch)
+    solver.fit()
+    found = checkpoints(tmp_path)
+    last = found["stage2_last"]
+    assert_same(dict(last["state_dict"]), validated[3])
+    assert not torch.equal(
+        last["live"]["state_dict"]["head.weight"], last["state_dict"]["head.weight"]
+    )
+    assert last["live"]["steps"] == 3  # an epoch of two steps, and one of two batches in a step
+    assert found["stage1_last"]["live"]["steps"] == 4
+
+
+def test_the_average_follows_every_step(root, tmp_path):
+    """Against a copy that is averaged by hand behind each step of the optimizer."""
+    solver = make(root, tmp_path, Solver, ema=0.9, two_stage=False)
+    begin, by_hand, steps = solver.begin_stage, {}, []
+
+    def begin_stage(*args):
+        begin(*args)
+        end = solver.learner.end_step
+
+        def end_step():
+            now = {k: v.detach().clone() for k, v in solver.module.named_parameters()}
+            n = len(steps)
+            part = min(0.9, (1 + n) / (10 + n)) if n else 0.0
+            for key, value in now.items():
+                by_hand[key] = part * by_hand.get(key, value) + (1 - part) * value
+            steps.append(None)
+            end()
+
+        solver.learner.end_step = end_step
+
+    solver.begin_stage = begin_stage
+    solver.fit()
+    for key, value in solver.learner.judged.named_parameters():
+        torch.testing.assert_close(value, by_hand[key], rtol=1e-5, atol=1e-6)
+
+
+def test_a_share_of_positives_reaches_the_training_batches(root, tmp_path):
+    solver = make(root, tmp_path, positive_share="1.0:0.5", positive_share_stage2=0.8)
+    trained, train = [], solver.train_epoch
+
+    def train_epoch(stage, epoch):
+        batches = solver.data.batches
+        trained.append(batches.ids_of(0, len(batches)))
+        return train(stage, epoch)
+
+    solver.train_epoch = train_epoch
+    solver.fit()
+    positives = sorted(set(solver.fold.train) & solver.fold.positive)
+    assert sorted(trained[0]) == positives
+    others = [len(names) - len(positives) for names in trained]
+    assert others == [0, min(3, len(positives)), 1, 1]
+    assert all(set(positives) <= set(names) for names in trained)
+
+
+def test_every_stage_learns_by_its_own_loss(root, tmp_path, monkeypatch):
+    asked = []
+    build = solver_module.build_loss
+    monkeypatch.setattr(
+        solver_module, "build_loss", lambda text, *a: asked.append(text) or build(text, *a)
+    )
+    make(root, tmp_path, epoch_stage3=1, loss="bce,dice", loss_stage3="lovasz").fit()
+    assert asked == ["bce,dice", "bce,dice", "lovasz"]
+
+
+class WithHead(TinyNet):
+    """Also gives a logit of the whole image."""
+
+    def __init__(self):
+        super().__init__()
+        self.presence = nn.Linear(4, 1)
+
+    def forward(self, x):
+        features = self.encoder(x)
+        return self.head(features), self.presence(features.mean((2, 3)))
+
+
+def test_a_presence_head_is_asked_for_learns_and_ends_in_the_results(root, tmp_path, monkeypatch):
+    def build(*_, presence_head=False, **__):
+        return WithHead() if presence_head else TinyNet()
+
+    for module in (solver_module, members):
+        monkeypatch.setattr(module, "build_model", build)
+    solver = make(root, tmp_path, presence_weight=0.5, two_stage=False, epoch_stage1=3)
+    heads, begin = [], solver.begin_epoch
+
+    def begin_epoch(stage, epoch):
+        begin(stage, epoch)
+        heads.append(solver.module.presence.weight.detach().clone())
+
+    solver.begin_epoch = begin_epoch
+    solver.fit()
+    assert not torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[1], heads[2])
+    presence = load_histograms(tmp_path / "oof.npz").presence
+    assert ((presence > 0) & (presence < 1)).all()
+    assert len(set(presence.tolist())) > 1

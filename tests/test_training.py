@@ -122,7 +122,7 @@ def test_a_step_is_no_longer_than_the_clipped_gradient(batches, clip):
     """Plain steps of rate 0.1 are a tenth of their gradient."""
     fabric, module, model, optimizer = begin()
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    train(fabric, model, optimizer, batches[:1], plan_steps([4], 1), bce, clip)
+    train(fabric, model, optimizer, batches[:1], plan_steps([4], 1), bce, clip_grad_norm=clip)
     moves = [now - then for now, then in zip(module.parameters(), before, strict=True)]
     length = torch.cat([move.flatten() for move in moves]).norm().item()
     if clip:

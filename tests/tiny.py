@@ -4,12 +4,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from datasets.files import Files
+from datasets.images import preprocess
 from datasets.siim import find_samples
-from datasets.splits import Fold, fold_of, split
-from utils.config import Config
+from datasets.splits import Fold, fold_of, split, write_folds
+from models.inputs import normalise
+from utils.config import Config, load
 
 SETTINGS = {
     "pretrained": False,
@@ -77,3 +81,85 @@ class TinyNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B,3,H,W] -> logits [B,1,H,W]."""
         return self.head(self.encoder(x))
+
+
+class WithPresence(TinyNet):
+    """Says also whether there is a mask, by the mean of its logits."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B,3,H,W] -> logits [B,1,H,W] and [B,1]."""
+        logits = super().forward(x)
+        return logits, logits.mean(dim=(2, 3))
+
+
+def build_tiny(*_, presence_head: bool = False, **__) -> TinyNet:
+    """Stand in for `models.build_model`."""
+    return WithPresence() if presence_head else TinyNet()
+
+
+def write_run(folder: Path, root: Path, seed: int, **changes) -> Path:
+    """Write a finished run of two folds, whose untrained networks give various probabilities.
+
+    Returns:
+        The run's folder: config.yaml, folds.csv and the best, kept and last checkpoints of every
+        stage, each of another network.
+    """
+    settings = config(root, run_name=folder.name, **changes)
+    folder.mkdir(parents=True)
+    settings.save(folder / "config.yaml")
+    found = find_samples(root).samples
+    shares = Files(found, settings.clahe).shares()
+    table = split({name: share > 0 for name, share in shares.items()}, 2, stratified=False)
+    write_folds(table, folder / "folds.csv")
+    torch.manual_seed(seed)
+    for fold in range(2):
+        (folder / f"fold{fold}").mkdir()
+        for stage in settings.stages(settings.lr):
+            kept = [f"epoch{e + 1}" for e in range(settings.keep_best) if settings.keep_best > 1]
+            for which in ("best", "last", *kept):
+                network = build_tiny(presence_head=settings.presence_head)
+                network.head.weight.data *= 8
+                content = {"state_dict": network.state_dict(), "model_type": settings.model_type}
+                torch.save(content, folder / f"fold{fold}" / f"stage{stage.number}_{which}.pth")
+    return folder
+
+
+def predict_slowly(
+    run: Path,
+    fold: int,
+    grey: np.ndarray,
+    kept: dict[int, list[str]],
+    prepared: bool = False,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Predict one image by the networks of a fold, one after another, at its original size.
+
+    Args:
+        run: made by `write_run`.
+        fold: its number.
+        grey: [H,W] uint8.
+        kept: the checkpoints that count, by stage.
+        prepared: `grey` is equalised and of the networks' size already.
+
+    Returns:
+        The map of the last stage of `kept` and that of the first, [H,W] float64, and its presence,
+        NaN without a head.
+    """
+    settings = load(run / "config.yaml")
+    size = settings.drawing_stage.image_size
+    shown = torch.from_numpy(grey if prepared else preprocess(grey, size, settings.clahe))
+    maps, presences = {}, {}
+    for stage, names in kept.items():
+        every, heads = [], []
+        for name in names:
+            network = build_tiny(presence_head=settings.presence_head).eval()
+            path = run / f"fold{fold}" / f"stage{stage}_{name}.pth"
+            network.load_state_dict(torch.load(path)["state_dict"])
+            with torch.no_grad():
+                output = network(normalise(shown[None, None]))
+            logits, presence = output if isinstance(output, tuple) else (output, None)
+            heads.append(float("nan") if presence is None else torch.sigmoid(presence).item())
+            full = F.interpolate(torch.sigmoid(logits), grey.shape, mode="bilinear")
+            every.append(full[0, 0].double().numpy())
+        maps[stage], presences[stage] = np.mean(every, axis=0), float(np.mean(heads))
+    decides = min(kept)
+    return maps[max(kept)], maps[decides], presences[decides]

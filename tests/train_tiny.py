@@ -11,6 +11,7 @@ from torch.optim import SGD
 import solver as solver_module
 from solver_freeze import FreezeSolver
 from tests.tiny import TinyNet, config, fold_and_source
+from utils import members
 from utils import optimizer as optimizer_module
 from utils.processes import launch
 
@@ -27,12 +28,18 @@ class FixedNorm(TinyNet):
 
 def main(root: Path, out: Path, processes: int) -> None:
     """Write the fold's folder to `out`."""
-    solver_module.build_model = lambda *_, **__: FixedNorm()
+    solver_module.build_model = members.build_model = lambda *_, **__: FixedNorm()
     # Adam's steps would hide a gradient that is half as long.
     optimizer_module.Adam = lambda parameters, lr, **_: SGD(parameters, lr)
     batches = {"batch_size_stage1": 6, "batch_size_stage2": 6}
     settings = config(
-        root, image_size_stage2=32, epoch_stage1=3, epoch_stage2=3, lr_stage2=0.2, **batches
+        root,
+        image_size_stage2=32,
+        epoch_stage1=3,
+        epoch_stage2=3,
+        lr_stage2=0.2,
+        ema=0.9,
+        **batches,
     )
     fold, source = fold_and_source(root)
     fabric = launch("cpu", processes, 1, "32-true")

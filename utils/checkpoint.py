@@ -99,21 +99,35 @@ class FoldCheckpoints:
             return 0
         return self.load(stage_number, "last")["epoch"] + 1
 
-    def save(self, content: dict, is_best: bool) -> None:
-        """Write the last checkpoint of a stage, which is also its best if `is_best`.
+    def best(self, stage_number: int) -> list[Path]:
+        """List the kept epochs of a stage: several with `keep_best`, otherwise its best alone."""
+        kept = sorted(self.folder.glob(f"stage{stage_number}_epoch*.pth"))
+        return kept or [self.path(stage_number, "best")]
 
-        One file then has both names. The best appears first: an interruption in between leaves an
-        epoch to repeat, not one whose best weights are missing.
+    def save(self, content: dict, kept: list[int], several: bool = False) -> None:
+        """Write the last checkpoint of a stage, which gets further names if it is to be kept.
+
+        These names appear first: an interruption in between leaves an epoch to repeat, not one
+        whose weights are missing. What is no longer kept is removed last.
+
+        Args:
+            content: of the checkpoint.
+            kept: epochs (from 0) to keep, best first: the first as stageN_best.pth.
+            several: keep each of them as stageN_epochE.pth too, E counted from 1.
 
         Raises:
             InputError: the disk does not take it; the checkpoints before it are as they were.
         """
-        last = self.path(content["stage"], "last")
+        number, epoch = content["stage"], content["epoch"]
+        numbered = {e: self.folder / f"stage{number}_epoch{e + 1}.pth" for e in kept if several}
+        names = [numbered[epoch]] if epoch in numbered else []
+        names += [self.path(number, "best")] if epoch == kept[0] else []
+        last = self.path(number, "last")
         try:
             with atomic(last) as temporary:
                 torch.save(content, temporary)
-                if is_best:
-                    with atomic(self.path(content["stage"], "best")) as second_name:
+                for name in names:
+                    with atomic(name) as second_name:
                         give_second_name(temporary, second_name)
         except (OSError, RuntimeError) as error:  # torch's writer has no error class of its own
             free = shutil.disk_usage(self.folder).free / _GB
@@ -121,6 +135,9 @@ class FoldCheckpoints:
                 f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB are free). What was "
                 "there is whole: make room, then go on with --resume true"
             ) from error
+        for path in self.folder.glob(f"stage{number}_epoch*.pth"):
+            if path not in numbered.values():
+                path.unlink()
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half written."""

@@ -1,54 +1,18 @@
 """Every setting: one dataclass behind the command line, `--help`, YAML files and config.yaml."""
 
 import re
-from argparse import RawDescriptionHelpFormatter
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from utils.cores import usable_cores
 from utils.errors import InputError
 from utils.files import atomic
-from utils.plain_yaml import PlainConfigFile, read_yaml
-from utils.setting_types import check_types
-from utils.sizes import nearest_multiples
-
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
-SIZE_STEP = 32
-"""Networks halve the image five times, so its side is a multiple of this many pixels."""
-
-MOST_FOLDS = 1000
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stretch of training at one image size, with its own optimizer and schedule."""
-
-    number: int
-    """1 for the first stage."""
-    image_size: int
-    """Side of the square input in pixels."""
-    batch_size: int
-    """Images per step, over all processes."""
-    epochs: int
-    """Passes over the training images."""
-    lr: float
-    """Learning rate of the first epoch."""
-    freeze_epochs: int = 0
-    """First epochs in which the encoder is held frozen."""
-    accumulation_epochs: int = 0
-    """Last epochs in which gradients are accumulated."""
-    accumulation_steps: int = 1
-    """Batches per optimizer step in those epochs."""
-
-    def group_size(self, epoch: int) -> int:
-        """Return how many batches make one optimizer step in `epoch` (from 0)."""
-        accumulates = epoch >= self.epochs - self.accumulation_epochs
-        return self.accumulation_steps if accumulates else 1
+from utils.plain_yaml import read_yaml
+from utils.setting_checks import check_ranges, check_together, check_types
+from utils.stage import Stage, parse_share
 
 
 @dataclass(frozen=True)
@@ -84,14 +48,58 @@ class Config:
     """Last epochs of stage 2 in which gradients are accumulated."""
     accumulation_steps: int = 10
     """Batches per optimizer step in those epochs."""
+    epoch_stage3: int = 0
+    """Epochs of stage 3, on positives only, at the sizes of stage 2: the network of stage 2 then
+    decides whether there is a mask, and that of stage 3 draws it; 0 has no such stage."""
     lr: float = 2e-4
     """Learning rate of stage 1: train_sfold.py takes it, main.py draws U(0,1) * lr + 5e-7."""
     lr_stage2: float = 5e-5
     """Learning rate of stage 2."""
+    lr_stage3: float = 1e-5
+    """Learning rate of stage 3."""
+    loss: str = "bce"
+    """Terms of the loss and their weights, such as bce:3,dice:1,focal:4; of bce, dice (of the whole
+    batch), dice_image, focal and lovasz; bce(0.75) weighs the pixels of masks."""
+    loss_stage2: str | None = None
+    """Loss of stage 2; that of stage 1 if not given."""
+    loss_stage3: str | None = None
+    """Loss of stage 3; that of stage 2 if not given."""
+    positive_share: float | str | None = None
+    """Share of images with a mask in an epoch, such as 0.5, or from the first to the last epoch of
+    a stage, such as 0.8:0.4: all of them and as many others as it asks for. Every image if not
+    given."""
+    positive_share_stage2: float | str | None = None
+    """Likewise in stage 2; that of stage 1 if not given."""
+    schedule: Literal["cosine", "restarts", "one_cycle"] = "cosine"
+    """Learning rate over a stage: cosine falls to 0, restarts does so every restart_epochs,
+    one_cycle rises to lr and falls again."""
+    schedule_stage2: Literal["cosine", "restarts", "one_cycle"] | None = None
+    """Schedule of stages 2 and 3; that of stage 1 if not given."""
+    warmup_epochs: int = 0
+    """First epochs of every stage in which the rate rises to lr, before cosine or restarts."""
+    restart_epochs: int | None = None
+    """Epochs between two restarts."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer of every stage."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
     weight_decay: float = 0.0
-    """Weight decay of Adam."""
+    """Weight decay of the optimizer."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights (such as 0.999), which is then what is validated and
+    kept; 0 keeps the weights themselves."""
+    keep_best: int = 1
+    """Best epochs of a stage that are kept, and averaged in prediction."""
+    best_by: Literal["dice", "loss"] = "dice"
+    """What the best epochs are chosen by: the highest validation Dice (then the lower loss), or the
+    lowest validation loss, which says more while Dice is hardly above that of empty masks."""
+    presence_weight: float = 0.0
+    """Above 0 the network also says whether an image has a mask at all, trained with its own
+    cross-entropy, which counts so much in the loss."""
     augmentation_flag: bool = True
-    """Flip, turn, blur and change the exposure of training images."""
+    """Change training images at random."""
+    augmentation: Literal["original", "final", "winner", "none"] = "original"
+    """How; see python -m utils.augmentation --preview."""
     clahe: bool = True
     """Equalise the local contrast of every image (CLAHE) before resizing."""
     n_splits: int = 5
@@ -138,13 +146,9 @@ class Config:
 
     def __post_init__(self):
         check_types(self)
-        self._check_sizes()
-        self._check_counts()
+        check_ranges(self)
+        check_together(self)
         self.fold_numbers()
-        self._check_run_name()
-        if self.run_name is None and (self.resume or self.mode != "train"):
-            flag = "--resume true" if self.resume else f"--mode {self.mode}"
-            raise InputError(f"{flag} needs --run_name: the run to go on with (last: the newest)")
 
     def stages(self, lr: float) -> tuple[Stage, ...]:
         """Return the stages to train, in order.
@@ -152,12 +156,17 @@ class Config:
         Args:
             lr: learning rate of stage 1, as taken or drawn by the entry script.
         """
+        shares = [parse_share(self.positive_share, "--positive_share")]
+        shares.append(parse_share(self.positive_share_stage2, "--positive_share_stage2"))
         first = Stage(
             number=1,
             image_size=self.image_size_stage1,
             batch_size=self.batch_size_stage1,
             epochs=self.epoch_stage1,
             lr=lr,
+            loss=self.loss,
+            schedule=self.schedule,
+            positive_share=shares[0],
             freeze_epochs=self.epoch_stage1_freeze,
         )
         second = Stage(
@@ -166,10 +175,39 @@ class Config:
             batch_size=self.batch_size_stage2,
             epochs=self.epoch_stage2,
             lr=self.lr_stage2,
+            loss=self.loss_stage2 or self.loss,
+            schedule=self.schedule_stage2 or self.schedule,
+            positive_share=shares[1] or shares[0],
             accumulation_epochs=self.epoch_stage2_accumulation,
             accumulation_steps=self.accumulation_steps,
         )
-        return (first, second) if self.two_stage else (first,)
+        third = replace(
+            second,
+            number=3,
+            epochs=self.epoch_stage3,
+            lr=self.lr_stage3,
+            loss=self.loss_stage3 or second.loss,
+            positive_share=None,
+            positives_only=True,
+            accumulation_epochs=0,
+        )
+        count = 1 + self.two_stage + (self.epoch_stage3 > 0)
+        return (first, second, third)[:count]
+
+    @property
+    def drawing_stage(self) -> Stage:
+        """The stage whose networks draw the masks: the last."""
+        return self.stages(self.lr)[-1]
+
+    @property
+    def deciding_stage(self) -> Stage:
+        """The stage whose networks decide whether there is a mask: the last on all images."""
+        return [stage for stage in self.stages(self.lr) if not stage.positives_only][-1]
+
+    @property
+    def presence_head(self) -> bool:
+        """Whether the networks say of an image as a whole if it has a mask."""
+        return self.presence_weight > 0
 
     def fold_numbers(self) -> list[int]:
         """Return the folds to train, ascending.
@@ -197,42 +235,6 @@ class Config:
             text = yaml.dump(asdict(self), Dumper=_Dumper, sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
 
-    def _check_sizes(self) -> None:
-        for name in ("image_size_stage1", "image_size_stage2"):
-            size = getattr(self, name)
-            if size <= 0 or size % SIZE_STEP:
-                near = " or ".join(str(good) for good in nearest_multiples(size, SIZE_STEP))
-                raise InputError(f"--{name} {size}: must be a multiple of {SIZE_STEP}; use {near}")
-
-    def _check_run_name(self) -> None:
-        name = "run" if self.run_name is None else self.run_name
-        plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\")
-        if not plain or not name or name[0] == ".":
-            raise InputError(f"--run_name {name!r}: is not a plain folder name")
-
-    def _check_counts(self) -> None:
-        least = {"n_splits": 2, "epoch_stage1_freeze": 0, "epoch_stage2_accumulation": 0}
-        least |= {"num_workers": 0, "weight_decay": 0, "seed": 0, "clip_grad_norm": 0}
-        least |= dict.fromkeys(("batch_size_stage1", "batch_size_stage2", "num_nodes"), 1)
-        least |= dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps", "t"), 1)
-        for name, value in least.items():
-            given = getattr(self, name)
-            if given is not None and not given >= value:
-                raise InputError(f"--{name} {given}: must be at least {value}")
-        if self.n_splits > MOST_FOLDS:
-            raise InputError(f"--n_splits {self.n_splits}: must be at most {MOST_FOLDS}")
-        for name, limit in (
-            ("epoch_stage1_freeze", "epoch_stage1"),
-            ("epoch_stage2_accumulation", "epoch_stage2"),
-        ):
-            if getattr(self, name) > getattr(self, limit):
-                raise InputError(
-                    f"--{name} {getattr(self, name)}: is more than --{limit} {getattr(self, limit)}"
-                )
-        for name in ("lr", "lr_stage2"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"--{name} {getattr(self, name)}: must be above 0")
-
 
 class _Dumper(yaml.SafeDumper):
     """Puts quotes around text such as 2e-4, which jsonargparse, unlike yaml, takes for a number."""
@@ -241,40 +243,6 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d.]+[eE][-+]?\d+$"), list("-+.0123456789")
 )
-
-
-class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows types and defaults, and leaves the lines of the description as they are."""
-
-
-def parse(args: list[str] | None, description: str) -> tuple[Config, frozenset[str]]:
-    """Read the command line, and the YAML files that it names with `--config`.
-
-    Args:
-        args: the words behind the script's name; None takes those of the process.
-        description: opens the help.
-
-    Returns:
-        The settings, and the names of those that were given rather than left at their defaults.
-
-    Raises:
-        InputError: settings contradict each other or are out of range.
-        SystemExit: a flag is unknown or of the wrong type (code 2), or help was asked for.
-    """
-    parser = ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--config", action=PlainConfigFile, help="YAML file with settings, see recipes/."
-    )
-    parser.add_class_arguments(Config)
-    every = parser.parse_args(args)
-    given = parser.parse_args(args, defaults=False)
-    names = [setting.name for setting in fields(Config)]
-    return (
-        Config(**{name: every[name] for name in names}),
-        frozenset(name for name in names if name in given),
-    )
 
 
 def load(path: str | Path) -> Config:

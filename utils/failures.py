@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.batches import EpochBatches
-from utils.config import Stage
 from utils.errors import InputError
 from utils.memory import is_out_of_memory
 from utils.preemption import Stopped
+from utils.stage import Stage
 from utils.watch import NotFinite
 
 

@@ -27,7 +27,7 @@ SETTINGS_BYTES = 2**16
 LIST_BYTES = 2**24
 """Of a list of image ids."""
 HISTOGRAM_BYTES = 2**30
-"""Of the arrays of an oof.npz once they are unpacked: half a million images."""
+"""Of the arrays of an oof.npz once they are unpacked: a quarter of a million images and more."""
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:

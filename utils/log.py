@@ -7,10 +7,10 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from datasets.splits import Fold
-from utils.config import Stage
 from utils.drawing import comparison
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.rank import is_main_process, say
+from utils.stage import Stage
 from utils.threshold import PostProcess
 from utils.training import Trained
 from utils.validation import Validation

@@ -1,7 +1,7 @@
 """Where a fold goes on that an earlier process began."""
 
 from utils.checkpoint import FoldCheckpoints
-from utils.config import Stage
+from utils.stage import Stage
 
 
 def find_position(

@@ -33,6 +33,7 @@ def train(
     batches: Iterable[tuple[Tensor, Tensor]],
     parts: list[Part],
     loss_function: Callable[[Tensor, Tensor], Tensor],
+    behind_step: Callable[[], None] = lambda: None,
     clip_grad_norm: float = 0.0,
     told_to_stop: Callable[[], bool] = lambda: False,
 ) -> Trained:
@@ -47,7 +48,8 @@ def train(
         optimizer: set up by `fabric`.
         batches: images and masks of this process, uint8 [B,1,S,S].
         parts: the place of each batch in its optimizer step.
-        loss_function: logits and mask -> mean over the batch.
+        loss_function: the network's output and mask -> mean over the batch.
+        behind_step: called behind every optimizer step.
         clip_grad_norm: largest norm of a step's gradient; 0 leaves it.
         told_to_stop: says whether this process is to stop.
 
@@ -69,6 +71,7 @@ def train(
         watch.follow(number, loss)
         if part.last:
             _step(fabric, model, optimizer, clip_grad_norm)
+            behind_step()
             images += part.step_images
             watch.look(number)
     loss = fabric.all_reduce(loss_sum, reduce_op="sum").item() / images

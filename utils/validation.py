@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from datasets.loaders import ValidBatch
 from models.inputs import normalise
+from models.outputs import read_output
 from utils.metric import LEVELS, Histograms, count_levels, resize_probability, to_levels
 
 
@@ -67,7 +68,7 @@ def validate(
         module: the bare network; a DDP wrapper would wait for processes with more batches.
         loader: gives `ValidBatch`.
         ids: of all images, in the order of the data set.
-        loss_function: logits and mask -> mean over the batch.
+        loss_function: the network's output and mask -> mean over the batch.
         show: positions of images to keep for pictures.
         behind_batch: called behind every batch; may raise to end the pass.
     """
@@ -79,9 +80,9 @@ def validate(
     for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (batch.image, batch.mask))
         with fabric.autocast():
-            logits = module(normalise(image))
-        loss += loss_function(logits, mask).double() * len(image)
-        probabilities = torch.sigmoid(logits.float())
+            output = module(normalise(image))
+        loss += loss_function(output, mask).double() * len(image)
+        probabilities = torch.sigmoid(read_output(output).logits.float())
         for i, index in enumerate(batch.index.tolist()):
             full_mask = batch.full_masks[i].to(fabric.device, non_blocking=True)
             full = resize_probability(probabilities[i, 0], *full_mask.shape)
