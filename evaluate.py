@@ -14,7 +14,7 @@ are counted and said. An image that TRUTH does not know is an error, as it has n
 Dice of an image is 2|A and B| / (|A| + |B|), 1 where both are empty; the score is the mean over
 images. Beside it: the score of leaving every image empty, Dice on positives alone and by the size
 of the true mask, how many images are rightly given a mask or none, and from SCORES (written by
-predict.py) how well the largest probability of an image ranks positives above empty images. Every
+predict.py) how well the probability of an image ranks positives above empty images. Every
 figure has a 95 % bootstrap interval over images; over patients where they are given.
 
 Expect about 1,000 images per second. On disk appear: OUT, all figures as JSON, and WORST, the 16
@@ -134,7 +134,7 @@ def _lines(summary: Summary, detection: Detection | None) -> Iterator[tuple[str,
     yield "empty images left empty (specificity)", summary.empty_kept
     yield "positives given a mask (sensitivity)", summary.positive_found
     if detection:
-        yield "AUC of the largest probability", detection.auc
+        yield "AUC of the probabilities in SCORES", detection.auc
         yield from _cut_lines(detection.half, "")
         yield from _cut_lines(detection.best, ", chosen here")
 

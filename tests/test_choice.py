@@ -1,101 +1,27 @@
 """The choice of thresholds: exact, and honest."""
 
 import json
-import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main
-from utils.choice import choose_thresholds, cross_fit
+from tests import makers
+from tests.makers import make_images, measured
+from utils.choice import choose_thresholds, cross_fit, describe
 from utils.errors import InputError
-from utils.metric import Histograms, count_levels, join
+from utils.metric import join
+from utils.search import best_rule
 from utils.summary import load_folds
-from utils.threshold import LEAVE_EMPTY, PostProcess, best_triplet, load_rule, score
-
-SIDE = 9
-
-
-def make_images(count, seed, sharp=0.5):
-    """Draw maps of levels and true masks, [N,9,9]; a third of the masks are empty."""
-    rng = np.random.default_rng(seed)
-    masks = np.zeros((count, SIDE, SIDE), np.uint8)
-    for i in range(count):
-        if i % 3:
-            top, left = rng.integers(0, 5, 2)
-            masks[i, top : top + 4, left : left + 3] = 1
-    noise = rng.integers(0, 256, masks.shape)
-    levels = np.clip(sharp * 255 * masks + (1 - sharp) * noise, 0, 255).astype(np.uint8)
-    levels[0, 0, :2] = (0, 255)
-    return levels, masks
+from utils.threshold import PostProcess, load_rule, score
 
 
 def histograms_of(levels, masks, prefix="image"):
-    counts = torch.stack(
-        [
-            count_levels(torch.from_numpy(a), torch.from_numpy(b))
-            for a, b in zip(levels, masks, strict=True)
-        ]
-    ).numpy()
-    ids = np.array([f"{prefix}{i}" for i in range(len(levels))])
-    side = np.full(len(levels), SIDE, np.int32)
-    return Histograms(ids, side, side, counts[:, 0], counts[:, 1])
-
-
-def dice_by_hand(levels, mask, top, area, threshold):
-    """Count pixel by pixel; knows nothing of histograms."""
-    above_top = predicted = both = true = 0
-    for y in range(SIDE):
-        for x in range(SIDE):
-            above_top += int(levels[y][x]) > top
-            predicted += int(levels[y][x]) > threshold
-            true += int(mask[y][x])
-            both += int(levels[y][x]) > threshold and bool(mask[y][x])
-    if above_top < area:
-        predicted = both = 0
-    return 1.0 if predicted + true == 0 else 2 * both / (predicted + true)
-
-
-def mean_by_hand(levels, masks, top, area, threshold):
-    values = [dice_by_hand(*pair, top, area, threshold) for pair in zip(levels, masks, strict=True)]
-    return math.fsum(values) / len(values)
-
-
-@pytest.mark.parametrize("sharp", [0.2, 0.5, 0.9])
-def test_the_search_finds_what_trying_every_rule_finds(sharp):
-    levels, masks = make_images(8, seed=1, sharp=sharp)
-    grid, areas = (0, 60, 127, 128, 190, 254), (0, 1, 3, 12, 81, 82)
-    rule = best_triplet(histograms_of(levels, masks), grid, areas)
-    by_hand = {
-        (top, area, threshold): mean_by_hand(levels, masks, top, area, threshold)
-        for top in grid
-        for area in areas
-        for threshold in grid
-    }
-    best = max(by_hand.values())
-    tied = [key for key, value in by_hand.items() if value > best - 1e-12]
-    # Of equals: the top nearest the middle, then the smaller area, then the threshold so.
-    expected = min(tied, key=lambda k: (abs(k[0] - 127.5), k[0], k[1], abs(k[2] - 127.5), k[2]))
-    found = (round(rule.top_threshold * 255), rule.min_area, round(rule.threshold * 255))
-    assert found == expected
-    assert score(histograms_of(levels, masks), rule).dice == pytest.approx(best, abs=1e-12)
-
-
-def test_silence_is_chosen_where_nothing_beats_it():
-    levels, masks = make_images(6, seed=2)
-    assert best_triplet(histograms_of(levels, np.zeros_like(masks))) == LEAVE_EMPTY
-    assert best_triplet(histograms_of(np.zeros_like(levels), masks)) == LEAVE_EMPTY
-
-
-def test_the_whole_search_never_falls_below_the_ordinary_pair():
-    levels, masks = make_images(30, seed=3)
-    histograms = histograms_of(levels, masks)
-    pairs = [PostProcess(t / 255, a, t / 255) for t in range(3, 255, 4) for a in (0, 64)]
-    best_pair = max(score(histograms, rule).dice for rule in pairs)
-    assert score(histograms, best_triplet(histograms)).dice >= best_pair - 1e-12
+    histograms = makers.histograms_of(list(zip(levels, masks, strict=True)))
+    return replace(histograms, ids=np.char.replace(histograms.ids, "image", prefix))
 
 
 def test_cross_fitting_never_sees_the_fold_it_scores():
@@ -104,7 +30,7 @@ def test_cross_fitting_never_sees_the_fold_it_scores():
 
     def choose(histograms):
         shown.append({name.split("-")[0] for name in histograms.ids})
-        return best_triplet(histograms)
+        return best_rule(histograms)
 
     fitted = cross_fit(folds, choose)
     assert shown == [{"fold1", "fold2"}, {"fold0", "fold2"}, {"fold0", "fold1"}]
@@ -140,7 +66,7 @@ def test_choose_threshold_writes_rule_scores_and_pictures(run, capsys):
     content = json.loads((run / "threshold.json").read_text())
     pooled = join(list(load_folds(run).values()))
     rule = load_rule(run / "threshold.json")
-    assert rule == best_triplet(pooled)
+    assert rule == best_rule(pooled)
     assert content["pooled"]["dice"] == score(pooled, rule).dice
     assert content["cross_fitted"]["dice"] <= content["pooled"]["dice"]
     low, high = content["cross_fitted"]["interval"]
@@ -160,7 +86,7 @@ def test_each_folds_own_best_is_what_the_search_finds_on_it(run):
     for row in content["folds"]:
         own, others = PostProcess(**row["per_fold"]), PostProcess(**row["cross_fitted"])
         histograms = folds[row["fold"]]
-        assert own == best_triplet(histograms)
+        assert own == best_rule(histograms)
         assert score(histograms, own).dice >= score(histograms, others).dice
         dice.append(score(histograms, own).dice)
     assert content["per_fold"]["dice"] == pytest.approx(np.mean(dice))
@@ -174,6 +100,59 @@ def test_the_interval_is_over_patients_where_they_are_known(run):
     table.to_csv(run / "folds.csv", index=False)
     alone = choose_thresholds(run)["pooled"]["interval"]
     assert grouped != alone
+
+
+def make_rich(run, numbers=range(3)):
+    """Give folds a gate, presence and components."""
+    for n in numbers:
+        path = run / f"fold{n}" / "oof.npz"
+        ids = [f"fold{n}-{i}" for i in range(9)]
+        replace(measured(n, gate=True, presence=True), ids=np.array(ids)).save(path)
+
+
+def test_the_auc_is_how_often_a_positive_outranks_an_empty_image(run):
+    for change in (lambda: None, lambda: make_rich(run)):
+        change()
+        content, pooled = choose_thresholds(run), join(list(load_folds(run).values()))
+        scores = pooled.image_scores()
+        pairs = [
+            (a > b) + (a == b) / 2
+            for a in scores[pooled.positive].tolist()
+            for b in scores[~pooled.positive].tolist()
+        ]
+        auc = content["auc"]
+        assert auc["value"] == pytest.approx(sum(pairs) / len(pairs))
+        low, high = auc["interval"]
+        assert low < auc["value"] < high
+        assert f"AUC {auc['value']:.4f} (95 % {low:.4f} to {high:.4f})" in describe(content)
+
+
+def test_the_interval_of_the_auc_is_over_patients(run):
+    grouped = choose_thresholds(run)["auc"]
+    table = pd.read_csv(run / "folds.csv", dtype={"PatientId": str})
+    table.assign(PatientId="").to_csv(run / "folds.csv", index=False)
+    alone = choose_thresholds(run)["auc"]
+    assert alone["value"] == grouped["value"]
+    assert alone["interval"] != grouped["interval"]
+    table.assign(PatientId=table["ImageId"]).to_csv(run / "folds.csv", index=False)
+    low, high = choose_thresholds(run)["auc"]["interval"]
+    assert alone["interval"] == pytest.approx((low, high), abs=0.03)
+
+
+def test_a_wide_rule_is_written_whole(run):
+    make_rich(run)
+    content = choose_thresholds(run)
+    rule = best_rule(join(list(load_folds(run).values())))
+    assert load_rule(run / "threshold.json") == rule
+    assert rule.in_words() in describe(content)
+
+
+def test_folds_of_old_and_new_versions_get_rules_that_suit_both(run):
+    make_rich(run, numbers=[1])
+    content = choose_thresholds(run)
+    rules = [PostProcess(**row[way]) for row in content["folds"] for way in list(row)[1:]]
+    assert len(rules) == 9
+    assert not any(rule.filters or rule.presence_threshold for rule in rules)
 
 
 def test_a_single_fold_has_no_cross_fitted_score(run, capsys):

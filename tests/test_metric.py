@@ -1,5 +1,7 @@
 """Dice from histograms, against masks compared pixel by pixel."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.makers import histograms_of, predicted, slow_dice
+from tests.makers import histograms_of, make_rows, measured, predicted, slow_dice
 from utils.errors import InputError
 from utils.metric import (
+    alike,
     count_levels,
     join,
     level_of,
@@ -18,6 +21,7 @@ from utils.metric import (
     resize_probability,
     to_levels,
 )
+from utils.out_of_fold import collect
 
 LEVEL_MAPS = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 127, 128, 254, 255]))
 MASKS = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))
@@ -96,10 +100,88 @@ def test_saved_histograms_are_read_again_and_joined_in_order(tmp_path):
     for i, part in enumerate(parts):
         part.save(tmp_path / f"{i}.npz")
     joined = join([load_histograms(tmp_path / f"{i}.npz") for i in range(2)])
-    for name, values in vars(joined).items():
+    for name in ("ids", "height", "width", "all", "mask"):
+        values = getattr(joined, name)
         both = [getattr(part, name) for part in parts]
         assert np.array_equal(values, np.concatenate(both))
         assert values.dtype == both[0].dtype or name == "ids"
+
+
+def test_parts_that_a_run_has_are_kept_and_others_are_not_in_the_file(tmp_path):
+    whole = measured(0, gate=True, presence=True)
+    whole.save(tmp_path / "whole.npz")
+    again = vars(load_histograms(tmp_path / "whole.npz"))
+    for name, values in vars(whole).items():
+        assert np.array_equal(again[name], values)
+        assert again[name].dtype == values.dtype
+    histograms_of(predicted(0)).save(tmp_path / "plain.npz")
+    with np.load(tmp_path / "plain.npz") as arrays:
+        assert set(arrays.files) == {"ids", "height", "width", "all", "mask"}
+    plain = load_histograms(tmp_path / "plain.npz")
+    assert (plain.gate, plain.presence, plain.components) == (None, None, None)
+
+
+def test_joined_components_stay_with_their_images():
+    parts = [measured(seed, gate=True, presence=True) for seed in (0, 7, 8)]
+    joined, first = join(parts), 0
+    for part in parts:
+        count = len(part.ids)
+        image = joined.components[:, 0]
+        mine = joined.components[(first <= image) & (image < first + count)]
+        assert np.array_equal(mine - np.array([first, 0, 0, 0, 0]), part.components)
+        for name in ("gate", "presence"):
+            assert np.array_equal(vars(joined)[name][first : first + count], vars(part)[name])
+        first += count
+    assert first == len(joined.ids)
+
+
+def test_folds_are_joined_with_the_parts_that_all_have():
+    plain, rich = histograms_of(predicted(0)), measured(1, gate=True, presence=True)
+    joined = join([plain, rich])
+    assert joined.presence is None
+    assert joined.components is None
+    assert np.array_equal(joined.gate, np.concatenate((plain.all, rich.gate)))
+    assert rich.components is not None
+    assert [part.gate is None for part in alike([plain, plain])] == [True, True]
+
+
+def test_the_map_that_decides_has_areas_of_its_own():
+    images, rows = make_rows(3, gate=True, presence=False)
+    histograms = collect([row.id for row in rows], rows)
+    for i, (levels, _, deciding, _) in enumerate(images):
+        for level in range(256):
+            assert histograms.gate_areas()[i, level] == (deciding > level).sum()
+            assert histograms.areas()[i, level] == (levels > level).sum()
+    plain = histograms_of(predicted(0))
+    assert np.array_equal(plain.gate_areas(), plain.areas())
+
+
+def test_an_image_is_scored_by_its_presence_or_the_largest_level_of_what_decides():
+    for gate in (False, True):
+        images, _ = make_rows(3, gate, presence=True)
+        histograms = measured(3, gate, presence=True)
+        assert histograms.image_scores().tolist() == [presence for *_, presence in images]
+        expected = [(levels if d is None else d).max() for levels, _, d, _ in images]
+        assert replace(histograms, presence=None).image_scores().tolist() == expected
+
+
+def test_parts_of_another_form_are_refused(tmp_path):
+    whole = measured(0, gate=True, presence=True)
+    moved = whole.components.copy()
+    moved[0, 2] += 1
+    for name, part in (
+        ("gate", whole.gate[:, :255]),
+        ("gate", whole.gate.astype(float)),
+        ("presence", whole.presence[1:]),
+        ("presence", whole.presence.astype(int)),
+        ("presence", whole.presence * np.nan),
+        ("presence", whole.presence + 0.5),
+        ("components", whole.components[1:]),
+        ("components", moved),
+    ):
+        replace(whole, **{name: part}).save(tmp_path / "other.npz")
+        with pytest.raises(InputError, match=rf"other\.npz cannot be read .+ {name[:-1]}"):
+            load_histograms(tmp_path / "other.npz")
 
 
 def test_an_unusable_file_is_named(tmp_path):

@@ -1,34 +1,32 @@
 """Post-processing and the search for its thresholds, against masks made one by one."""
 
 import itertools
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.makers import histograms_of, predicted, slow_dice
+from tests import makers
+from tests.makers import histograms_of, make_rows, measured, predicted, slow_dice, slow_mask
+from utils.components import COMPONENT_LEVELS
+from utils.errors import InputError
+from utils.metric import threshold_of
+from utils.out_of_fold import collect
+from utils.surface import dice_surface
 from utils.threshold import (
     MIN_AREAS,
     THRESHOLDS,
     PostProcess,
     Scores,
     best_pair,
-    dice_surface,
+    load_rule,
     score,
 )
 
 SEEDS = st.integers(0, 10_000)
-
-
-def slow_mask(levels, rule):
-    """Cut a mask as the rule's definition says, pixel by pixel."""
-    above_top = sum(level > round(255 * rule.top_threshold) for level in levels.ravel().tolist())
-    mask = np.zeros(levels.shape, np.uint8)
-    if above_top >= rule.min_area:
-        for place, level in np.ndenumerate(levels):
-            mask[place] = level > round(255 * rule.threshold)
-    return mask
 
 
 def slow_mean_dice(pairs, rule):
@@ -51,6 +49,87 @@ def test_mask_area_and_dice_of_a_rule_agree_with_its_definition(seed, threshold,
     assert rule.areas(histograms).tolist() == [mask.sum() for mask in slow]
     expected = [slow_dice(mask, truth) for mask, (_, truth) in zip(slow, pairs, strict=True)]
     np.testing.assert_allclose(rule.dice(histograms), expected, atol=1e-15)
+
+
+WIDE_RULES = st.builds(
+    PostProcess,
+    threshold=st.sampled_from([threshold_of(level) for level in COMPONENT_LEVELS]),
+    min_area=st.sampled_from([0, 1, 9, 20, 40]),
+    top_threshold=st.sampled_from([0.0, 0.25, 0.5, 0.8]),
+    presence_threshold=st.sampled_from([0.0, 0.2, 0.3, 0.5, 0.9]),
+    min_component_area=st.sampled_from([0, 1, 2, 4]),
+    min_component_mean=st.sampled_from([0.0, 0.5, 0.6, 0.8, 0.9, 1.0]),
+)
+
+
+@given(SEEDS, WIDE_RULES, st.booleans(), st.booleans())
+def test_histograms_tell_what_every_rule_makes_of_the_maps(seed, rule, gate, presence):
+    images, rows = make_rows(seed, gate, presence)
+    histograms = collect([row.id for row in rows], rows)
+    slow = [slow_mask(levels, rule, *rest) for levels, _, *rest in images]
+    fast = [rule.mask(levels, *rest) for levels, _, *rest in images]
+    assert all(mask.dtype == np.uint8 for mask in fast)
+    assert np.array_equal(fast, slow)
+    assert rule.areas(histograms).tolist() == [mask.sum() for mask in slow]
+    expected = [slow_dice(mask, truth) for mask, (_, truth, *_) in zip(slow, images, strict=True)]
+    np.testing.assert_allclose(rule.dice(histograms), expected, atol=1e-15)
+
+
+def test_a_component_at_the_least_mean_stays():
+    levels = np.array([[204, 0, 203, 205, 0, 203]], np.uint8)
+    rule = PostProcess(0.5, 0, 0.5, min_component_mean=0.8)
+    assert rule.mask(levels).tolist() == [[1, 0, 1, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("presence", [0.3, np.float32(0.3)])
+def test_a_presence_is_compared_as_files_hold_it(presence):
+    """As float32, 0.3 is a little more than 0.3, wherever it comes from."""
+    levels = np.full((2, 2), 200, np.uint8)
+    rule = PostProcess(0.5, 0, 0.5, presence_threshold=0.3)
+    assert rule.mask(levels, presence=presence).all()
+    histograms = histograms_of([(levels, levels // 200)])
+    histograms = replace(histograms, presence=np.array([presence], np.float32))
+    assert rule.areas(histograms).tolist() == [4]
+
+
+def test_without_a_presence_threshold_the_least_presence_passes():
+    levels = np.full((2, 2), 200, np.uint8)
+    assert PostProcess(0.5, 0, 0.5).mask(levels, presence=0.0).all()
+    assert PostProcess(0.5, 0, 0.5, presence_threshold=0.9).mask(levels).all()
+    assert not PostProcess(0.5, 0, 0.5, presence_threshold=0.9).mask(levels, presence=0.9).any()
+
+
+def test_filters_that_histograms_cannot_tell_are_named():
+    small, unsure = (
+        PostProcess(0.3, 0, 0.5, **part)
+        for part in ({"min_component_area": 1}, {"min_component_mean": 0.1})
+    )
+    for rule in (small, unsure):
+        with pytest.raises(InputError, match=r"0\.3: components were .+ above 0\.0588, .+only"):
+            rule.areas(measured(0))
+        with pytest.raises(InputError, match="have no components"):
+            rule.dice(histograms_of(predicted(0)))
+
+
+def test_a_rule_is_read_again_and_old_files_have_none_of_its_new_parts(tmp_path):
+    path, rule = tmp_path / "threshold.json", PostProcess(0.5, 9, 0.75, 0.25, 64, 0.6)
+    path.write_text(json.dumps(asdict(rule) | {"pooled": None}))
+    assert load_rule(path) == rule
+    path.write_text('{"threshold": 0.5, "min_area": 9, "top_threshold": 0.75}')
+    assert load_rule(path) == PostProcess(0.5, 9, 0.75)
+    path.write_text('{"threshold": 0.5, "min_area": 9, "presence_threshold": 0.5}')
+    with pytest.raises(InputError, match="top_threshold"):
+        load_rule(path)
+
+
+def test_a_rule_says_what_it_uses():
+    assert PostProcess(0.5, 9, 0.75).in_words() == (
+        "masks above 0.500 where at least 9 pixels exceed 0.750"
+    )
+    assert PostProcess(0.5, 9, 0.75, 0.25, 64, 0.6).in_words() == (
+        "masks above 0.500 where at least 9 pixels exceed 0.750 and the presence of a mask 0.250, "
+        "of components of at least 64 pixels and mean probability 0.600"
+    )
 
 
 def test_a_cut_ignores_the_area():
@@ -136,6 +215,27 @@ def test_the_best_pair_is_the_first_best_of_the_whole_grid(seed):
     assert best_pair(histograms) == expected
     best = slow_mean_dice(pairs, expected)
     assert best >= score(histograms, expected).baseline - 1e-12
+
+
+@settings(max_examples=25)
+@given(SEEDS)
+def test_the_best_pair_is_scored_behind_the_map_that_decides(seed):
+    histograms = measured(seed, gate=True)
+    rules = [PostProcess(t, area, t) for t in THRESHOLDS for area in MIN_AREAS]
+    best = max([(~histograms.positive).mean(), *(r.dice(histograms).mean() for r in rules)])
+    assert score(histograms, best_pair(histograms)).dice == pytest.approx(best, abs=1e-12)
+
+
+def test_the_best_pair_finds_the_area_that_separates_on_the_map_that_decides():
+    """Both X-rays are drawn alike; the deciding map is large for the first alone."""
+    drawn, mask = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
+    drawn[:60, :60], mask[:60, :60] = 200, 1
+    rows = [
+        makers.describe_image("a", drawn, mask, deciding=drawn),
+        makers.describe_image("b", drawn, mask * 0, deciding=drawn // 200),
+    ]
+    rule = best_pair(makers.collect(["a", "b"], rows))
+    assert rule == PostProcess(0.5, 256, 0.5)
 
 
 def test_the_best_pair_leaves_all_empty_where_any_mask_costs():

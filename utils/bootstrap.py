@@ -26,11 +26,17 @@ def interval(
     if not len(values):
         return float("nan"), float("nan")
     groups = [""] * len(values) if groups is None else groups
-    names = [group or f"image {i}" for i, group in enumerate(groups)]
-    _, group_of = np.unique(names, return_inverse=True)
+    _, group_of = number_groups(groups)
     sums, counts = np.bincount(group_of, values), np.bincount(group_of)
     groups_drawn = np.random.default_rng(seed).multinomial(
         len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS
     )
     low, high = np.percentile(groups_drawn @ sums / (groups_drawn @ counts), (2.5, 97.5))
     return float(low), float(high)
+
+
+def number_groups(groups: Sequence[str]) -> tuple[int, np.ndarray]:
+    """Count the groups, an empty text being one of its own, and give the [N] number of each's."""
+    names = [group or f"image {i}" for i, group in enumerate(groups)]
+    distinct, number = np.unique(names, return_inverse=True)
+    return len(distinct), number

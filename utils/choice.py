@@ -9,11 +9,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from datasets.splits import read_folds
 from utils.bootstrap import interval
+from utils.detection import auc_with_interval
 from utils.files import write_json
-from utils.metric import Histograms, join
+from utils.metric import Histograms, alike, join
 from utils.plots import draw_threshold
+from utils.search import best_rule
 from utils.summary import load_folds
-from utils.threshold import PostProcess, best_triplet, score_images
+from utils.threshold import PostProcess, score_images
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> 
 
 
 def cross_fit(
-    folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_triplet
+    folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_rule
 ) -> ByFold:
     """Choose on the other folds, score on this one: the honest figure for thresholds.
 
     Args:
-        folds: out-of-fold histograms of at least two folds.
+        folds: out-of-fold histograms of at least two folds, all with the same parts.
         choose: gives a rule for the images it is shown.
     """
     others = {
@@ -61,23 +63,26 @@ def choose_thresholds(folder: Path) -> dict:
     Returns:
         The content of threshold.json: the pooled rule; scores of all images, `pooled` under that
         rule, `per_fold` under each fold's own best (the original's way), and `cross_fitted` under
-        the rule of the other folds (None with a single fold); the rules of each fold.
+        the rule of the other folds (None with a single fold); the AUC of telling the images with a
+        mask by `Histograms.image_scores`; the rules of each fold.
 
     Raises:
         InputError: the run has no finished fold.
     """
     folds = load_folds(folder)
+    folds = dict(zip(folds, alike(list(folds.values())), strict=True))
     pooled = join(list(folds.values()))
     patients = _patients(folder, pooled)
-    rule = best_triplet(pooled)
+    rule = best_rule(pooled)
     ways = {
         "cross_fitted": cross_fit(folds) if len(folds) > 1 else None,
-        "per_fold": apply_rules(folds, {n: best_triplet(h) for n, h in folds.items()}),
+        "per_fold": apply_rules(folds, {n: best_rule(h) for n, h in folds.items()}),
         "pooled": apply_rules(folds, dict.fromkeys(folds, rule)),
     }
     content = {
         **asdict(rule),
         **{name: way and _scores(way, pooled, patients) for name, way in ways.items()},
+        "auc": _auc(pooled, patients),
         "folds": [
             {"fold": n, **{name: asdict(way.rules[n]) for name, way in ways.items() if way}}
             for n in folds
@@ -92,10 +97,8 @@ def choose_thresholds(folder: Path) -> dict:
 
 def describe(content: dict) -> str:
     """Say in a few lines what `choose_thresholds` found."""
-    lines = [
-        f"thresholds: masks above {content['threshold']:.3f} where at least {content['min_area']} "
-        f"pixels exceed {content['top_threshold']:.3f}"
-    ]
+    rule = PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
+    lines = [f"thresholds: {rule.in_words()}"]
     for name, title in (
         ("cross_fitted", "cross-fitted"),
         ("pooled", "best for all folds, on the images it was chosen on"),
@@ -109,6 +112,9 @@ def describe(content: dict) -> str:
                 f"{scores['baseline']:.4f}), positives {scores['dice_positive']:.4f}, empties kept "
                 f"{scores['empty_kept']:.4f}, {scores['predicted']} masks"
             )
+    auc = content["auc"]
+    low, high = auc["interval"]
+    lines.append(f"which images have a mask: AUC {auc['value']:.4f} (95 % {low:.4f} to {high:.4f})")
     if content["cross_fitted"] is None:
         lines.append("cross-fitted: not with a single fold; train another to get an honest figure")
     return "\n".join(lines)
@@ -123,3 +129,8 @@ def _patients(folder: Path, pooled: Histograms) -> list[str]:
 def _scores(way: ByFold, pooled: Histograms, patients: list[str]) -> dict:
     scores = score_images(way.dice, way.predicted, pooled.positive)
     return {**asdict(scores), "interval": interval(way.dice, patients)}
+
+
+def _auc(pooled: Histograms, patients: list[str]) -> dict:
+    auc = auc_with_interval(pooled.image_scores(), pooled.positive, patients)
+    return {"value": auc.mean, "interval": (auc.low, auc.high)}

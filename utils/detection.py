@@ -1,12 +1,13 @@
-"""How well the largest probability of an image tells whether it has a mask at all."""
+"""How well a probability of each image tells whether it has a mask at all."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from utils.bootstrap import DRAWS
+from utils.bootstrap import DRAWS, number_groups
 from utils.errors import InputError
 from utils.evaluation import Estimate, estimate
 from utils.tables import read_columns
@@ -76,7 +77,7 @@ def detect(probability: np.ndarray, positive: np.ndarray, groups: np.ndarray) ->
         groups: [N] patient of each image.
     """
     return Detection(
-        auc=_auc_with_interval(probability, positive, groups),
+        auc=auc_with_interval(probability, positive, groups),
         half=_cut(HALF, probability, positive, groups),
         best=_cut(_youden(probability, positive), probability, positive, groups),
     )
@@ -97,28 +98,35 @@ def auc(probability: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> f
     return _auc_of_places(place, positive, weights)
 
 
+def auc_with_interval(
+    scores: np.ndarray, positive: np.ndarray, groups: Sequence[str], seed: int = 0
+) -> Estimate:
+    """AUC with its 95 % interval, from draws of patients with replacement as in utils.bootstrap.
+
+    Args:
+        scores: [N] float, larger for images more likely to have a mask.
+        positive: [N] bool, the true mask has a pixel.
+        groups: [N] patient of each image; an empty text is a patient of its own.
+        seed: decides the draws.
+    """
+    _, place = np.unique(scores, return_inverse=True)
+    value = _auc_of_places(place, positive, np.ones(len(place)))
+    if np.isnan(value):
+        return Estimate(len(place), value, value, value)
+    count, group_of = number_groups(groups)
+    rng, equal = np.random.default_rng(seed), np.full(count, 1 / count)
+    drawn = (rng.multinomial(count, equal)[group_of] for _ in range(DRAWS))
+    values = [_auc_of_places(place, positive, weights) for weights in drawn]
+    low, high = np.nanpercentile(values, (2.5, 97.5))
+    return Estimate(len(place), value, float(low), float(high))
+
+
 def _auc_of_places(place: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
     positives = np.bincount(place, weights * positive)
     negatives = np.bincount(place, weights * ~positive)
     pairs = positives.sum() * negatives.sum()
     outranked = np.cumsum(negatives) - negatives / 2
     return float(positives @ outranked / pairs) if pairs else float("nan")
-
-
-def _auc_with_interval(
-    probability: np.ndarray, positive: np.ndarray, groups: np.ndarray, seed: int = 0
-) -> Estimate:
-    """Draw patients with replacement, as utils.bootstrap does for means."""
-    _, place = np.unique(probability, return_inverse=True)
-    names, group_of = np.unique(groups, return_inverse=True)
-    value = _auc_of_places(place, positive, np.ones(len(place)))
-    if np.isnan(value):
-        return Estimate(len(place), value, value, value)
-    rng, equal = np.random.default_rng(seed), np.full(len(names), 1 / len(names))
-    drawn = (rng.multinomial(len(names), equal)[group_of] for _ in range(DRAWS))
-    values = [_auc_of_places(place, positive, weights) for weights in drawn]
-    low, high = np.nanpercentile(values, (2.5, 97.5))
-    return Estimate(len(place), value, float(low), float(high))
 
 
 def _youden(probability: np.ndarray, positive: np.ndarray) -> float:

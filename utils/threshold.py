@@ -1,71 +1,143 @@
-"""From probabilities to masks, and the choice of the thresholds that do it."""
+"""From probabilities to masks, and what that reaches on images whose truth is known."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from utils.components import COMPONENT_LEVELS, drop_components, sum_by_image
 from utils.errors import InputError
 from utils.limits import SETTINGS_BYTES, read_bytes
-from utils.metric import LEVELS, Histograms, level_of, threshold_of
+from utils.metric import Histograms, dice_of, level_of, threshold_of
+from utils.surface import dice_surface, mean_dice
 
 THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
 MIN_AREAS = (0, 256, 512, 1024, 2048, 4096, 8192)
-SEARCH_LEVELS = tuple(range(3, LEVELS - 1, 4))
-"""63 levels, from a probability of 0.012 to one of 0.984."""
-SEARCH_AREAS = (0, *np.geomspace(64, 65536, 31).round().astype(int).tolist())
-"""Pixels; the real masks have 55 to 161,421."""
-_DECIMALS = 12
 
 
 @dataclass(frozen=True)
 class PostProcess:
     """The rule that turns probabilities into a mask.
 
-    An image is left empty where fewer than `min_area` pixels exceed `top_threshold`; otherwise its
-    mask is every pixel above `threshold`.
-    Source: the competition's winning solution (github.com/sneddy/pneumothorax-segmentation).
+    An image is left empty where fewer than `min_area` pixels exceed `top_threshold`, or where an
+    image-level head finds a mask too improbable; otherwise its mask is every pixel above
+    `threshold`, less the components that are too small or too improbable. The pixels that exceed
+    `top_threshold` are those of the map that decides, which may be another network's.
+    Source of the two thresholds: the competition's winning solution
+    (github.com/sneddy/pneumothorax-segmentation).
 
     Attributes:
         threshold: probability from 0 to 1; at 1 no pixel is above it.
         min_area: pixels of the image at its original size.
         top_threshold: probability from 0 to 1; equal to `threshold` for the ordinary pair.
+        presence_threshold: probability from 0 to 1 that the head's is above; at 0 all images pass,
+            and those without such a probability always do.
+        min_component_area: pixels that a component of the mask has at least.
+        min_component_mean: probability from 0 to 1 that it has at least in the mean.
     """
 
     threshold: float
     min_area: int
     top_threshold: float
+    presence_threshold: float = 0.0
+    min_component_area: int = 0
+    min_component_mean: float = 0.0
 
-    def mask(self, levels: np.ndarray) -> np.ndarray:
+    @property
+    def filters(self) -> bool:
+        """Components may be dropped."""
+        return self.min_component_area > 0 or self.min_component_mean > 0
+
+    def in_words(self) -> str:
+        """Say what the rule does, leaving out what it does not use."""
+        text = (
+            f"masks above {self.threshold:.3f} where at least {self.min_area} pixels exceed "
+            f"{self.top_threshold:.3f}"
+        )
+        if self.presence_threshold > 0:
+            text += f" and the presence of a mask {self.presence_threshold:.3f}"
+        least = [f"{self.min_component_area} pixels"] if self.min_component_area > 0 else []
+        if self.min_component_mean > 0:
+            least.append(f"mean probability {self.min_component_mean:.3f}")
+        return text + (f", of components of at least {' and '.join(least)}" if least else "")
+
+    def mask(
+        self,
+        levels: np.ndarray,
+        deciding: np.ndarray | None = None,
+        presence: float | None = None,
+    ) -> np.ndarray:
         """Turn a map into a mask at its image's original size.
 
         Args:
-            levels: [H,W] uint8, level floor(255 p).
+            levels: [H,W] uint8, level floor(255 p) of the map that draws the mask.
+            deciding: [H,W] uint8, the map that decides whether there is one; None if `levels` does.
+            presence: probability of an image-level head that there is one; None without a head.
 
         Returns:
             [H,W] uint8 mask of 0 and 1.
         """
-        if np.count_nonzero(levels > level_of(self.top_threshold)) < self.min_area:
+        deciding = levels if deciding is None else deciding
+        area = np.count_nonzero(deciding > level_of(self.top_threshold))
+        if area < self.min_area or not self._is_present(presence):
             return np.zeros(levels.shape, dtype=np.uint8)
-        return self.cut(levels)
+        mask = self.cut(levels)
+        if self.filters:
+            mask = drop_components(mask, levels, self.min_component_area, self.min_component_mean)
+        return mask
 
     def cut(self, levels: np.ndarray) -> np.ndarray:
         """Return every pixel above `threshold`, whatever their area; [H,W] uint8 of 0 and 1."""
         return (levels > level_of(self.threshold)).astype(np.uint8)
 
+    def passes(self, histograms: Histograms) -> np.ndarray:
+        """[N] bool: the image may have a mask."""
+        areas = histograms.gate_areas()[:, level_of(self.top_threshold)]
+        return (areas >= self.min_area) & self._is_present(histograms.presence)
+
     def areas(self, histograms: Histograms) -> np.ndarray:
-        """[N] int64: the area of each image's mask in pixels."""
-        areas = histograms.areas()
-        kept = areas[:, level_of(self.top_threshold)] >= self.min_area
-        return np.where(kept, areas[:, level_of(self.threshold)], 0)
+        """[N] int64: the area of each image's mask in pixels; raises as `drawn` does."""
+        return np.where(self.passes(histograms), self.drawn(histograms)[0], 0)
 
     def dice(self, histograms: Histograms) -> np.ndarray:
-        """[N] float64: the Dice of each image."""
-        kept = histograms.areas()[:, level_of(self.top_threshold)] >= self.min_area
-        return np.where(
-            kept, histograms.dice()[:, level_of(self.threshold)], ~histograms.positive
-        ).astype(float)
+        """[N] float64: the Dice of each image; raises as `drawn` does."""
+        area, inside = self.drawn(histograms)
+        drawn = dice_of(area, inside, histograms.mask.sum(axis=1))
+        return np.where(self.passes(histograms), drawn, ~histograms.positive).astype(float)
+
+    def drawn(self, histograms: Histograms) -> tuple[np.ndarray, np.ndarray]:
+        """Measure what is drawn on each image if it passes.
+
+        Returns:
+            [N] int64 pixels, and [N] int64 of them in the true mask.
+
+        Raises:
+            InputError: components are dropped and `histograms` cannot say what that leaves.
+        """
+        level = level_of(self.threshold)
+        if not self.filters:
+            return histograms.areas()[:, level], histograms.inside()[:, level]
+        if histograms.components is None:
+            raise InputError("the out-of-fold histograms have no components to filter")
+        if level not in COMPONENT_LEVELS:
+            raise InputError(
+                f"threshold {self.threshold}: components were measured above "
+                f"{', '.join(str(threshold_of(level)) for level in COMPONENT_LEVELS)} only"
+            )
+        return sum_by_image(
+            histograms.components,
+            len(histograms.ids),
+            level,
+            self.min_component_area,
+            self.min_component_mean,
+        )
+
+    def _is_present(self, presence: float | np.ndarray | None) -> bool | np.ndarray:
+        if presence is None or self.presence_threshold == 0:
+            return True
+        # Files hold float32; what is compared must not depend on whether it came from one.
+        return np.asarray(presence, np.float32).astype(float) > self.presence_threshold
 
 
 LEAVE_EMPTY = PostProcess(threshold=1.0, min_area=0, top_threshold=1.0)
@@ -73,14 +145,15 @@ LEAVE_EMPTY = PostProcess(threshold=1.0, min_area=0, top_threshold=1.0)
 
 
 def load_rule(path: str | Path) -> PostProcess:
-    """Read the rule of a threshold.json.
+    """Read the rule of a threshold.json; parts that came later may be absent.
 
     Raises:
         InputError: the file is missing, is too large, is not JSON, or lacks a part of the rule.
     """
     try:
         content = json.loads(read_bytes(path, SETTINGS_BYTES))
-        return PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
+        parts = [f.name for f in fields(PostProcess) if f.default is MISSING or f.name in content]
+        return PostProcess(**{name: content[name] for name in parts})
     except FileNotFoundError as error:
         raise InputError(
             f"looked for the thresholds in {path}; make it with "
@@ -136,75 +209,20 @@ def score_images(dice: np.ndarray, predicted: np.ndarray, positive: np.ndarray) 
     )
 
 
-def dice_surface(
-    gate: np.ndarray, dice: np.ndarray, positive: np.ndarray, min_areas: np.ndarray
-) -> np.ndarray:
-    """Mean Dice for every minimum area and threshold behind one gate.
-
-    Args:
-        gate: [N] pixels of each image above the top threshold.
-        dice: [N,T] Dice of each image at each threshold, if it passes the gate.
-        positive: [N] bool, the true mask has a pixel.
-        min_areas: [A] pixels.
-
-    Returns:
-        [A,T] float64, rounded to 12 decimals so that equal scores compare equal.
-    """
-    if_empty = (~positive).astype(float)
-    from_largest = np.argsort(-gate, kind="stable")
-    # Images pass the gate from the largest area down, so a prefix sum holds every minimum area.
-    gain = np.cumsum((dice - if_empty[:, None])[from_largest], axis=0)
-    gain = np.concatenate((np.zeros((1, dice.shape[1])), gain))
-    passing = len(gate) - np.searchsorted(np.sort(gate), min_areas, side="left")
-    return np.round((if_empty.sum() + gain[passing]) / len(gate), _DECIMALS)
-
-
 def best_pair(histograms: Histograms) -> PostProcess:
     """Choose (threshold, min_area) on a small grid, for ranking the epochs of a stage.
 
     The grid holds the rule that leaves every image empty, so the best is never below that baseline.
     Ties go to the threshold nearest 0.5, then to the smaller area.
     """
-    areas, dice, positive = histograms.areas(), histograms.dice(), histograms.positive
-    best, best_dice = LEAVE_EMPTY, round(float((~positive).mean()), _DECIMALS)
+    areas, dice, positive = histograms.gate_areas(), histograms.dice(), histograms.positive
+    best, best_dice = LEAVE_EMPTY, mean_dice(~positive)
     for threshold in sorted(THRESHOLDS, key=lambda t: (abs(t - 0.5), t)):
         level = level_of(threshold)
         surface = dice_surface(areas[:, level], dice[:, [level]], positive, np.array(MIN_AREAS))
         if surface.max() > best_dice:
             best_dice = surface.max()
             best = PostProcess(threshold, MIN_AREAS[surface.argmax()], threshold)
-    return best
-
-
-def best_triplet(
-    histograms: Histograms,
-    levels: tuple[int, ...] = SEARCH_LEVELS,
-    min_areas: tuple[int, ...] = SEARCH_AREAS,
-) -> PostProcess:
-    """Choose (top_threshold, min_area, threshold) by Dice over every combination.
-
-    Leaving every image empty is one of the rules. Ties go to the top threshold nearest 0.5, then to
-    the smaller area, then to the threshold nearest 0.5.
-
-    Args:
-        histograms: the images to choose on.
-        levels: levels that both thresholds are taken from.
-        min_areas: pixels, ascending.
-    """
-    from_middle = sorted(levels, key=lambda level: (abs(2 * level - LEVELS + 1), level))
-    areas, positive = histograms.areas(), histograms.positive
-    dice = histograms.dice()[:, from_middle]
-    best, best_dice = LEAVE_EMPTY, round(float((~positive).mean()), _DECIMALS)
-    for top_level in from_middle:
-        surface = dice_surface(areas[:, top_level], dice, positive, np.array(min_areas))
-        if surface.max() > best_dice:
-            best_dice = surface.max()
-            area, threshold = np.unravel_index(surface.argmax(), surface.shape)
-            best = PostProcess(
-                threshold=threshold_of(from_middle[threshold]),
-                min_area=min_areas[area],
-                top_threshold=threshold_of(top_level),
-            )
     return best
 
 
