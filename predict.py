@@ -1,19 +1,25 @@
-"""Predict masks with the networks of a run: a submission for Kaggle, pictures, probabilities.
+"""Predict masks with the networks of runs: a submission for Kaggle, pictures, probabilities.
 
     python predict.py --run checkpoints/unet_resnet34/RUN --images dicom-images-test
     python predict.py --run checkpoints/unet_resnet34/RUN --images stage_2_images \\
         --sample_submission stage_2_sample_submission.csv --tta hflip
     python predict.py --run checkpoints/unet_resnet34/RUN --images a.dcm b.png \\
         --overlays overlays --threshold 0.4 --min_area 1024
+    python predict.py --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B \\
+        --weights 0.6,0.4 --images dicom-images-test
 
-Images of any size are preprocessed as in training. The probabilities of all folds (and of the
-mirror image) are averaged, brought to the size of the image, and cut by the run's threshold.json.
+Images of any size are preprocessed as in training. The probabilities of all folds (and of all kept
+epochs, and the mirror image) are averaged, brought to the size of the image, and cut by the run's
+threshold.json. Where a run has a stage 3, its networks draw the masks and those of stage 2 decide
+whether there is one. Several runs are averaged with their weights at the size of the image, and cut
+by the thresholds that python -m utils.blend chose for these runs and weights.
 Each device takes its share of the images; memory does not grow with their number. Once all has gone
 well, there appear on disk:
 
     OUT            Kaggle's csv: ImageId,EncodedPixels, one row per image, -1 for no mask
-    scores.csv     beside it: ImageId,probability,area; the largest probability of any pixel and
-                   the area of the mask in pixels, both at the original size
+    scores.csv     beside it: ImageId,probability,area; the probability of a mask by the presence
+                   head, or where there is none the largest of any pixel of the map that decides,
+                   and the area of the mask in pixels, both at the original size
     OVERLAYS/      <id>.png: image, mask, probability; contact_sheet.png: 36 images at a glance
     PROBABILITIES/ <id>.png: 8-bit maps at the original size, level floor(255 p)
 

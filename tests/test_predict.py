@@ -281,6 +281,39 @@ def test_no_threshold_json_is_needed_where_the_rule_is_given(run, predicted, tmp
     assert "threshold.json" in refusal(capsys, predicted("--threshold", 0.5, run=other))
 
 
+def test_components_can_be_dropped(run, images, predicted, tmp_path):
+    """Against a labelling of the mask that the rest of the rule draws."""
+    rule, maps = load_rule(run / "threshold.json"), maps_by_hand(run, images)
+    flags = ["--min_area", 0, "--min_component_area", 40, "--min_component_mean", 0.6]
+    assert predicted(*flags) == 0
+    found = {row["ImageId"]: row["EncodedPixels"] for row in rows(tmp_path / "out.csv")}
+    dropped = kept = 0
+    for name, levels in maps.items():
+        whole = rule.cut(levels)
+        count, labels = cv2.connectedComponents(whole, connectivity=8)
+        expected = np.zeros_like(whole)
+        for label in range(1, count):
+            part = labels == label
+            stays = part.sum() >= 40 and levels[part].mean() >= 0.6 * 255
+            expected[part] = stays
+            kept, dropped = kept + stays, dropped + (not stays)
+        np.testing.assert_array_equal(decode(found[name], *levels.shape), expected)
+    assert kept
+    assert dropped
+
+
+def test_flags_replace_the_same_part_of_threshold_json(run, predicted, tmp_path):
+    other = linked(run, tmp_path / "run")
+    content = json.loads((run / "threshold.json").read_text())
+    (other / "threshold.json").unlink()
+    (other / "threshold.json").write_text(json.dumps(content | {"min_component_area": 10**6}))
+    three = [word for name in content if name != "pooled" for word in (f"--{name}", content[name])]
+    assert predicted(*three, run=other) == 0
+    assert {row["EncodedPixels"] for row in rows(tmp_path / "out.csv")} == {"-1"}
+    assert predicted("--min_component_area", 0, run=other) == 0
+    assert {row["EncodedPixels"] for row in rows(tmp_path / "out.csv")} > {"-1"}
+
+
 def test_unreadable_images_are_all_named_and_nothing_is_written(
     images, predicted, tmp_path, capsys
 ):
@@ -346,6 +379,11 @@ def test_a_bad_sample_submission_is_refused(predicted, tmp_path, capsys, text, w
         (["--threshold", "1.5"], ["--threshold 1.5", "0 to 1"]),
         (["--top_threshold", "-0.5"], ["--top_threshold -0.5"]),
         (["--min_area", "-1"], ["--min_area -1"]),
+        (["--presence_threshold", "1.5"], ["--presence_threshold 1.5", "0 to 1"]),
+        (["--presence_threshold", "0.5"], ["presence_threshold 0.5", "a presence head"]),
+        (["--min_component_area", "-1"], ["--min_component_area -1"]),
+        (["--min_component_mean", "2"], ["--min_component_mean 2", "0 to 1"]),
+        (["--weights", "1,2"], ["--weights 1,2", "1 in all"]),
         (["--batch_size", "0"], ["--batch_size 0"]),
         (["--num_workers", "-1"], ["--num_workers -1"]),
         (["--folds", "0,2"], ["--folds 0,2", "0 to 1"]),

@@ -1,18 +1,32 @@
-"""The networks of several folds as one: the mean of their probabilities."""
+"""Networks as one: the mean over those of a run, and the weighted mean over several runs."""
 
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from models import build_model
 from models.inputs import normalise
-from utils.checkpoint import FoldCheckpoints, load_file, reason_of
-from utils.config import Config, load
+from models.outputs import read_output
 from utils.errors import InputError
+from utils.metric import resize_probability, to_levels
+
+
+class Maps(NamedTuple):
+    """What a run says about a batch.
+
+    Attributes:
+        drawn: [B,1,S,S] float32, probability of a mask at each pixel, for drawing it.
+        deciding: [B,1,S,S] float32, likewise, for deciding whether there is one at all; the very
+            tensor `drawn` where the same networks do both.
+        presence: [B] float32, probability of a mask anywhere; None without a presence head.
+    """
+
+    drawn: Tensor
+    deciding: Tensor
+    presence: Tensor | None
 
 
 class Ensemble(nn.Module):
@@ -20,96 +34,153 @@ class Ensemble(nn.Module):
 
     Args:
         fabric: knows device and precision.
-        networks: [B,3,H,W] float32 -> logits [B,1,H,W]; they are moved to the device and put into
+        drawing: the networks that draw masks, [B,3,H,W] float32 -> logits [B,1,H,W], or both these
+            and the logits [B,1] of a presence head; they are moved to the device and put into
             evaluation mode.
         mirror: predict every image flipped left to right as well.
+        deciding: the networks that decide whether there is a mask, where others than `drawing` do.
     """
 
-    def __init__(self, fabric: Fabric, networks: Iterable[nn.Module], mirror: bool):
+    def __init__(
+        self,
+        fabric: Fabric,
+        drawing: Iterable[nn.Module],
+        mirror: bool,
+        deciding: Iterable[nn.Module] | None = None,
+    ):
         super().__init__()
         self.fabric = fabric
-        self.networks = nn.ModuleList(networks).eval()
-        self.networks.to(fabric.device, memory_format=torch.channels_last)
+        self.drawing = nn.ModuleList(drawing)
+        self.deciding = None if deciding is None else nn.ModuleList(deciding)
         self.mirror = mirror
+        self.eval().to(fabric.device, memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def forward(self, image: Tensor) -> Tensor:
-        """Predict a batch on the device, [B,1,S,S] uint8 grey -> probability [B,1,S,S] float32."""
-        probability = self._predict(image)
+    def forward(self, image: Tensor) -> Maps:
+        """Predict a batch on the device, [B,1,S,S] uint8 grey."""
+        drawn, presence = self._predict(self.drawing, image)
+        if self.deciding is None:
+            return Maps(drawn, drawn, presence)
+        return Maps(drawn, *self._predict(self.deciding, image))
+
+    def _predict(self, networks: nn.ModuleList, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        probability, presence = self._mean(networks, image)
         if self.mirror:
-            probability = (probability + self._predict(image.flip(-1)).flip(-1)) / 2
-        return probability
+            mirrored, also = self._mean(networks, image.flip(-1))
+            probability = (probability + mirrored.flip(-1)) / 2
+            presence = None if presence is None else (presence + also) / 2
+        return probability, presence
 
-    def _predict(self, image: Tensor) -> Tensor:
-        pixels, total = normalise(image), 0.0
-        for network in self.networks:
+    def _mean(self, networks: nn.ModuleList, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        pixels, total, present = normalise(image), 0.0, []
+        for network in networks:
             with self.fabric.autocast():
-                logits = network(pixels)
-            total = total + torch.sigmoid(logits.float())
-        return total / len(self.networks)
+                output = read_output(network(pixels))
+            total = total + torch.sigmoid(output.logits.float())
+            if output.presence is not None:
+                present.append(torch.sigmoid(output.presence.float())[:, 0])
+        return total / len(networks), torch.stack(present).mean(dim=0) if present else None
 
 
-def read_settings(run: Path, folds: str | int) -> Config:
-    """Read the settings of a run, with the folds to use in place of those it trained last.
+class View(NamedTuple):
+    """How a run is shown an image: the side of its square input in pixels, and CLAHE or not."""
 
-    Raises:
-        InputError: the folder is not that of a run, or it has no such folds.
+    size: int
+    clahe: bool
+
+
+class Whole(NamedTuple):
+    """What is predicted of one image, at its original size.
+
+    Attributes:
+        drawn: [H,W] float32, see `Maps`.
+        deciding: [H,W] float32; the very tensor `drawn` where that decides.
+        presence: from 0 to 1, or None.
     """
-    if not (run / "config.yaml").is_file():
-        raise InputError(
-            f"{run}: has no config.yaml; --run names the folder of a run, such as "
-            "checkpoints/unet_resnet34/RUN"
-        )
-    return replace(load(run / "config.yaml"), folds=folds)
+
+    drawn: Tensor
+    deciding: Tensor
+    presence: float | None
+
+    def check(self) -> None:
+        """Refuse what is not a probability.
+
+        Raises:
+            InputError: a number is not from 0 to 1.
+        """
+        for largest in (self.drawn.max().item(), self.largest(), self.presence or 0.0):
+            if not 0 <= largest <= 1:
+                raise InputError(f"the predicted probability is {largest}; try --precision 32-true")
+
+    def largest(self) -> float:
+        """Return the largest probability of the deciding map."""
+        return self.deciding.max().item()
+
+    def levels(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the levels of both maps, [H,W] uint8; None for the second if it is the first."""
+        drawn = to_levels(self.drawn).cpu().numpy()
+        if self.deciding is self.drawn:
+            return drawn, None
+        return drawn, to_levels(self.deciding).cpu().numpy()
 
 
-def find_checkpoints(run: Path, config: Config, which: str) -> list[Path]:
-    """List the checkpoints of the last stage of the folds that `config.folds` names.
+class Blend:
+    """The weighted mean of runs, taken at each image's original size.
 
     Args:
-        run: the run's folder.
-        config: the run's settings.
-        which: best or last.
+        ensembles: one for each run, [B,1,S,S] uint8 on the device -> `Maps`.
+        views: how each run is shown an image.
+        weights: above 0, one for each run.
 
-    Raises:
-        InputError: a fold has none; it is named with what goes on without it.
+    Attributes:
+        views: the different ones among them, in the order in which a batch gives its images.
     """
-    stage = config.stages(config.lr)[-1].number
-    paths = {
-        number: FoldCheckpoints(run / f"fold{number}").path(stage, which)
-        for number in config.fold_numbers()
-    }
-    missing = [number for number, path in paths.items() if not path.exists()]
-    if missing:
-        there = ",".join(str(number) for number in paths if number not in missing)
-        raise InputError(
-            f"fold {', '.join(map(str, missing))} has no checkpoint: {paths[missing[0]]} is not "
-            "there. Train it" + (f", or go on without it: --folds {there}" if there else "")
-        )
-    return list(paths.values())
 
+    def __init__(
+        self,
+        ensembles: Sequence[Callable[[Tensor], Maps]],
+        views: Sequence[View],
+        weights: Sequence[float],
+    ):
+        self.views = list(dict.fromkeys(views))
+        self._ensembles = ensembles
+        self._places = [self.views.index(view) for view in views]
+        self._weights = weights
 
-def load_network(path: Path, config: Config) -> nn.Module:
-    """Build a network with the weights of a checkpoint.
+    def __call__(
+        self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> Iterator[Whole]:
+        """Predict a batch; yield its images one by one, so that one full-size map exists at a time.
 
-    Args:
-        path: the checkpoint.
-        config: the run's settings, which say what network it is.
+        Args:
+            images: for each of `views` the batch, [B,1,S,S] uint8 on the device.
+            sizes: height and width of the B originals.
+        """
+        maps = [
+            ensemble(images[place])
+            for ensemble, place in zip(self._ensembles, self._places, strict=True)
+        ]
+        for index, size in enumerate(sizes):
+            yield self._whole(maps, index, size)
 
-    Raises:
-        InputError: the file is damaged, is of another network, or its weights do not fit.
-    """
-    content, model_type = load_file(path), config.model_type
-    if content.get("model_type") != model_type:
-        raise InputError(
-            f"{path} is of model_type {content.get('model_type')!r}, but the run's config.yaml says"
-            f" {model_type!r}"
-        )
-    network = build_model(model_type, pretrained=False, t=config.t)
-    try:
-        network.load_state_dict(content["state_dict"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise InputError(
-            f"{path} has no weights that fit {model_type}: {reason_of(error)}"
-        ) from error
-    return network
+    @torch.inference_mode()
+    def _whole(self, maps: list[Maps], index: int, size: tuple[int, int]) -> Whole:
+        drawn = self._mean(resize_probability(part.drawn[index, 0], *size) for part in maps)
+        deciding = drawn
+        if any(part.deciding is not part.drawn for part in maps):
+            deciding = self._mean(
+                resize_probability(part.deciding[index, 0], *size) for part in maps
+            )
+        presence = None
+        if all(part.presence is not None for part in maps):
+            presence = self._mean(part.presence[index] for part in maps).item()
+        return Whole(drawn, deciding, presence)
+
+    def _mean(self, parts: Iterable[Tensor]) -> Tensor:
+        """Average as a running mean: what all parts agree on is left exactly as it is."""
+        pairs = zip(parts, self._weights, strict=True)
+        mean, total = next(pairs)
+        for part, weight in pairs:
+            total += weight
+            mean = mean + (part - mean) * (weight / total)
+        return mean

@@ -1,6 +1,6 @@
 """Images in, one row each out: at most a batch of full-size maps is in memory."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from datasets.images import preprocess, read_image
 from datasets.loaders import start_worker
+from utils.ensemble import Blend, View, Whole
 from utils.errors import InputError
-from utils.metric import resize_probability, to_levels
 from utils.pictures import Pictures
 from utils.rle import encode
 from utils.submission import Prediction, Problem, Source
@@ -40,45 +40,44 @@ class Batch(NamedTuple):
     """The images of a batch that could be read, and those that could not.
 
     Attributes:
-        image: [B,1,S,S] uint8 grey, preprocessed.
+        images: for each view, [B,1,S,S] uint8 grey, preprocessed.
         loaded: B descriptions of them.
         problems: the files that could not be read.
     """
 
-    image: Tensor
+    images: list[Tensor]
     loaded: list[Loaded]
     problems: list[Problem]
 
 
 class ImageFiles(Dataset):
-    """Preprocessed images: `dataset[index]` -> image and `Loaded`, or a `Problem`.
+    """Preprocessed images: `dataset[index]` -> one for each view and `Loaded`, or a `Problem`.
 
     Args:
         sources: the images.
-        size: side of the network's square input in pixels.
-        clahe: equalise the local contrast.
+        views: how networks are shown them.
         keep_original: give the image at its original size as well.
     """
 
-    def __init__(self, sources: list[Source], size: int, clahe: bool, keep_original: bool):
+    def __init__(self, sources: list[Source], views: Sequence[View], keep_original: bool):
         self.sources = sources
-        self.size = size
-        self.clahe = clahe
+        self.views = views
         self.keep_original = keep_original
 
     def __len__(self) -> int:
         return len(self.sources)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Loaded] | Problem:
-        """Return the image, uint8 [1,size,size], or what is wrong with its file."""
+    def __getitem__(self, index: int) -> tuple[list[Tensor], Loaded] | Problem:
+        """Return the image for each view, uint8 [1,size,size], or what is wrong with its file."""
         source = self.sources[index]
         try:
             grey = read_image(source.path)
-            image = preprocess(grey, self.size, self.clahe)
+            images = [preprocess(grey, *view) for view in self.views]
         except InputError as error:
             return Problem(source.id, str(error))
         original = torch.from_numpy(grey) if self.keep_original else None
-        return torch.from_numpy(image)[None], Loaded(source, *grey.shape, original)
+        seen = [torch.from_numpy(image)[None] for image in images]
+        return seen, Loaded(source, *grey.shape, original)
 
 
 def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:
@@ -96,7 +95,7 @@ def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> DataL
 
 def predict_images(
     fabric: Fabric,
-    ensemble: Callable[[Tensor], Tensor],
+    blend: Blend,
     loader: DataLoader,
     rule: PostProcess,
     pictures: Pictures,
@@ -107,8 +106,8 @@ def predict_images(
 
     Args:
         fabric: knows the device.
-        ensemble: [B,1,S,S] uint8 on the device -> probability [B,1,S,S] float32.
-        loader: gives `Batch`.
+        blend: predicts a batch.
+        loader: gives `Batch`, with the images of `blend.views`.
         rule: turns probabilities into masks.
         pictures: is given every image to draw.
         skip_bad: go on behind a file that cannot be read; otherwise the rest is only read, to name
@@ -126,10 +125,11 @@ def predict_images(
             problems += batch.problems
             only_read = only_read or bool(problems and not skip_bad)
             if batch.loaded and not only_read:
-                maps = ensemble(batch.image.to(fabric.device, non_blocking=True))
-                for item, probability in zip(batch.loaded, maps[:, 0], strict=True):
+                images = [part.to(fabric.device, non_blocking=True) for part in batch.images]
+                wholes = blend(images, [(item.height, item.width) for item in batch.loaded])
+                for item, whole in zip(batch.loaded, wholes, strict=True):
                     try:
-                        predictions.append(_conclude(item, probability, rule, pictures))
+                        predictions.append(_conclude(item, whole, rule, pictures))
                     except InputError as error:
                         problems.append(Problem(item.source.id, str(error)))
             bar.update(len(batch.loaded) + len(batch.problems))
@@ -137,25 +137,23 @@ def predict_images(
 
 
 @torch.inference_mode()
-def _conclude(
-    item: Loaded, probability: Tensor, rule: PostProcess, pictures: Pictures
-) -> Prediction:
-    full = resize_probability(probability, item.height, item.width)
-    largest = full.max().item()
-    if not 0 <= largest <= 1:
-        raise InputError(
-            f"{item.source.path}: the predicted probability is {largest}; try --precision 32-true"
-        )
-    levels = to_levels(full).cpu().numpy()
-    mask = rule.mask(levels)
-    prediction = Prediction(item.source.id, encode(mask), largest, int(np.count_nonzero(mask)))
+def _conclude(item: Loaded, whole: Whole, rule: PostProcess, pictures: Pictures) -> Prediction:
+    try:
+        whole.check()
+    except InputError as error:
+        raise InputError(f"{item.source.path}: {error}") from error
+    levels, deciding = whole.levels()
+    mask = rule.mask(levels, deciding, whole.presence)
+    probability = whole.largest() if whole.presence is None else whole.presence
+    area = int(np.count_nonzero(mask))
+    prediction = Prediction(item.source.id, encode(mask), probability, area)
     grey = None if item.grey is None else item.grey.numpy()
     pictures.write(prediction, grey, mask, levels)
     return prediction
 
 
-def _collate(items: list[tuple[Tensor, Loaded] | Problem]) -> Batch:
+def _collate(items: list[tuple[list[Tensor], Loaded] | Problem]) -> Batch:
     problems = [item for item in items if isinstance(item, Problem)]
     good = [item for item in items if not isinstance(item, Problem)]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+    images = [torch.stack(part) for part in zip(*(seen for seen, _ in good), strict=True)]
     return Batch(images, [loaded for _, loaded in good], problems)

@@ -1,4 +1,4 @@
-"""Predict images with the networks of a run: settle everything first, write everything last."""
+"""Predict images with the networks of runs: settle everything first, write everything last."""
 
 import os
 import time
@@ -7,10 +7,16 @@ from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
-from utils.config import Config
-from utils.ensemble import Ensemble, find_checkpoints, load_network, read_settings
 from utils.errors import InputError
 from utils.inference import ImageFiles, open_loader, predict_images
+from utils.members import (
+    Checkpoints,
+    Member,
+    common_batch_size,
+    find_checkpoints,
+    open_blend,
+    read_members,
+)
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.options import Options, choose_rule
 from utils.pictures import SHEET, Pictures, existing_folder
@@ -35,16 +41,16 @@ class Plan(NamedTuple):
     """What is decided once and handed to every process.
 
     Attributes:
-        config: settings of the run.
-        checkpoints: one for each fold.
+        members: the runs.
+        checkpoints: of each of them.
         rule: turns probabilities into masks.
         sources: the images, in the order of the rows.
         problems: the files whose id cannot be read.
         mark: names the hidden folders of this command.
     """
 
-    config: Config
-    checkpoints: list[Path]
+    members: list[Member]
+    checkpoints: list[Checkpoints]
     rule: PostProcess
     sources: list[Source]
     problems: list[Problem]
@@ -58,18 +64,17 @@ def predict(fabric: Fabric, options: Options) -> None:
         InputError: run, images or settings cannot be used; nothing is written then.
     """
     plan = decide_once(fabric, lambda: make_plan(options))
-    networks = (load_network(path, plan.config) for path in plan.checkpoints)
-    ensemble = Ensemble(fabric, networks, mirror=options.tta == "hflip")
-    stage, owner = plan.config.stages(plan.config.lr)[-1], fabric.is_global_zero
-    folders = options.overlays, options.probabilities
+    blend = open_blend(fabric, plan.members, plan.checkpoints, mirror=options.tta == "hflip")
+    owner, folders = fabric.is_global_zero, (options.overlays, options.probabilities)
+    batch_size = options.batch_size or common_batch_size(plan.members)
     with Pictures(*folders, plan.rule.threshold, plan.mark, owner) as pictures:
         mine = plan.sources[fabric.global_rank :: fabric.world_size]
-        dataset = ImageFiles(mine, stage.image_size, plan.config.clahe, pictures.need_image)
-        loader = open_loader(dataset, options.batch_size or stage.batch_size, options.num_workers)
+        dataset = ImageFiles(mine, blend.views, pictures.need_image)
+        loader = open_loader(dataset, batch_size, options.num_workers)
         only_read = bool(plan.problems and not options.skip_bad)
         started = time.perf_counter()
         predictions, problems = predict_images(
-            fabric, ensemble, loader, plan.rule, pictures, options.skip_bad, only_read
+            fabric, blend, loader, plan.rule, pictures, options.skip_bad, only_read
         )
         predictions, problems = gather(fabric, predictions), gather(fabric, problems)
         seconds = time.perf_counter() - started
@@ -84,15 +89,14 @@ def predict(fabric: Fabric, options: Options) -> None:
 
 
 def make_plan(options: Options) -> Plan:
-    """Find the run, its rule and the images, and make sure that the results can be written.
+    """Find the runs, their rule and the images, and make sure that the results can be written.
 
     Raises:
         InputError: something is missing, ambiguous or cannot be used.
     """
-    run = Path(options.run)
-    config = read_settings(run, options.folds)
-    checkpoints = find_checkpoints(run, config, options.checkpoint)
-    rule = choose_rule(options)
+    members = read_members(options.run, options.weights, options.folds)
+    checkpoints = [find_checkpoints(m.run, m.config, options.checkpoint) for m in members]
+    rule = choose_rule(options, members)
     sources, problems = find_sources(options.images)
     if options.sample_submission is not None:
         ids, found = read_sample(options.sample_submission), len(sources)
@@ -100,7 +104,7 @@ def make_plan(options: Options) -> Plan:
         if found > len(sources):
             say(f"{found - len(sources)} images are not in {options.sample_submission}: left out")
     _check_targets(options, sources)
-    return Plan(config, checkpoints, rule, sources, problems, str(os.getpid()))
+    return Plan(members, checkpoints, rule, sources, problems, str(os.getpid()))
 
 
 def _check_targets(options: Options, sources: list[Source]) -> None:

@@ -35,7 +35,8 @@ class Prediction(NamedTuple):
     Attributes:
         id: image id.
         rle: its mask as Kaggle's run-length text.
-        probability: the largest of any pixel, at the image's original size.
+        probability: that it has a mask at all: a presence head's, or else the largest of any pixel
+            of the deciding map at the image's original size.
         area: pixels of the mask, at the image's original size.
     """
 
