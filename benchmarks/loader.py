@@ -11,7 +11,8 @@ from benchmarks.original import OriginalImages
 from datasets.cache import Cache
 from datasets.loaders import StageData, start_worker
 from datasets.splits import Fold
-from utils.config import Config, Stage
+from utils.config import Config
+from utils.stage import Stage
 
 _BATCHES = {512: 20, 1024: 4}
 """Images in a batch, by size."""

@@ -6,7 +6,7 @@ from benchmarks import original
 from benchmarks.compare import Ratio, in_turns
 from benchmarks.data import Data
 from models import build_model
-from utils.ensemble import Ensemble
+from utils.ensemble import Blend, Ensemble, View
 from utils.inference import ImageFiles, open_loader, predict_images
 from utils.pictures import Pictures
 from utils.processes import launch
@@ -28,14 +28,14 @@ def measure(data: Data, workers: int) -> Ratio:
     samples = (list(data.samples.values()) * count)[:count]
     sources = [Source(sample.id, sample.image) for sample in samples]
     networks = [build_model("unet_resnet34", pretrained=False) for _ in range(2)]
-    ensemble = Ensemble(fabric, networks[:1], mirror=False)
+    blend = Blend([Ensemble(fabric, networks[:1], mirror=False)], [View(_SIZE, True)], [1.0])
     plain = networks[1].to(fabric.device).eval()
     rule = PostProcess(threshold=0.5, min_area=0, top_threshold=0.5)
 
     def ours() -> int:
-        loader = open_loader(ImageFiles(sources, _SIZE, True, False), _BATCH, workers)
+        loader = open_loader(ImageFiles(sources, blend.views, False), _BATCH, workers)
         with Pictures(None, None, rule.threshold, "benchmark", True) as pictures:
-            predict_images(fabric, ensemble, loader, rule, pictures, False, False)
+            predict_images(fabric, blend, loader, rule, pictures, False, False)
         return count
 
     baseline = partial(original.predict, plain, samples, _SIZE, fabric.device)

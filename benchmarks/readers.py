@@ -23,7 +23,8 @@ from datasets.splits import read_folds, read_patients
 from utils.checkpoint import load_file
 from utils.config import load
 from utils.detection import read_scores
-from utils.metric import Histograms, load_histograms
+from utils.metric import load_histograms
+from utils.out_of_fold import collect, describe_image
 from utils.threshold import PostProcess, load_rule
 
 _SIDE = 24
@@ -157,29 +158,33 @@ def _dicom_seeds() -> list[bytes]:
 
 
 def _histograms() -> dict[str, np.ndarray]:
-    counts, sides = np.zeros((2, 256), np.int32), np.array([3, 4], np.int32)
-    return vars(Histograms(np.array(["a", "b"]), sides, sides, counts + 1, counts))
+    levels = _grey()
+    mask = (levels > 128).astype(np.uint8)
+    rows = [describe_image(name, levels, mask, levels[::-1], 0.5) for name in ("a", "b")]
+    return collect(["a", "b"], rows).arrays()
 
 
 def _npz_seeds() -> list[bytes]:
-    files = (io.BytesIO(), io.BytesIO())
-    np.savez_compressed(files[0], **_histograms())
-    np.savez(files[1], **_histograms())
+    files, arrays = (io.BytesIO(), io.BytesIO(), io.BytesIO()), _histograms()
+    np.savez_compressed(files[0], **arrays)
+    np.savez(files[1], **arrays)
+    optional = ("gate", "presence", "components")
+    np.savez(files[2], **{n: array for n, array in arrays.items() if n not in optional})
     return [file.getvalue() for file in files]
 
 
 def _npy_seeds() -> list[bytes]:
     file = io.BytesIO()
-    np.save(file, _histograms()["height"])
+    np.save(file, _histograms()["components"])
     return [file.getvalue()]
 
 
-def _npz_around(height: bytes) -> bytes:
+def _npz_around(components: bytes) -> bytes:
     """Put a damaged array into a whole npz, whose checksums then let it pass."""
     file = io.BytesIO()
-    np.savez(file, **{name: array for name, array in _histograms().items() if name != "height"})
+    np.savez(file, **{n: array for n, array in _histograms().items() if n != "components"})
     with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr("height.npy", height)
+        archive.writestr("components.npy", components)
     return file.getvalue()
 
 

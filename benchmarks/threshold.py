@@ -8,7 +8,8 @@ from benchmarks.compare import Ratio, in_turns
 from benchmarks.data import Data
 from datasets.images import read_mask
 from utils.metric import Histograms, count_levels, to_levels
-from utils.threshold import THRESHOLDS, best_triplet
+from utils.search import best_rule
+from utils.threshold import THRESHOLDS
 
 _IMAGES = 24
 
@@ -28,7 +29,7 @@ def measure(data: Data) -> Ratio:
 
     def ours() -> int:
         counts = np.stack([count_levels(to_levels(p), mask) for p, mask in pairs])
-        best_triplet(Histograms(ids, height, width, counts[:, 0], counts[:, 1]))
+        best_rule(Histograms(ids, height, width, counts[:, 0], counts[:, 1]))
         return 1
 
     def a_pass_each() -> int:
