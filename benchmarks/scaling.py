@@ -1,0 +1,96 @@
+"""A recipe brought to a size, a number of images and an amount of work that others share."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils.command_line import parse
+from utils.config import Config
+from utils.errors import InputError
+from utils.setting_checks import SIZE_STEP
+from utils.stage import Stage
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+_VALIDATED = 1 / 3
+"""Work of an image that is validated: a forward pass, where training takes three times as long."""
+_STRETCHES = ("epoch_stage1", "epoch_stage2", "epoch_stage3")
+_STRETCHES += ("epoch_stage2_accumulation", "warmup_epochs", "restart_epochs")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What all recipes share.
+
+    Attributes:
+        size: side in pixels that the last stage ends at.
+        work: of a fold, in training images of that size.
+        batch: images per step.
+        train: images of a fold to learn from.
+        positives: those of them with a mask.
+        valid: images of a fold to validate on.
+    """
+
+    size: int
+    work: float
+    batch: int
+    train: float
+    positives: float
+    valid: float
+
+
+def read_recipe(name: str) -> Config:
+    """Read a recipe, and change it by what follows @ in its name.
+
+    Raises:
+        InputError: there is no such recipe, or no such setting.
+    """
+    stem, _, changes = name.partition("@")
+    path = RECIPES / f"{stem}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise InputError(f"{name}: there is no {path}; recipes: {known}")
+    words = ["--config", str(path)]
+    for change in filter(None, changes.split(";")):
+        setting, equals, value = change.partition("=")
+        if setting not in Config.__annotations__ or not equals:
+            raise InputError(f"{name}: {change!r} is not SETTING=VALUE of a setting that exists")
+        words += [f"--{setting}", value]
+    return parse(words, "a recipe")[0]
+
+
+def work_of(stage: Stage, bounds: Bounds) -> float:
+    """Return the work of a stage, in training images of `bounds.size`."""
+    shares = [stage.share_of(epoch) for epoch in range(stage.epochs)]
+    images = [
+        bounds.train if share is None else min(bounds.train, bounds.positives / share)
+        for share in shares
+    ]
+    validated = bounds.valid
+    if stage.positives_only:
+        images = [bounds.positives] * stage.epochs
+        validated *= bounds.positives / bounds.train
+    relative = (stage.image_size / bounds.size) ** 2
+    return (sum(images) + stage.epochs * validated * _VALIDATED) * relative
+
+
+def scale(config: Config, bounds: Bounds) -> Config:
+    """Bring sizes, epochs and batches of a recipe to those bounds; no encoder is held frozen."""
+    last = config.stages(config.lr)[-1].image_size
+    sizes = {
+        name: max(1, round(getattr(config, name) * bounds.size / last / SIZE_STEP)) * SIZE_STEP
+        for name in ("image_size_stage1", "image_size_stage2")
+    }
+    smaller = replace(config, **sizes)
+    whole = sum(work_of(stage, bounds) for stage in smaller.stages(config.lr))
+    factor = bounds.work / whole
+
+    def shrink(epochs: int | None) -> int | None:
+        return epochs and max(1, round(epochs * factor))
+
+    return replace(
+        smaller,
+        **{name: shrink(getattr(config, name)) for name in _STRETCHES},
+        epoch_stage1_freeze=0,
+        batch_size_stage1=bounds.batch,
+        batch_size_stage2=bounds.batch,
+        pretrained=False,
+    )

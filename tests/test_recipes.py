@@ -1,0 +1,101 @@
+"""Recipes: what every file of recipes/ has, and how the benchmark brings them to equal work."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from benchmarks import recipes
+from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale, work_of
+from utils.config import Config
+from utils.errors import InputError
+from utils.stage import Stage
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+BOUNDS = Bounds(size=256, work=2600, batch=8, train=800, positives=200, valid=200)
+
+
+def test_the_recipes_are_there():
+    assert set(NAMES) >= {"best", "demo", "original_512", "original_final", "winner"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_what_it_is_and_its_command(name):
+    text = (RECIPES / f"{name}.yaml").read_text()
+    comment = re.match(r"(#.*\n)+", text)[0]
+    assert len(comment.splitlines()) > 5
+    scripts = re.findall(rf"^#   python (\w+\.py) --config recipes/{name}\.yaml", comment, re.M)
+    assert scripts
+    assert all((RECIPES.parent / script).is_file() for script in scripts)
+    assert re.search(r"\b(minutes|hours)\b", comment)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_can_be_read_and_says_nothing_twice(name):
+    config = read_recipe(name)
+    text = (RECIPES / f"{name}.yaml").read_text()
+    names = re.findall(r"^(\w+):", text, re.M)
+    assert len(names) == len(set(names))
+    assert config.stages(config.lr)
+
+
+def test_a_recipe_is_changed_by_what_follows_its_name():
+    plain, changed = read_recipe("winner"), read_recipe("winner@loss=bce,dice;keep_best=1;seed=3")
+    assert changed == replace(plain, loss="bce,dice", keep_best=1, seed=3)
+    assert read_recipe("winner@positive_share_stage2=null").positive_share_stage2 is None
+
+
+@pytest.mark.parametrize("name", ["nowhere", "best@speed=3", "best@loss"])
+def test_what_is_no_recipe_is_refused(name):
+    with pytest.raises(InputError, match=name):
+        read_recipe(name)
+
+
+def test_work_is_counted_image_by_image():
+    """Every image of every epoch, by its pixels; a third for those that are validated."""
+    plain = Stage(1, 128, 8, epochs=3, lr=1)
+    assert work_of(plain, BOUNDS) == pytest.approx(3 * (800 + 200 / 3) / 4)
+    shared = Stage(1, 256, 8, epochs=3, lr=1, positive_share=(1.0, 0.5))
+    expected = 200 + 200 / 0.75 + 400 + 3 * 200 / 3
+    assert work_of(shared, BOUNDS) == pytest.approx(expected)
+    scarce = Stage(1, 256, 8, epochs=1, lr=1, positive_share=(0.1, 0.1))
+    assert work_of(scarce, BOUNDS) == pytest.approx(800 + 200 / 3)
+    positives = Stage(3, 256, 8, epochs=2, lr=1, positives_only=True)
+    assert work_of(positives, BOUNDS) == pytest.approx(2 * (200 + 50 / 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_scaled_to_the_same_work_and_size(name):
+    config = read_recipe(name)
+    scaled = scale(config, BOUNDS)
+    before, after = config.stages(config.lr), scaled.stages(scaled.lr)
+    assert after[-1].image_size == 256
+    assert {stage.batch_size for stage in after} == {8}
+    for old, new in zip(before, after, strict=True):
+        # An epoch more or less, as epochs are whole.
+        assert new.image_size / 256 == pytest.approx(
+            old.image_size / before[-1].image_size, rel=0.2
+        )
+        assert (new.lr, new.loss, new.schedule) == (old.lr, old.loss, old.schedule)
+    epochs = [work_of(stage, BOUNDS) / stage.epochs for stage in after]
+    total = sum(work_of(stage, BOUNDS) for stage in after)
+    # Epochs are whole, so each stage may be half of one off.
+    assert abs(total - BOUNDS.work) <= sum(epochs)
+
+
+def test_nothing_is_pretrained_or_frozen():
+    scaled = scale(Config(epoch_stage1_freeze=3), BOUNDS)
+    assert (scaled.pretrained, scaled.epoch_stage1_freeze) == (False, 0)
+
+
+def test_a_gain_is_the_difference_of_two_areas_and_its_interval_holds_it():
+    rng = np.random.default_rng(0)
+    positive = rng.random(300) < 0.3
+    weak, strong = rng.normal(size=300) + 0.3 * positive, rng.normal(size=300) + 2 * positive
+    groups = [f"patient {i // 2}" for i in range(300)]
+    value, low, high = recipes.auc_gain(strong, weak, positive, groups)
+    assert value == pytest.approx(roc_auc_score(positive, strong) - roc_auc_score(positive, weak))
+    assert 0 < low < value < high < 0.6
+    assert recipes.auc_gain(weak, weak, positive, groups) == [0, 0, 0]
