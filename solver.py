@@ -17,7 +17,7 @@ from models import build_model
 from utils.checkpoint import FoldCheckpoints
 from utils.config import Config
 from utils.ensemble import Blend
-from utils.failures import Place, explaining
+from utils.failures import Place, check_validated, explaining
 from utils.held_out import predict_held_out
 from utils.learner import Learner
 from utils.log import FoldLog
@@ -111,7 +111,7 @@ class Solver:
 
         Raises:
             Stopped: the process was told to stop; the epoch is dropped.
-            InputError: the loss is not finite, or the memory is too small.
+            InputError: a loss is not finite, or the memory is too small.
         """
         place = Place(
             self.config.run_name,
@@ -125,6 +125,7 @@ class Solver:
             self.begin_epoch(stage, epoch)
             trained = self.train_epoch(stage, epoch)
             validation = self.validate(self._stop_alone)
+            check_validated(place, validation.loss)
         self.end_epoch(stage, epoch, trained, validation)
 
     def begin_stage(self, stage: Stage, first_epoch: int) -> None:
@@ -145,7 +146,8 @@ class Solver:
         self.kept: list[dict] = []
         if first_epoch:
             self.learner.resume(start)
-            self.kept = start["kept"]
+            # Runs of the time before --keep_best have the best alone.
+            self.kept = start.get("kept", [start["best"]])
         if self.config.compile:
             self.module.compile()
         self.log.stage(stage, fold, len(steps[0]), start)

@@ -5,6 +5,7 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import zipfile
 
 import numpy as np
@@ -242,6 +243,22 @@ def test_leftovers_are_removed_and_nothing_else(checkpoints):
     (checkpoints.folder / "log.txt").touch()
     checkpoints.remove_leftovers()
     assert names(checkpoints) == ["log.txt", "stage1_best.pth", "stage1_last.pth"]
+
+
+def test_epochs_that_a_killed_process_did_not_come_to_remove_are_removed(checkpoints, monkeypatch):
+    """They would be averaged in prediction."""
+    for epoch in range(2):
+        kept = [{"epoch": e} for e in range(epoch + 1)]
+        checkpoints.save(content_of(epoch) | {"kept": kept}, [0, 1][: epoch + 1], several=True)
+    with monkeypatch.context() as killed:
+        killed.setattr(FoldCheckpoints, "_keep_only", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            content = content_of(2) | {"kept": [{"epoch": 2}, {"epoch": 1}]}
+            checkpoints.save(content, [2, 1], several=True)
+    assert len(checkpoints.best(1)) == 3
+    checkpoints.remove_leftovers()
+    assert [path.name for path in checkpoints.best(1)] == ["stage1_epoch2.pth", "stage1_epoch3.pth"]
+    assert epochs(checkpoints) == (2, 2)
 
 
 @pytest.mark.parametrize("home", [b"cnumpy._core.multi", b"cnumpy.core.multi"])

@@ -290,6 +290,11 @@ def test_every_setting_explains_itself_in_the_help(capsys):
     [
         ({"augmentation_flag": False, "augmentation": "winner"}, "--augmentation_flag false"),
         ({"two_stage": False, "loss_stage2": "bce"}, "no stage 2 with --two_stage false"),
+        (
+            {"two_stage": False, "mode": "train_stage2", "run_name": "r"},
+            "--mode train_stage2: there is no stage 2 with --two_stage false",
+        ),
+        ({"schedule": "restarts", "restart_epochs": 1}, "--restart_epochs 1: must be at least 2"),
         ({"two_stage": False, "positive_share_stage2": 0.5}, "no stage 2 with --two_stage false"),
         ({"two_stage": False, "schedule_stage2": "cosine"}, "no stage 2 with --two_stage false"),
         ({"two_stage": False, "epoch_stage3": 2}, "which --two_stage false leaves out"),
@@ -305,6 +310,7 @@ def test_every_setting_explains_itself_in_the_help(capsys):
         ({"presence_weight": -1}, "--presence_weight -1: must be at least 0"),
         ({"loss_stage2": "bce:3,cross"}, "--loss_stage2 bce:3,cross: there is no term 'cross'"),
         ({"positive_share": "0.8:x"}, "--positive_share 0.8:x: give a share"),
+        ({"positive_share": 60.5}, "YAML takes 1:0.5 for the number 60.5"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, said):

@@ -388,6 +388,27 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path
     assert checkpoints(tmp_path)["stage1_last"]["epoch"] == 0
 
 
+def test_weights_that_are_no_numbers_are_not_kept_whatever_the_training_losses(root, tmp_path):
+    """The last step of an epoch may spoil what its own losses do not show."""
+    solver = make(root, tmp_path, two_stage=False, epoch_stage1=3)
+    learn = solver.train_epoch
+
+    def train_epoch(stage, epoch):
+        trained = learn(stage, epoch)
+        if epoch == 1:
+            with torch.no_grad():
+                solver.module.head.weight.fill_(float("nan"))
+        return trained
+
+    solver.train_epoch = train_epoch
+    with pytest.raises(InputError, match="epoch 2: the validation loss is not a finite number"):
+        solver.fit()
+    for which in ("last", "best"):
+        content = checkpoints(tmp_path)[f"stage1_{which}"]
+        assert content["epoch"] == 0
+        assert all(torch.isfinite(value).all() for value in content["state_dict"].values())
+
+
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_the_scaling_of_float16_is_taken_up_and_begins_anew_with_a_stage(root, tmp_path, clip):
     """Its growth tracker counts the steps since the scale last changed."""

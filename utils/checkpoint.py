@@ -119,8 +119,7 @@ class FoldCheckpoints:
             InputError: the disk does not take it; the checkpoints before it are as they were.
         """
         number, epoch = content["stage"], content["epoch"]
-        numbered = {e: self.folder / f"stage{number}_epoch{e + 1}.pth" for e in kept if several}
-        names = [numbered[epoch]] if epoch in numbered else []
+        names = [self._numbered(number, epoch)] if several and epoch in kept else []
         names += [self.path(number, "best")] if epoch == kept[0] else []
         last = self.path(number, "last")
         try:
@@ -135,14 +134,29 @@ class FoldCheckpoints:
                 f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB are free). What was "
                 "there is whole: make room, then go on with --resume true"
             ) from error
-        for path in self.folder.glob(f"stage{number}_epoch*.pth"):
-            if path not in numbered.values():
-                path.unlink()
+        self._keep_only(number, kept)
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left half written."""
+        """Remove what a killed process left half written, or did not come to remove.
+
+        Raises:
+            InputError: a checkpoint is damaged.
+        """
         for path in self.folder.glob(".*.*.*"):
             path.unlink()
+        for number in {p.name[len("stage")] for p in self.folder.glob("stage?_epoch*.pth")}:
+            if self.path(int(number), "last").exists():
+                kept = self.load(int(number), "last")["kept"]
+                self._keep_only(int(number), [reached["epoch"] for reached in kept])
+
+    def _numbered(self, stage_number: int, epoch: int) -> Path:
+        return self.folder / f"stage{stage_number}_epoch{epoch + 1}.pth"
+
+    def _keep_only(self, stage_number: int, kept: list[int]) -> None:
+        names = {self._numbered(stage_number, epoch) for epoch in kept}
+        for path in self.folder.glob(f"stage{stage_number}_epoch*.pth"):
+            if path not in names:
+                path.unlink()
 
     def _instead(self, stage_number: int, which: str) -> str:
         """Say how to go on without a damaged checkpoint."""

@@ -1,5 +1,6 @@
 """What a user is told where an epoch cannot be finished: where it was, and how to go on."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,12 +73,26 @@ def explaining(
         raise
 
 
+def check_validated(place: Place, loss: float) -> None:
+    """Refuse an epoch that ends in weights of no use, before it is ranked and kept.
+
+    The losses of training are those before each step, so that they cannot tell of the last one.
+
+    Raises:
+        InputError: the validation loss is not a finite number.
+    """
+    if not math.isfinite(loss):
+        raise InputError(
+            f"{place}: the validation loss is not a finite number. {_advice(place.stage)}"
+        )
+
+
 def _stopped(place: Place) -> str:
     return f"stopped in {place}, which begins again with {place.resume}"
 
 
 def _out_of_memory(place: Place) -> str:
-    stage, flag = place.stage, f"--batch_size_stage{place.stage.number}"
+    stage, flag = place.stage, f"--batch_size_stage{min(place.stage.number, 2)}"
     return (
         f"{place}: {stage.batch_size // place.processes} images of {stage.image_size} pixels at "
         f"once ({flag} {stage.batch_size}, {place.processes} processes) do not fit into the memory."
@@ -92,7 +107,12 @@ def _not_finite(place: Place, error: NotFinite, batches: EpochBatches) -> str:
         f"{place}, batch {error.first + 1}: the loss is not a finite number. Images of that batch: "
         f"{', '.join(batches.ids_of(error.first, error.first + 1))}. Batches {error.since + 1} to "
         f"{error.until} since the last good reading: "
-        f"{', '.join(batches.ids_of(error.since, error.until))}. No checkpoint was overwritten. "
-        f"Try a lower rate (now {place.stage.lr:g} at its start), --clip_grad_norm 1 or --precision"
-        " 32-true"
+        f"{', '.join(batches.ids_of(error.since, error.until))}. {_advice(place.stage)}"
+    )
+
+
+def _advice(stage: Stage) -> str:
+    return (
+        f"No checkpoint was overwritten. Try a lower rate (now {stage.lr:g} at its start), "
+        "--clip_grad_norm 1 or --precision 32-true"
     )

@@ -23,7 +23,7 @@ _LEAST = {
     **dict.fromkeys(("epoch_stage1_freeze", "epoch_stage2_accumulation", "epoch_stage3"), 0),
     **dict.fromkeys(("num_workers", "weight_decay", "seed", "clip_grad_norm", "warmup_epochs"), 0),
     **dict.fromkeys(("momentum", "ema", "presence_weight"), 0),
-    **{"n_splits": 2, "restart_epochs": 1},
+    **{"n_splits": 2, "restart_epochs": 2},
 }
 _BELOW_ONE = ("momentum", "ema")
 _AT_MOST = (
@@ -114,6 +114,8 @@ def check_together(config: Config) -> None:
     for name, value in second.items():
         if value is not None and not config.two_stage:
             raise InputError(f"--{name} {value}: there is no stage 2 with --two_stage false")
+    if config.mode == "train_stage2" and not config.two_stage:
+        raise InputError("--mode train_stage2: there is no stage 2 with --two_stage false")
     if config.epoch_stage3 and not config.two_stage:
         raise InputError(
             f"--epoch_stage3 {config.epoch_stage3}: goes on from stage 2, which --two_stage false "
