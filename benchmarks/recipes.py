@@ -33,9 +33,9 @@ from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale
 from datasets.files import Files
 from datasets.siim import find_samples
 from datasets.splits import read_folds
-from utils.bootstrap import DRAWS
+from utils.bootstrap import DRAWS, number_groups
 from utils.choice import choose_thresholds
-from utils.config import Config
+from utils.config import Config, load
 from utils.cores import usable_cores
 from utils.detection import auc
 from utils.errors import InputError, command
@@ -48,6 +48,8 @@ from utils.summary import load_folds
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, print the table and write recipes.json; return the exit code."""
     given = _parse(args)
+    if given.folds.isdecimal():
+        raise InputError(f"--folds {given.folds}: thresholds of a fold come from others; give two")
     names = list(dict.fromkeys(given.recipes))
     bounds = _bounds(given)
     configs = {name: _place(scale(read_recipe(name), bounds), name, given) for name in names}
@@ -102,15 +104,15 @@ def auc_gain(
         scores: [N] float, a score of each image.
         others: [N] likewise, of another network for the same images.
         positive: [N] bool, the image has a mask.
-        groups: N names, the patient of each image.
+        groups: N names, the patient of each image; an empty one is a patient of its own.
 
     Returns:
         The difference, and its 2.5 and 97.5 percentiles.
     """
-    names, group_of = np.unique(groups, return_inverse=True)
-    rng, equal = np.random.default_rng(0), np.full(len(names), 1 / len(names))
+    count, group_of = number_groups(groups)
+    rng, equal = np.random.default_rng(0), np.full(count, 1 / count)
     weights = [np.ones(len(positive))]
-    weights += [rng.multinomial(len(names), equal)[group_of] for _ in range(DRAWS)]
+    weights += [rng.multinomial(count, equal)[group_of] for _ in range(DRAWS)]
     gains = [auc(scores, positive, w) - auc(others, positive, w) for w in weights]
     return [gains[0], *np.nanpercentile(gains[1:], (2.5, 97.5)).tolist()]
 
@@ -118,6 +120,9 @@ def auc_gain(
 def _train(given: argparse.Namespace, name: str, config: Config) -> None:
     """Train the folds side by side; what a run said is in NAME.FOLD.txt."""
     folder = _folder(given, config)
+    begun = folder / "config.yaml"
+    if begun.exists() and replace(load(begun), folds=config.folds) != config:
+        raise InputError(f"{folder} was trained with other settings; give another --out")
     folds = [n for n in config.fold_numbers() if not (folder / f"fold{n}/oof.npz").exists()]
     if not folds:
         return
@@ -162,7 +167,7 @@ def _results(
 
 def _row(name: str, mine: tuple, first: tuple) -> dict:
     content, pooled, patients, seconds = mine
-    scores = content["cross_fitted"] or content["pooled"]
+    scores = content["cross_fitted"]
     gain = auc_gain(pooled.image_scores(), first[1].image_scores(), pooled.positive, patients)
     return {
         "recipe": name,

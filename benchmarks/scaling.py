@@ -14,6 +14,8 @@ _VALIDATED = 1 / 3
 """Work of an image that is validated: a forward pass, where training takes three times as long."""
 _STRETCHES = ("epoch_stage1", "epoch_stage2", "epoch_stage3")
 _STRETCHES += ("epoch_stage2_accumulation", "warmup_epochs", "restart_epochs")
+_LEAST = {"restart_epochs": 2}
+"""A rate that starts anew in every epoch would never fall."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,13 @@ def scale(config: Config, bounds: Bounds) -> Config:
     whole = sum(work_of(stage, bounds) for stage in smaller.stages(config.lr))
     factor = bounds.work / whole
 
-    def shrink(epochs: int | None) -> int | None:
-        return epochs and max(1, round(epochs * factor))
+    def shrink(name: str) -> int | None:
+        epochs = getattr(config, name)
+        return epochs and max(_LEAST.get(name, 1), round(epochs * factor))
 
     return replace(
         smaller,
-        **{name: shrink(getattr(config, name)) for name in _STRETCHES},
+        **{name: shrink(name) for name in _STRETCHES},
         epoch_stage1_freeze=0,
         batch_size_stage1=bounds.batch,
         batch_size_stage2=bounds.batch,
