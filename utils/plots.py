@@ -100,8 +100,9 @@ def _draw_curves(axes: Axes, histograms: Histograms, gate: np.ndarray, rule: Pos
         (np.ones_like(positive), _ALL, "all images"),
         (positive, _POSITIVE, "images with a mask"),
     ):
-        dice = dice_surface(gate[chosen], drawn[chosen], positive[chosen], area)[0]
-        axes.plot(thresholds, dice, color=colour, label=name)
+        if chosen.any():
+            dice = dice_surface(gate[chosen], drawn[chosen], positive[chosen], area)[0]
+            axes.plot(thresholds, dice, color=colour, label=name)
     axes.axhline(
         (~positive).mean(), color=_BASELINE, linestyle="--", label="every image left empty"
     )

@@ -80,13 +80,24 @@ def best_rule(histograms: Histograms, grid: Grid | None = None) -> PostProcess:
 def dice_if_drawn(histograms: Histograms, rules: Sequence[PostProcess]) -> np.ndarray:
     """[N,T] float64: Dice of each image under each of T rules if it passes their gates."""
     unfiltered, true = histograms.dice(), histograms.mask.sum(axis=1)
-    columns = [
-        dice_of(*rule.drawn(histograms), true)
-        if rule.filters
-        else unfiltered[:, level_of(rule.threshold)]
-        for rule in rules
-    ]
+    # A filter looks at the components of one level alone: most of the table is not its business.
+    levels = {level_of(rule.threshold) for rule in rules if rule.filters}
+    of_level = {level: _at_level(histograms, level) for level in levels}
+    columns = []
+    for rule in rules:
+        level = level_of(rule.threshold)
+        if rule.filters:
+            columns.append(dice_of(*rule.drawn(of_level[level]), true))
+        else:
+            columns.append(unfiltered[:, level])
     return np.stack(columns, axis=1)
+
+
+def _at_level(histograms: Histograms, level: int) -> Histograms:
+    table = histograms.components
+    return (
+        histograms if table is None else replace(histograms, components=table[table[:, 1] == level])
+    )
 
 
 def _ways_to_draw(grid: Grid, with_components: bool) -> Iterator[PostProcess]:
@@ -95,8 +106,8 @@ def _ways_to_draw(grid: Grid, with_components: bool) -> Iterator[PostProcess]:
         yield PostProcess(threshold_of(level), 0, 1.0)
     levels = COMPONENT_LEVELS if with_components else ()
     for level, area, mean in product(levels, grid.component_areas, grid.component_means):
-        # Every component's mean is above the level that it is cut at.
-        mean_drops = mean * (LEVELS - 1) > level
+        # Every pixel of a component is at least one above the level that it is cut at.
+        mean_drops = mean * (LEVELS - 1) > level + 1
         if mean_drops or (area > 0 and mean == 0):
             yield PostProcess(
                 threshold_of(level), 0, 1.0, min_component_area=area, min_component_mean=mean
