@@ -271,7 +271,7 @@ class Solver:
             )
 
     def write_out_of_fold(self) -> None:
-        """Predict the validation images as predict.py would; writing oof.npz ends a fold."""
+        """Predict the validation images as predict.py does by default; oof.npz ends a fold."""
         self.fabric.barrier()
         config, ids = self.config, self.fold.valid
         checkpoints = fold_checkpoints(self.folder, config, "best")

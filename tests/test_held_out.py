@@ -110,6 +110,24 @@ def test_measures_are_in_the_order_of_the_images_and_of_their_sizes(workers):
     assert found.all.argmax(axis=1).tolist() == [int(255 * i / 100) for i in range(11)]
 
 
+def test_maps_of_too_many_components_are_told(capsys):
+    def checkered(image):
+        side = torch.arange(image.shape[-1])
+        board = ((side[:, None] % 2 + side % 2) == 0).float() * 0.9
+        return Maps(*(board.expand(len(image), 1, -1, -1),) * 2, None)
+
+    class Large(Shown):
+        def triple(self, position):
+            image = np.zeros((160, 160), np.uint8)
+            return image, image, image
+
+    blend = Blend([checkered], [View(160, False)], [1.0])
+    fabric = Fabric(accelerator="cpu", devices=1)
+    found = predict_held_out(fabric, blend, [Large(3)], list("abc"), 2, 0)
+    assert found.components is None
+    assert "3 of 3 images have more than 4096 components" in capsys.readouterr().out
+
+
 def test_what_is_no_probability_ends_the_pass_and_names_the_image():
     def broken(image):
         maps = grey_as_probability(image)

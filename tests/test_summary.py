@@ -1,6 +1,7 @@
 """The summary of a run, against scores taken fold by fold."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_every_fold_is_scored_by_its_own_rule_and_all_by_one(folds, tmp_path):
         assert PostProcess(*(row[n] for n in ("threshold", "min_area", "top_threshold"))) == rule
         assert row["images"] == len(histograms.ids)
         assert row["positives"] == histograms.positive.sum()
-        for name, value in score(histograms, rule).as_dict().items():
+        for name, value in asdict(score(histograms, rule)).items():
             assert row[name] == pytest.approx(value)
     assert [row["fold"] for row in summary["folds"]] == [0, 2, 10]
     assert summary["pooled"]["images"] == 6 + 8 + 16

@@ -150,7 +150,7 @@ def test_scores_are_those_of_the_masks(seed):
     assert reached.empty_kept == pytest.approx(np.mean([not masks[i].any() for i in empty]))
     assert reached.predicted == sum(bool(mask.any()) for mask in masks)
     assert reached.baseline == pytest.approx(len(empty) / len(pairs))
-    assert all(type(value) in (int, float) for value in reached.as_dict().values())
+    assert all(type(value) in (int, float) for value in asdict(reached).values())
 
 
 def test_scores_of_no_images_are_not_numbers():

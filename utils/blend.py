@@ -19,8 +19,8 @@ predict.py finds its threshold.json by the same --run and --weights:
     summary.json, folds.csv        the folds
     blend.json                     runs, weights and settings that it was made with
 
-Settings such as --tta have to be given to predict.py as well; thresholds are of what they were
-chosen on. Exit code: 0; 2 where something cannot be used.
+Give predict.py the same --tta: thresholds are of what they were chosen on, and it says where that
+differs. Exit code: 0; 2 where something cannot be used.
 """
 
 import sys
@@ -49,6 +49,7 @@ from utils.members import (
     read_members,
     results_folder,
 )
+from utils.memory import explaining_full_memory
 from utils.options import RunOptions, open_parser, parse_settings
 from utils.processes import decide_once, launch
 from utils.rank import say
@@ -87,7 +88,8 @@ def main(args: list[str] | None = None) -> int:
     parser = open_parser(__doc__, prog="python -m utils.blend")
     options = BlendOptions(**parse_settings(parser, args, BlendOptions))
     fabric = launch(options.accelerator, options.devices, 1, options.precision)
-    choose_for_blend(fabric, options)
+    with explaining_full_memory():
+        choose_for_blend(fabric, options)
     return 0
 
 
@@ -101,8 +103,8 @@ def choose_for_blend(fabric: Fabric, options: BlendOptions) -> None:
     for number, checkpoints in plan.folds.items():
         predict_fold(fabric, options, plan, number, checkpoints)
     if fabric.is_global_zero:
-        say(f"\\n{as_table(summarise(plan.folder))}\\n")
-        say(describe(choose_thresholds(plan.folder)))
+        say(f"\n{as_table(summarise(plan.folder))}\n")
+        say(describe(choose_thresholds(plan.folder, options.tta)))
         say(f"results: {plan.folder}")
 
 

@@ -57,14 +57,18 @@ def cross_fit(
     return apply_rules(folds, {number: choose(shown) for number, shown in others.items()})
 
 
-def choose_thresholds(folder: Path) -> dict:
+def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     """Search the thresholds of a run; write threshold.json, threshold.png and TensorBoard's copy.
 
+    Args:
+        folder: of the run or the blend.
+        tta: what its oof.npz were predicted with.
+
     Returns:
-        The content of threshold.json: the pooled rule; scores of all images, `pooled` under that
-        rule, `per_fold` under each fold's own best (the original's way), and `cross_fitted` under
-        the rule of the other folds (None with a single fold); the AUC of telling the images with a
-        mask by `Histograms.image_scores`; the rules of each fold.
+        The content of threshold.json: the pooled rule; `tta`; scores of all images, `pooled` under
+        that rule, `per_fold` under each fold's own best (the original's way), and `cross_fitted`
+        under the rule of the other folds (None with a single fold); the AUC of telling the images
+        with a mask by `Histograms.image_scores`; the rules of each fold.
 
     Raises:
         InputError: the run has no finished fold.
@@ -81,6 +85,7 @@ def choose_thresholds(folder: Path) -> dict:
     }
     content = {
         **asdict(rule),
+        "tta": tta,
         **{name: way and _scores(way, pooled, patients) for name, way in ways.items()},
         "auc": _auc(pooled, patients),
         "folds": [

@@ -1,6 +1,7 @@
 """Predict the images that the networks of a fold have not learned from, and keep what a rule needs.
 
-Thresholds are chosen on what this finds, so it predicts as `utils.prediction` does.
+Thresholds are chosen on what this finds, so it predicts as `utils.prediction` does with the same
+networks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ from tqdm import tqdm
 
 from datasets.loaders import start_worker
 from datasets.siim import Pixels
+from utils.components import MOST
 from utils.ensemble import Blend
 from utils.errors import InputError
 from utils.metric import Histograms
 from utils.out_of_fold import Row, collect, describe_image
 from utils.parallel import in_order
 from utils.processes import gather
+from utils.rank import say
 
 
 class HeldOutBatch(NamedTuple):
@@ -101,7 +104,14 @@ def predict_held_out(
         leave=False,
         disable=not fabric.is_global_zero,
     )
-    return collect(ids, gather(fabric, list[Row](bar)))
+    measured = gather(fabric, list[Row](bar))
+    crowded = sum(row.components is None for row in measured)
+    if crowded:
+        say(
+            f"warning: the maps of {crowded} of {len(measured)} images have more than {MOST} "
+            "components each; thresholds are searched without component filters"
+        )
+    return collect(ids, measured)
 
 
 def _predict(

@@ -12,7 +12,8 @@ from utils.command_line import HelpFormatter
 from utils.cores import usable_cores
 from utils.errors import InputError
 from utils.members import Member, blend_command, results_folder
-from utils.threshold import PostProcess, load_rule
+from utils.rank import say
+from utils.threshold import PostProcess, load_rule, load_tta
 
 _LIMITS = {
     **dict.fromkeys(("threshold", "top_threshold", "presence_threshold", "min_component_mean"), 1),
@@ -146,6 +147,12 @@ def choose_rule(options: Options, members: Sequence[Member]) -> PostProcess:
         rule = PostProcess(**{"top_threshold": given["threshold"]} | given)
     else:
         rule = replace(_load_rule(path, members), **given)
+        chosen_with = load_tta(path)
+        if chosen_with != options.tta:
+            say(
+                f"note: the thresholds of {path} were chosen with --tta {chosen_with}; here they "
+                f"cut what --tta {options.tta} predicts"
+            )
     for name, highest in _LIMITS.items():
         value = getattr(rule, name)
         if not isinstance(value, int | float) or not 0 <= value <= highest:

@@ -1,7 +1,7 @@
 """From probabilities to masks, and what that reaches on images whose truth is known."""
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,7 @@ def load_rule(path: str | Path) -> PostProcess:
         InputError: the file is missing, is too large, is not JSON, or lacks a part of the rule.
     """
     try:
-        content = json.loads(read_bytes(path, SETTINGS_BYTES))
+        content = _read(path)
         parts = [f.name for f in fields(PostProcess) if f.default is MISSING or f.name in content]
         return PostProcess(**{name: content[name] for name in parts})
     except FileNotFoundError as error:
@@ -162,6 +162,15 @@ def load_rule(path: str | Path) -> PostProcess:
     # RecursionError: thousands of brackets.
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as thresholds: {error!r}") from error
+
+
+def load_tta(path: str | Path) -> str:
+    """Return what the rule of a threshold.json that `load_rule` reads was chosen with."""
+    return str(_read(path).get("tta", "none"))
+
+
+def _read(path: str | Path) -> dict:
+    return json.loads(read_bytes(path, SETTINGS_BYTES))
 
 
 @dataclass(frozen=True)
@@ -181,10 +190,6 @@ class Scores:
     empty_kept: float
     predicted: int
     baseline: float
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Return the scores by name."""
-        return asdict(self)
 
 
 def score(histograms: Histograms, rule: PostProcess) -> Scores:
