@@ -29,6 +29,7 @@ Exit code: 0; 2 where something cannot be used, and then nothing is written.
 import sys
 
 from utils.errors import InputError, command
+from utils.memory import explaining_full_memory
 from utils.options import parse
 from utils.prediction import predict
 from utils.processes import launch
@@ -40,7 +41,8 @@ def main(args: list[str] | None = None) -> int:
     options = parse(args, __doc__)
     fabric = launch(options.accelerator, options.devices, 1, options.precision)
     try:
-        predict(fabric, options)
+        with explaining_full_memory():
+            predict(fabric, options)
     except OSError as error:
         raise InputError(f"cannot be written: {error}") from error
     return 0

@@ -143,6 +143,7 @@ def test_the_results_are_those_of_a_run(runs, capsys):
     ]
     said = capsys.readouterr().out
     assert rule.in_words() in said
+    assert "\\n" not in said
     assert str(folder) in said
 
 
@@ -223,7 +224,8 @@ def test_images_that_are_not_there_are_named(runs, root, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "weights", ["0.5", "0.5,0.3,0.2", "0.5,0", "0.5,-1", "a,b", "nan,1", "inf,1"]
+    "weights",
+    ["0.5", "0.5,0.3,0.2", "0.5,0", "0.5,-1", "a,b", "nan,1", "1,nan", "inf,1", "1e308,1e308"],
 )
 def test_weights_that_make_no_sense_are_refused(runs, tmp_path, capsys, weights):
     assert f"--weights {weights}: give a number above 0" in refusal(
@@ -235,6 +237,28 @@ def test_one_run_is_no_blend(runs, capsys):
     before = sorted(runs[0].rglob("*"))
     assert "at least two runs" in refusal(capsys, choose(runs[0]))
     assert sorted(runs[0].rglob("*")) == before
+
+
+def test_a_blend_remembers_its_mirror_images_and_predict_says_where_they_differ(
+    runs, root, tmp_path, capsys
+):
+    assert choose(*runs, flags=["--tta", "hflip"]) == 0
+    flags = ["--images", root / "train_images", "--out", tmp_path / "out.csv"]
+    asked = [*words(*runs), *map(str, flags)]
+    capsys.readouterr()
+    assert predict.main([*asked, "--tta", "hflip"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert predict.main(asked) == 0
+    said = capsys.readouterr().out
+    assert "chosen with --tta hflip; here they cut what --tta none predicts" in said
+
+
+@pytest.mark.parametrize("weights", ["4,1,1", "7,5,2", "3,3,1"])
+def test_the_command_that_is_named_leads_to_the_same_place(runs, weights):
+    asked = members.read_members((*runs, runs[0]), weights, "all")
+    given = shlex.split(members.blend_command(asked))
+    again = members.read_members((*runs, runs[0]), given[given.index("--weights") + 1], "all")
+    assert members.results_folder(again) == members.results_folder(asked)
 
 
 def test_presence_needs_a_head_in_every_run(runs, root, tmp_path, capsys):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from utils.memory import is_out_of_memory, peak_memory
+from utils.errors import InputError
+from utils.memory import explaining_full_memory, is_out_of_memory, peak_memory
 
 
 def allocate_too_much():
@@ -25,6 +26,17 @@ def test_other_errors_are_not_taken_for_it():
     with pytest.raises(RuntimeError, match="must match") as other:
         torch.zeros(2) + torch.zeros(3)
     assert not is_out_of_memory(other.value)
+
+
+@pytest.mark.parametrize("work", [allocate_too_much, a_gpu_that_is_full])
+def test_where_predicting_needs_more_the_setting_is_named(work):
+    with pytest.raises(InputError, match="smaller --batch_size"), explaining_full_memory():
+        work()
+
+
+def test_other_errors_of_a_prediction_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match="must match"), explaining_full_memory():
+        torch.zeros(2) + torch.zeros(3)
 
 
 def test_the_peak_grows_with_what_is_held():

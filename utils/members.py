@@ -113,7 +113,8 @@ def results_folder(members: Sequence[Member]) -> Path:
 def blend_command(members: Sequence[Member]) -> str:
     """Write the command that makes the thresholds of a blend."""
     runs = " ".join(f"--run {shlex.quote(str(member.run))}" for member in members)
-    weights = ",".join(f"{member.weight:.6g}" for member in members)
+    # Every digit, as the folder's name follows from the weights.
+    weights = ",".join(str(member.weight) for member in members)
     return f"python -m utils.blend {runs} --weights {weights}"
 
 
@@ -230,7 +231,7 @@ def _parse_weights(text: str | None, count: int) -> list[float]:
         weights = [float(word) for word in words]
     except ValueError:
         weights = []
-    if len(weights) != count or not all(0 < weight < math.inf for weight in weights):
+    if len(weights) != count or not (min(weights) > 0 and sum(weights) < math.inf):
         raise InputError(
             f"--weights {text}: give a number above 0 for each --run, {count} in all, with commas "
             "between them"

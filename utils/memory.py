@@ -2,8 +2,12 @@
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from utils.errors import InputError
 
 _GIB = 2**30
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -24,3 +28,20 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Say whether a device or a processor reports that its memory is full."""
     # A processor's allocator has no error class of its own.
     return any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def explaining_full_memory() -> Iterator[None]:
+    """Say what to do where the memory is too small to predict.
+
+    Raises:
+        InputError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise InputError(
+                f"the memory is too small; give a smaller --batch_size ({error})"
+            ) from error
+        raise
