@@ -252,8 +252,8 @@ def test_epochs_that_a_killed_process_did_not_come_to_remove_are_removed(checkpo
         checkpoints.save(content_of(epoch) | {"kept": kept}, [0, 1][: epoch + 1], several=True)
     with monkeypatch.context() as killed:
         killed.setattr(FoldCheckpoints, "_keep_only", lambda *_: sys.exit(9))
+        content = content_of(2) | {"kept": [{"epoch": 2}, {"epoch": 1}]}
         with pytest.raises(SystemExit):
-            content = content_of(2) | {"kept": [{"epoch": 2}, {"epoch": 1}]}
             checkpoints.save(content, [2, 1], several=True)
     assert len(checkpoints.best(1)) == 3
     checkpoints.remove_leftovers()

@@ -53,8 +53,9 @@ def _final() -> list[A.BasicTransform | A.BaseCompose]:
     """Flip, small rotation, CLAHE, a little of gamma, brightness and contrast, blur, noise.
 
     Horizontal flip (0.4); rotation by up to 15 degrees (0.4); CLAHE with a clip limit of 1 to 4
-    (0.4), on top of preprocessing's where that has one; gamma of 80 to 120 % (0.1); brightness and contrast (0.1); one of three blurs (0.3), motion blur over 3 to 7 pixels;
-    noise (0.2), one of 2.55 to 12.75 or of 3 to 7 grey levels.
+    (0.4), on top of preprocessing's where that has one; gamma of 80 to 120 % (0.1); brightness and
+    contrast (0.1); one of three blurs (0.3), motion blur over 3 to 7 pixels; noise (0.2), one of
+    2.55 to 12.75 or of 3 to 7 grey levels.
     """
     return [
         A.HorizontalFlip(p=0.4),

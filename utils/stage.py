@@ -62,6 +62,7 @@ def parse_share(text: float | str | None, flag: str) -> tuple[float, float] | No
     if len(shares) not in (1, 2) or not all(0 < share <= 1 for share in shares):
         raise InputError(
             f"{flag} {text}: give a share above 0 and at most 1, such as 0.5, or that of the first "
-            "and of the last epoch, such as 0.8:0.4 (or 1.0:0.5, as YAML takes 1:0.5 for the number 60.5)"
+            "and of the last epoch, such as 0.8:0.4 (or 1.0:0.5, as YAML takes 1:0.5 for the "
+            "number 60.5)"
         )
     return shares[0], shares[-1]
