@@ -104,6 +104,8 @@ class Solver:
                 f"stopped behind the last epoch of fold {self.fold.number}; go on with --run_name "
                 f"{self.config.run_name} --resume true"
             )
+        # Optimizer, average and loaders take the memory that the networks of prediction may need.
+        self.learner = self.model = self.data = None
         self.write_out_of_fold()
 
     def do_epoch(self, stage: Stage, epoch: int) -> None:
@@ -150,7 +152,7 @@ class Solver:
             self.kept = start.get("kept", [start["best"]])
         if self.config.compile:
             self.module.compile()
-        self.log.stage(stage, fold, len(steps[0]), start)
+        self.log.stage(stage, fold, self.data.batches.images(0), len(steps[0]), start)
 
     def load_data(self, fold: Fold, stage: Stage) -> None:
         """Open the loaders of a stage for the images of a fold."""

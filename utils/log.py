@@ -44,13 +44,14 @@ class FoldLog:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def stage(self, stage: Stage, fold: Fold, batches: int, start: dict) -> None:
+    def stage(self, stage: Stage, fold: Fold, images: int, batches: int, start: dict) -> None:
         """Say what a stage trains on and what it starts from.
 
         Args:
             stage: the stage.
             fold: its images.
-            batches: batches per epoch.
+            images: those of them that the first epoch takes.
+            batches: batches of the first epoch.
             start: the checkpoint it starts from, empty if there is none.
         """
         origin = "from new weights"
@@ -62,9 +63,10 @@ class FoldLog:
                 f"({start['best']['epoch'] + 1}), with a fresh optimizer, schedule and best score"
             )
         positives = sum(name in fold.positive for name in fold.train)
+        drawn = "" if images == len(fold.train) else f"{images} of "
         self.line(
-            f"fold {fold.number} stage {stage.number}: {len(fold.train)} images ({positives} "
-            f"positive), {batches} steps of {stage.batch_size} at {stage.image_size} px, "
+            f"fold {fold.number} stage {stage.number}: {drawn}{len(fold.train)} images ({positives} "
+            f"positive), {batches} batches of {stage.batch_size} at {stage.image_size} px, "
             f"{stage.epochs} epochs, rate {stage.lr:.3g}; {origin}"
         )
 
@@ -83,7 +85,7 @@ class FoldLog:
             stage: the stage.
             epoch: from 0.
             trained: what the pass over the training images gave.
-            lr: learning rate of the epoch.
+            lr: learning rate of the epoch; where it changes from step to step, that behind the last.
             reached: validation loss, the rule chosen and its scores.
             is_best: whether the epoch is the stage's best so far.
         """

@@ -9,7 +9,9 @@
 | lovasz       | symmetric Lovasz hinge of each image, mean over images                            |
 
 Every term takes logits and mask, [B,1,H,W] float and uint8 of 0 and 1, and gives a scalar. Weights
-are not normalised: `bce:3,dice:1` is 3 bce + dice.
+are not normalised: `bce:3,dice:1` is 3 bce + dice. All but `dice` are means over images, which do
+not change with the cut into batches; `dice` is of the images that a process computes at once, in
+training as in validation, so it depends on batch size and number of processes.
 """
 
 import re
