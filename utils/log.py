@@ -65,8 +65,8 @@ class FoldLog:
         positives = sum(name in fold.positive for name in fold.train)
         drawn = "" if images == len(fold.train) else f"{images} of "
         self.line(
-            f"fold {fold.number} stage {stage.number}: {drawn}{len(fold.train)} images ({positives} "
-            f"positive), {batches} batches of {stage.batch_size} at {stage.image_size} px, "
+            f"fold {fold.number} stage {stage.number}: {drawn}{len(fold.train)} images "
+            f"({positives} positive), {batches} batches of {stage.batch_size} at {stage.image_size} px, "
             f"{stage.epochs} epochs, rate {stage.lr:.3g}; {origin}"
         )
 
@@ -85,7 +85,7 @@ class FoldLog:
             stage: the stage.
             epoch: from 0.
             trained: what the pass over the training images gave.
-            lr: learning rate of the epoch; where it changes from step to step, that behind the last.
+            lr: learning rate of the epoch; where it changes with the steps, that behind the last.
             reached: validation loss, the rule chosen and its scores.
             is_best: whether the epoch is the stage's best so far.
         """
