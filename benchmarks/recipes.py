@@ -13,10 +13,10 @@ and is scaled in the rest: image sizes, to end at --size; epochs, to fill --work
 quarter, one that is validated a third. With one network equal work is equal time, but for what the
 machine does besides; the seconds are measured.
 
-Prints for each recipe, from out-of-fold results: Dice with thresholds from the other folds (none
-with a single fold), Dice on positives, AUC of telling images with a mask, empties kept, seconds; 95 % intervals over patients,
-and how far its AUC is from the first recipe's. A run that is finished is taken as it is. --plan
-only says what would be trained.
+Prints for each recipe, from out-of-fold results: Dice with thresholds from the other folds (not
+with a single fold), Dice on positives, empties kept, AUC of telling images with a mask, how far
+that is from the first recipe's, seconds; 95 % intervals over patients. A run that is finished is
+taken as it is. --plan only says what would be trained.
 """
 
 import argparse
@@ -155,6 +155,10 @@ def _results(
 ) -> tuple[dict, Histograms, list[str], float]:
     folder = _folder(given, config)
     folds = load_folds(folder)
+    if list(folds) != config.fold_numbers():
+        raise InputError(
+            f"{folder} has folds {list(folds)}; name them by --folds, or another --out"
+        )
     pooled = join(list(folds.values()))
     table = read_folds(folder / "folds.csv").set_index("ImageId")
     seconds = [_seconds(folder / f"fold{number}") for number in folds]
@@ -177,7 +181,7 @@ def _row(name: str, mine: tuple, first: tuple) -> dict:
 def _dice_cells(row: dict) -> list[str]:
     scores = row["cross_fitted"]
     if scores is None:
-        return ["–"] * 5
+        return [""] * 5
     shares = [f"{scores[key]:.4f}" for key in ("baseline", "dice_positive", "empty_kept")]
     return [_span([scores["dice"], *scores["interval"]]), *shares, str(scores["predicted"])]
 

@@ -1,17 +1,23 @@
 """Recipes: what every file of recipes/ has, and how the benchmark brings them to equal work."""
 
+import json
 import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import recipes
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale, work_of
+from tests.makers import measured
+from tests.tiny import write_dataset
 from utils.config import Config
 from utils.errors import InputError
+from utils.metric import join
 from utils.stage import Stage
+from utils.summary import load_folds
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 BOUNDS = Bounds(size=256, work=2600, batch=8, train=800, positives=200, valid=200)
@@ -99,3 +105,68 @@ def test_a_gain_is_the_difference_of_two_areas_and_its_interval_holds_it():
     assert value == pytest.approx(roc_auc_score(positive, strong) - roc_auc_score(positive, weak))
     assert 0 < low < value < high < 0.6
     assert recipes.auc_gain(weak, weak, positive, groups) == [0, 0, 0]
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """The flags of a comparison whose two runs are there, as if they had been trained."""
+    root = write_dataset(tmp_path / "data", count=20)
+    patients = root / "patients.csv"
+    names = sorted(path.stem for path in (root / "train_images").iterdir())
+    pd.DataFrame({"ImageId": names, "PatientId": names}).to_csv(patients, index=False)
+    flags = [
+        "original_512",
+        "best",
+        "--data",
+        root,
+        "--groups",
+        patients,
+        "--out",
+        tmp_path / "out",
+    ]
+    flags = [str(flag) for flag in flags]
+    given = recipes._parse(flags)
+    for seed, name in enumerate(given.recipes):
+        config = recipes._place(scale(read_recipe(name), recipes._bounds(given)), name, given)
+        folder = recipes._folder(given, config)
+        rows = []
+        for number in range(2):
+            fold = folder / f"fold{number}"
+            fold.mkdir(parents=True)
+            histograms = measured(10 * seed + number)
+            ids = np.array([f"image{number}{i}" for i in range(len(histograms.ids))])
+            replace(histograms, ids=ids).save(fold / "oof.npz")
+            (fold / "log.txt").write_text("2026-01-01 00:00:00 it begins\n")
+            rows += [(name, number, 1, name) for name in ids]
+        table = pd.DataFrame(rows, columns=["ImageId", "fold", "positive", "PatientId"])
+        table.to_csv(folder / "folds.csv", index=False)
+        config.save(folder / "config.yaml")
+    return flags
+
+
+def test_the_table_is_that_of_the_out_of_fold_results(compared, capsys):
+    assert recipes.main(compared) == 0
+    out = recipes._parse(compared).out
+    lines = capsys.readouterr().out.splitlines()
+    rows = json.loads((out / "recipes.json").read_text())
+    pooled = [
+        join(list(load_folds(out / "unet_resnet34" / row["recipe"]).values())) for row in rows
+    ]
+    aucs = [roc_auc_score(each.positive, each.image_scores()) for each in pooled]
+    for row, auc in zip(rows, aucs, strict=True):
+        assert row["auc"][0] == pytest.approx(auc)
+        assert row["auc_gain"][0] == pytest.approx(auc - aucs[0])
+        content = json.loads((out / "unet_resnet34" / row["recipe"] / "threshold.json").read_text())
+        (line,) = (line for line in lines if line.startswith(f"| {row['recipe']} |"))
+        assert f"| {content['cross_fitted']['dice']:.4f} (" in line
+        assert f"| {auc:.4f} (" in line
+    assert aucs[0] != aucs[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(["--work", "9"], "trained with other settings"), (["--folds", "0"], "has folds [0, 1]")],
+)
+def test_runs_of_another_comparison_are_refused(compared, capsys, change, said):
+    assert recipes.main([*compared, *change]) == 2
+    assert said in capsys.readouterr().err

@@ -66,8 +66,8 @@ class FoldLog:
         drawn = "" if images == len(fold.train) else f"{images} of "
         self.line(
             f"fold {fold.number} stage {stage.number}: {drawn}{len(fold.train)} images "
-            f"({positives} positive), {batches} batches of {stage.batch_size} at {stage.image_size} px, "
-            f"{stage.epochs} epochs, rate {stage.lr:.3g}; {origin}"
+            f"({positives} positive), {batches} batches of {stage.batch_size} at "
+            f"{stage.image_size} px, {stage.epochs} epochs, rate {stage.lr:.3g}; {origin}"
         )
 
     def epoch(
