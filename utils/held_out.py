@@ -105,12 +105,7 @@ def predict_held_out(
         disable=not fabric.is_global_zero,
     )
     measured = gather(fabric, list[Row](bar))
-    crowded = sum(row.components is None for row in measured)
-    if crowded:
-        say(
-            f"warning: the maps of {crowded} of {len(measured)} images have more than {MOST} "
-            "components each; thresholds are searched without component filters"
-        )
+    _warn_of_crowded(measured)
     return collect(ids, measured)
 
 
@@ -129,6 +124,15 @@ def _predict(
                 raise InputError(f"image {name}: {error}") from error
             levels, deciding = whole.levels()
             yield name, levels, mask.numpy(), deciding, whole.presence
+
+
+def _warn_of_crowded(rows: list[Row]) -> None:
+    crowded = sum(row.components is None for row in rows)
+    if crowded:
+        say(
+            f"warning: the maps of {crowded} of {len(rows)} images have more than {MOST} components"
+            " each; thresholds are searched without component filters"
+        )
 
 
 def _collate(items: list[tuple[int, list[Tensor], Tensor]]) -> HeldOutBatch:
