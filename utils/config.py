@@ -69,7 +69,8 @@ class Config:
     a stage, such as 0.8:0.4: all of them and as many others as it asks for. Every image if not
     given."""
     positive_share_stage2: float | str | None = None
-    """Likewise in stage 2; that of stage 1 if not given."""
+    """Likewise in stage 2; that of stage 1 if not given. A share below that of all images, such as
+    0.01, takes every image."""
     schedule: Literal["cosine", "restarts", "one_cycle"] = "cosine"
     """Learning rate over a stage: cosine falls to 0, restarts does so every restart_epochs,
     one_cycle rises to lr and falls again."""
