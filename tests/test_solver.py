@@ -112,13 +112,13 @@ def test_stage_two_has_its_own_best(root, tmp_path, monkeypatch):
     assert found["stage2_best"]["epoch"] == 0
 
 
-@pytest.mark.parametrize(("best_by", "best"), [("dice", 2), ("loss", 4)])
+@pytest.mark.parametrize(("best_by", "best"), [("dice", 2), ("loss", 0), ("last", 4)])
 def test_the_best_epoch_is_the_first_of_highest_dice_then_lowest_loss(
     root, tmp_path, monkeypatch, best_by, best
 ):
-    """Or of the lowest loss alone, where that is asked for."""
+    """Or of the lowest loss alone, or the last, where that is asked for."""
     dice = iter([0.5, 0.7, 0.7, 0.7, 0.6])
-    losses = iter([0.1, 0.3, 0.2, 0.2, 0.0])
+    losses = iter([0.1, 0.3, 0.2, 0.2, 0.3])
     real_score, real_validate = solver_module.score, solver_module.validate
     monkeypatch.setattr(
         solver_module, "score", lambda *a: replace(real_score(*a), dice=next(dice, 0.0))

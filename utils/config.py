@@ -91,9 +91,10 @@ class Config:
     kept; 0 keeps the weights themselves."""
     keep_best: int = 1
     """Best epochs of a stage that are kept, and averaged in prediction."""
-    best_by: Literal["dice", "loss"] = "dice"
-    """What the best epochs are chosen by: the highest validation Dice (then the lower loss), or the
-    lowest validation loss, which says more while Dice is hardly above that of empty masks."""
+    best_by: Literal["dice", "loss", "last"] = "dice"
+    """What the best epochs are chosen by: the highest validation Dice (then the lower loss), the
+    lowest validation loss, or last, which takes the last ones whatever they reach: the rate has
+    fallen to 0 there, and nothing is chosen on the images that are scored."""
     presence_weight: float = 0.0
     """Above 0 the network also says whether an image has a mask at all, trained with its own
     cross-entropy, which counts so much in the loss."""

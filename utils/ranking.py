@@ -7,6 +7,7 @@ from utils.config import Config
 _RANKS: dict[str, Callable[[dict], tuple[float, ...]]] = {
     "dice": lambda reached: (reached["dice"], -reached["loss"]),
     "loss": lambda reached: (-reached["loss"],),
+    "last": lambda reached: (reached["epoch"],),
 }
 """How epochs are ordered, by what --best_by names; the best is the largest."""
 
@@ -16,7 +17,7 @@ def keep_best(kept: list[dict], reached: dict, config: Config) -> list[dict]:
 
     Args:
         kept: the best epochs so far, best first.
-        reached: what the epoch behind them reached: `dice` and `loss` of the validation.
+        reached: the `epoch` behind them, and the `dice` and `loss` of its validation.
         config: how many to keep, and what the best are chosen by.
     """
     ordered = sorted([*kept, reached], key=_RANKS[config.best_by], reverse=True)
