@@ -6,8 +6,9 @@
 A recipe is a file of recipes/; behind @ follow settings of it to change, SETTING=VALUE, with ; in
 between. Each is trained by train_sfold.py, its folds side by side with an equal part of the cores.
 It keeps what is its own (network, stages and their proportions, rates, losses, shares, schedules)
-and is scaled in the rest: image sizes, to end at --size; epochs, to fill --work; batches, to
---batch images. No encoder is frozen, as none is pretrained.
+and is scaled in the rest: image sizes, to end at --size where the recipe ends at 512 pixels or
+more (one of 256 pixels ends at half of it); epochs, to fill --work; batches, to --batch images. No
+encoder is frozen, as none is pretrained.
 
 --work is the work of a fold, counted in training images of --size: one of half the side counts a
 quarter, one that is validated a third. With one network equal work is equal time, but for what the
@@ -238,7 +239,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, required=True, help="folder with train_images/ and train_mask/")
     add("--groups", type=Path, required=True, help="csv of ImageId,PatientId")
     add("--out", type=Path, default=Path("checkpoints/recipes"), help="folder of the runs")
-    add("--size", type=int, default=256, help="pixels of the last stage (256)")
+    add("--size", type=int, default=256, help="pixels that 512 or more become (256)")
     add("--work", type=float, default=2600, help="of a fold, in training images (2600)")
     add("--batch", type=int, default=8, help="images per step (8)")
     add("--n_splits", type=int, default=5, help="folds the images are cut into (5)")

@@ -10,6 +10,8 @@ from utils.setting_checks import SIZE_STEP
 from utils.stage import Stage
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+_FULL = 512
+"""Pixels of the original's first stage, against which a recipe of smaller images stays smaller."""
 _VALIDATED = 1 / 3
 """Work of an image that is validated: a forward pass, where training takes three times as long."""
 _STRETCHES = ("epoch_stage1", "epoch_stage2", "epoch_stage3")
@@ -23,7 +25,7 @@ class Bounds:
     """What all recipes share.
 
     Attributes:
-        size: side in pixels that the last stage ends at.
+        size: side in pixels that a recipe of 512 pixels or more ends at.
         work: of a fold, in training images of that size.
         batch: images per step.
         train: images of a fold to learn from.
@@ -76,9 +78,9 @@ def work_of(stage: Stage, bounds: Bounds) -> float:
 
 def scale(config: Config, bounds: Bounds) -> Config:
     """Bring sizes, epochs and batches of a recipe to those bounds; no encoder is held frozen."""
-    last = config.stages(config.lr)[-1].image_size
+    largest = max(_FULL, config.stages(config.lr)[-1].image_size)
     sizes = {
-        name: max(1, round(getattr(config, name) * bounds.size / last / SIZE_STEP)) * SIZE_STEP
+        name: max(1, round(getattr(config, name) * bounds.size / largest / SIZE_STEP)) * SIZE_STEP
         for name in ("image_size_stage1", "image_size_stage2")
     }
     smaller = replace(config, **sizes)
