@@ -1,7 +1,7 @@
 """Recipes against each other: the same folds, the same work, from new weights, at a small size.
 
     python -m benchmarks.recipes --data DIR --groups patients.csv original_512 winner best
-    python -m benchmarks.recipes --data DIR --groups patients.csv best best@loss=bce best@ema=0
+    python -m benchmarks.recipes --data DIR --groups patients.csv best best@loss=bce best@ema=0.999
 
 A recipe is a file of recipes/; behind @ follow settings of it to change, SETTING=VALUE, with ; in
 between. Each is trained by train_sfold.py, its folds side by side with an equal part of the cores.
@@ -239,7 +239,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--data", type=Path, required=True, help="folder with train_images/ and train_mask/")
     add("--groups", type=Path, required=True, help="csv of ImageId,PatientId")
     add("--out", type=Path, default=Path("checkpoints/recipes"), help="folder of the runs")
-    add("--size", type=int, default=256, help="pixels that 512 or more become (256)")
+    add("--size", type=int, default=256, help="pixels that a recipe of 512 or more ends at (256)")
     add("--work", type=float, default=2600, help="of a fold, in training images (2600)")
     add("--batch", type=int, default=8, help="images per step (8)")
     add("--n_splits", type=int, default=5, help="folds the images are cut into (5)")
