@@ -30,12 +30,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.splits import read_patients
-from utils.detection import Cut, Detection, detect, read_scores
+from datasets.folds import read_patients
 from utils.errors import InputError, command
-from utils.evaluation import Bucket, Estimate, Pairs, Summary, count, read_pairs, summarise
+from utils.evaluation.image_level import Cut, Detection, detect, read_scores
+from utils.evaluation.scoring import Bucket, Estimate, Pairs, Summary, count, read_pairs, summarise
+from utils.evaluation.worst_cases import find_by_id, image_size, write_sheet
 from utils.files import write_json
-from utils.worst import find_by_id, image_size, write_sheet
 
 PICTURES = (".png", ".jpg", ".jpeg")
 

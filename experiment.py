@@ -7,30 +7,23 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from datasets.cache import Cache
 from datasets.exclude import read_excluded
-from datasets.files import Files
+from datasets.folds import describe_leakage, fold_of, read_folds, read_patients, split, write_folds
 from datasets.loaders import check_dealing
 from datasets.siim import Found, Sample, Source, find_samples
-from datasets.splits import (
-    describe_leakage,
-    fold_of,
-    read_folds,
-    read_patients,
-    split,
-    write_folds,
-)
+from datasets.sources.cache import Cache
+from datasets.sources.files import Files
 from models import build_model
 from models.sizes import check_size
 from solver import Solver
 from solver_freeze import FreezeSolver
-from utils.choice import choose_thresholds, describe
-from utils.config import Config
+from utils.config.settings import Config
+from utils.console import say
+from utils.distributed import decide_once, launch
 from utils.errors import InputError
-from utils.processes import decide_once, launch
-from utils.rank import say
-from utils.run import begin_run, open_run
-from utils.summary import as_table, summarise
+from utils.postprocessing.selection import choose_thresholds, describe
+from utils.postprocessing.summary import as_table, summarise
+from utils.training.run_folder import begin_run, open_run
 
 
 @dataclass(frozen=True)

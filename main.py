@@ -16,10 +16,10 @@ import numpy as np
 
 from experiment import run
 from models import describe_models
-from utils.command_line import parse
-from utils.config import Config
+from utils.config.command_line import parse
+from utils.config.settings import Config
+from utils.console import say
 from utils.errors import command
-from utils.rank import say
 
 _LOWEST_RATE = 5e-7
 

@@ -28,11 +28,11 @@ Exit code: 0; 2 where something cannot be used, and then nothing is written.
 
 import sys
 
+from utils.config.prediction import parse
+from utils.distributed import launch
 from utils.errors import InputError, command
+from utils.inference.prediction import predict
 from utils.memory import explaining_full_memory
-from utils.options import parse
-from utils.prediction import predict
-from utils.processes import launch
 
 
 @command

@@ -9,28 +9,28 @@ import torch
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
-from datasets.batches import Part, plan_steps, seed_of
+from datasets.folds import Fold
 from datasets.loaders import StageData
+from datasets.sampling import Part, plan_steps, seed_of
 from datasets.siim import Source
-from datasets.splits import Fold
 from models import build_model
-from utils.checkpoint import FoldCheckpoints
-from utils.config import Config
-from utils.ensemble import Blend
-from utils.failures import Place, check_validated, explaining
-from utils.held_out import predict_held_out
-from utils.learner import Learner
-from utils.log import FoldLog
-from utils.loss import build_loss
-from utils.members import fold_checkpoints, open_ensemble, view_of
-from utils.preemption import Stopped, noting_signals
-from utils.processes import any_process, check_equal, fastest_layout, share_buffers
-from utils.ranking import keep_best
-from utils.resume import find_position
-from utils.stage import Stage
-from utils.threshold import best_pair, score
-from utils.training import Trained, train
-from utils.validation import Validation, validate
+from utils.config.settings import Config
+from utils.config.stages import Stage
+from utils.distributed import any_process, check_equal, fastest_layout, share_buffers
+from utils.inference.ensemble import Blend
+from utils.inference.held_out import predict_held_out
+from utils.inference.runs import fold_checkpoints, open_ensemble, view_of
+from utils.postprocessing.rule import best_pair, score
+from utils.signals import Stopped, noting_signals
+from utils.training.checkpoints import FoldCheckpoints
+from utils.training.epoch import Trained, train
+from utils.training.failures import Place, check_validated, explaining
+from utils.training.logger import FoldLog
+from utils.training.losses import build_loss
+from utils.training.ranking import keep_best
+from utils.training.resume import find_position
+from utils.training.state import Learner
+from utils.training.validation import Validation, validate
 
 _SHOWN = 4
 """Validation images drawn for TensorBoard."""

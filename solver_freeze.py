@@ -1,7 +1,7 @@
 """FreezeSolver: holds a pretrained encoder frozen in the first epochs of a stage."""
 
 from solver import Solver
-from utils.stage import Stage
+from utils.config.stages import Stage
 
 
 class FreezeSolver(Solver):

@@ -11,8 +11,8 @@ import sys
 
 from experiment import run
 from models import describe_models
-from utils.command_line import parse
-from utils.config import Config
+from utils.config.command_line import parse
+from utils.config.settings import Config
 from utils.errors import command
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from datasets import prepare, sample
-from datasets.images import find_images
+from datasets.formats.images import find_images
 from datasets.siim import Sample, find_samples
 
 _DRAWN = 48

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.runs import fold_folder, small_data, start
 from solver import Solver
-from utils.checkpoint import FoldCheckpoints
+from utils.training.checkpoints import FoldCheckpoints
 
 _IMAGES = 24
 _EPOCHS = {"epoch_stage1": "6", "epoch_stage2": "6", "epoch_stage2_accumulation": "2"}

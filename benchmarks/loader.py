@@ -8,11 +8,11 @@ from torch.utils.data import DataLoader
 from benchmarks.compare import Ratio, in_turns
 from benchmarks.data import Data
 from benchmarks.original import OriginalImages
-from datasets.cache import Cache
+from datasets.folds import Fold
 from datasets.loaders import StageData, start_worker
-from datasets.splits import Fold
-from utils.config import Config
-from utils.stage import Stage
+from datasets.sources.cache import Cache
+from utils.config.settings import Config
+from utils.config.stages import Stage
 
 _BATCHES = {512: 20, 1024: 4}
 """Images in a batch, by size."""

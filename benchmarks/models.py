@@ -23,8 +23,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model, model_types
-from utils.loss import bce
 from utils.memory import peak_gpu_memory, peak_memory
+from utils.training.losses import bce
 
 _SMP = ("smp:Unet:se_resnext50_32x4d", "smp:UnetPlusPlus:tu-efficientnet_b4")
 _COLUMNS = {

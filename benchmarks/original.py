@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+from datasets.augmentation import A, Augmentation
 from datasets.siim import Sample
-from utils.augmentation import A, Augmentation
 
 _THRESHOLD = 0.5
 

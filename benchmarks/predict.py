@@ -6,12 +6,12 @@ from benchmarks import original
 from benchmarks.compare import Ratio, in_turns
 from benchmarks.data import Data
 from models import build_model
-from utils.ensemble import Blend, Ensemble, View
-from utils.inference import ImageFiles, open_loader, predict_images
-from utils.pictures import Pictures
-from utils.processes import launch
-from utils.submission import Source
-from utils.threshold import PostProcess
+from utils.distributed import launch
+from utils.inference.ensemble import Blend, Ensemble, View
+from utils.inference.images import ImageFiles, open_loader, predict_images
+from utils.inference.pictures import Pictures
+from utils.inference.submission import Source
+from utils.postprocessing.rule import PostProcess
 
 _SIZE = 512
 _BATCH = 4

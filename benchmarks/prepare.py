@@ -7,8 +7,8 @@ import pydicom
 
 from benchmarks.compare import Ratio, in_turns
 from benchmarks.data import Data
-from datasets.convert import Job, convert
-from datasets.images import image_id
+from datasets.formats.images import image_id
+from datasets.tools.convert import Job, convert
 
 
 def measure(data: Data) -> Ratio:

@@ -16,16 +16,16 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from benchmarks.mutations import seal_png
-from datasets.annotations import Row, annotated_mask, read_annotations
 from datasets.exclude import read_excluded
-from datasets.images import image_id, read_image, ready_bytes
-from datasets.splits import read_folds, read_patients
-from utils.checkpoint import load_file
-from utils.config import load
-from utils.detection import read_scores
-from utils.metric import load_histograms
-from utils.out_of_fold import collect, describe_image
-from utils.threshold import PostProcess, load_rule
+from datasets.folds import read_folds, read_patients
+from datasets.formats.annotations import Row, annotated_mask, read_annotations
+from datasets.formats.images import image_id, read_image, ready_bytes
+from utils.config.settings import load
+from utils.evaluation.image_level import read_scores
+from utils.inference.out_of_fold import collect, describe_image
+from utils.postprocessing.histograms import load_histograms
+from utils.postprocessing.rule import PostProcess, load_rule
+from utils.training.checkpoints import load_file
 
 _SIDE = 24
 _RLE = (b"0 1", b"-1", b"5 10 3 20", b" 0 576 ", b"575 1", b"100 1 0 1 200 50")

@@ -31,18 +31,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale
-from datasets.files import Files
+from datasets.folds import read_folds
 from datasets.siim import find_samples
-from datasets.splits import read_folds
-from utils.bootstrap import DRAWS, number_groups
-from utils.choice import choose_thresholds
-from utils.config import Config, load
+from datasets.sources.files import Files
+from utils.config.settings import Config, load
 from utils.cores import usable_cores
-from utils.detection import auc
 from utils.errors import InputError, command
+from utils.evaluation.bootstrap import DRAWS, number_groups
+from utils.evaluation.image_level import auc
 from utils.files import write_json
-from utils.metric import Histograms, join
-from utils.summary import load_folds
+from utils.postprocessing.histograms import Histograms, join
+from utils.postprocessing.selection import choose_thresholds
+from utils.postprocessing.summary import load_folds
 
 
 @command

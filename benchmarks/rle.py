@@ -3,8 +3,8 @@
 from benchmarks import original
 from benchmarks.compare import Ratio, in_turns
 from benchmarks.data import Data
-from datasets.images import read_mask
-from utils.rle import encode
+from datasets.formats.images import read_mask
+from datasets.formats.rle import encode
 
 _OURS, _BASELINE = 500, 4
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.command_line import parse
-from utils.config import Config
+from utils.config.checks import SIZE_STEP
+from utils.config.command_line import parse
+from utils.config.settings import Config
+from utils.config.stages import Stage
 from utils.errors import InputError
-from utils.setting_checks import SIZE_STEP
-from utils.stage import Stage
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 _FULL = 512

@@ -27,12 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.compare import Ratio
 from benchmarks.data import Data, open_data
 from benchmarks.loader import open_stage
-from datasets.batches import Part
+from datasets.sampling import Part
 from models import build_model
-from utils.loss import bce
+from utils.distributed import fastest_layout, launch
 from utils.memory import peak_gpu_memory, peak_memory
-from utils.processes import fastest_layout, launch
-from utils.training import train
+from utils.training.epoch import train
+from utils.training.losses import bce
 
 _BATCHES = {"cpu": {512: 2, 1024: 2}, "cuda": {512: 20, 1024: 4}}
 _STEPS = {"cpu": {512: 2, 1024: 1}, "cuda": {512: 30, 1024: 30}}

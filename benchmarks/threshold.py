@@ -6,10 +6,10 @@ import torch
 
 from benchmarks.compare import Ratio, in_turns
 from benchmarks.data import Data
-from datasets.images import read_mask
-from utils.metric import Histograms, count_levels, to_levels
-from utils.search import best_rule
-from utils.threshold import THRESHOLDS
+from datasets.formats.images import read_mask
+from utils.postprocessing.histograms import Histograms, count_levels, to_levels
+from utils.postprocessing.rule import THRESHOLDS
+from utils.postprocessing.search import best_rule
 
 _IMAGES = 24
 

@@ -32,12 +32,12 @@ from pathlib import Path
 import numpy as np
 
 from datasets.exclude import read_excluded
-from datasets.findings import Duplicates, Findings, examine, find_duplicates
-from datasets.splits import read_folds
+from datasets.folds import read_folds
+from datasets.tools.findings import Duplicates, Findings, examine, find_duplicates
 from utils.errors import InputError, command
-from utils.evaluation import SIZES
+from utils.evaluation.scoring import SIZES
 from utils.files import write_json
-from utils.plots import draw_data
+from utils.postprocessing.plots import draw_data
 
 _QUANTILES = {
     "smallest": 0,

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datasets.batches import EpochBatches
+from datasets.augmentation import build_augmentation
+from datasets.folds import Fold
+from datasets.sampling import EpochBatches
 from datasets.siim import Source, TrainImages, ValidImages
-from datasets.splits import Fold
-from utils.augmentation import build_augmentation
-from utils.config import Config
+from utils.config.settings import Config
+from utils.config.stages import Stage
 from utils.errors import InputError
-from utils.stage import Stage
 
 
 class ValidBatch(NamedTuple):

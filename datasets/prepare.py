@@ -38,9 +38,9 @@ from typing import NamedTuple
 import cv2
 from tqdm import tqdm
 
-from datasets.annotations import read_annotations
-from datasets.convert import Job, Outcome, convert, remove
-from datasets.images import SUFFIXES, find_images, image_id
+from datasets.formats.annotations import read_annotations
+from datasets.formats.images import SUFFIXES, find_images, image_id
+from datasets.tools.convert import Job, Outcome, convert, remove
 from utils.cores import usable_cores
 from utils.errors import InputError, command
 from utils.files import atomic

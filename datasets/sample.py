@@ -28,8 +28,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 from tqdm import tqdm
 
-from datasets.phantom import draw_chest
-from utils import rle
+from datasets.formats import rle
+from datasets.tools.phantom import draw_chest
 from utils.cores import usable_cores
 from utils.errors import InputError, command
 from utils.files import atomic

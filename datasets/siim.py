@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datasets.augmentation import Augmentation
 from datasets.exclude import check_excluded
-from datasets.images import find_images, image_id
-from utils.augmentation import Augmentation
+from datasets.formats.images import find_images, image_id
 from utils.errors import InputError, refuse
 
 MEND = (

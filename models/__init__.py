@@ -21,8 +21,8 @@ from models.smp import build_smp
 from models.unet_family import FAMILY, build_unet
 from models.unused import retire_unused
 from models.weights import load_encoder
+from utils.console import say
 from utils.errors import InputError
-from utils.rank import say
 
 _PRETRAINED: dict[str, Callable[..., nn.Module]] = {
     **{f"unet_{name}": partial(Unet, name, classes=1) for name in BACKBONES},

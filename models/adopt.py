@@ -30,12 +30,12 @@ from pathlib import Path
 from torch import Tensor
 
 from models import build_model
-from utils.checkpoint import FoldCheckpoints, load_file, reason_of
-from utils.command_line import parse
-from utils.config import Config
+from utils.config.command_line import parse
+from utils.config.settings import Config
+from utils.console import say
 from utils.errors import InputError, command
-from utils.rank import say
-from utils.run import begin_run, open_run
+from utils.training.checkpoints import FoldCheckpoints, load_file, reason_of
+from utils.training.run_folder import begin_run, open_run
 
 
 @command

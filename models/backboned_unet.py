@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.weights import fetch_imagenet
-from utils.rank import say
+from utils.console import say
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _VGG_SHORTCUTS = {

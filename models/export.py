@@ -28,13 +28,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.config import Config
-from utils.ensemble import Ensemble
+from utils.config.settings import Config
+from utils.console import say
+from utils.distributed import launch
 from utils.errors import InputError, command
 from utils.files import atomic
-from utils.members import find_checkpoints, open_ensemble, read_settings
-from utils.processes import launch
-from utils.rank import say
+from utils.inference.ensemble import Ensemble
+from utils.inference.runs import find_checkpoints, open_ensemble, read_settings
 
 _TOLERANCE = 1e-3
 _MOST_BYTES = 1536 * 2**20

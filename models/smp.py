@@ -5,9 +5,9 @@ from functools import partial
 
 from torch import nn
 
-from utils.checkpoint import reason_of
+from utils.console import say
 from utils.errors import InputError
-from utils.rank import say
+from utils.training.checkpoints import reason_of
 
 _PRESENCE = {"classes": 1, "pooling": "avg", "dropout": 0.2}
 _SETTINGS = {"DPT": {"dynamic_img_size": True}}

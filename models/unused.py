@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models.outputs import read_output
+from models.interface import read_output
 from utils.errors import InputError
 from utils.sizes import nearest_multiples
 

@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from utils.checkpoint import load_file, reason_of
+from utils.console import say
 from utils.errors import InputError
-from utils.rank import say
+from utils.training.checkpoints import load_file, reason_of
 
 _PREFIXES = ("module.", "backbone.", "encoder.", "features.")
 """Outermost first: of DDP, of networks that hold an encoder, of torchvision's VGG and DenseNet."""

@@ -17,7 +17,8 @@ from lightning_fabric import Fabric
 import solver as solver_module
 from solver_freeze import FreezeSolver
 from tests.tiny import TinyNet, config, fold_and_source
-from utils import loss, members
+from utils.inference import runs as members
+from utils.training import losses as loss
 
 
 def in_child(work: Callable[[], None]) -> int:

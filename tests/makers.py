@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from utils.metric import Histograms, count_levels
-from utils.out_of_fold import Row, collect, describe_image
+from utils.inference.out_of_fold import Row, collect, describe_image
+from utils.postprocessing.histograms import Histograms, count_levels
 
 Predicted = list[tuple[np.ndarray, np.ndarray]]
 

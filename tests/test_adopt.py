@@ -10,7 +10,7 @@ from models import build_model
 from models.adopt import main, read_weights
 from models.backboned_unet import Unet
 from tests.tiny import SETTINGS, as_flags, write_dataset
-from utils.config import Config
+from utils.config.settings import Config
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

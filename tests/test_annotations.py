@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.annotations import Row, annotated_mask, read_annotations
+from datasets.formats.annotations import Row, annotated_mask, read_annotations
 from utils.errors import InputError
 
 FORMS = {

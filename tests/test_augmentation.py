@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from datasets.augmentation import AUGMENTATIONS, Augmentation, build_augmentation
 from tests.dicoms import picture
-from utils.augmentation import AUGMENTATIONS, Augmentation, build_augmentation
 from utils.errors import InputError
 
 SEEDS = range(800)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny import TinyNet
-from utils.average import MovingAverage
+from utils.training.ema import MovingAverage
 
 
 def moved(net, generator):

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.batches import EpochBatches, Part, plan_steps, seed_of
+from datasets.sampling import EpochBatches, Part, plan_steps, seed_of
+from utils.config.stages import Stage, parse_share
 from utils.errors import InputError
-from utils.stage import Stage, parse_share
 
 
 @st.composite

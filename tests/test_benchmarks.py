@@ -11,9 +11,9 @@ from benchmarks import __main__ as benchmarks
 from benchmarks import original
 from benchmarks.compare import in_turns
 from benchmarks.loader import open_stage
+from datasets.formats.rle import encode
 from datasets.siim import Sample
 from tests.dicoms import picture, write_jpeg_dicom
-from utils.rle import encode
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,19 @@ import pytest
 from lightning_fabric import Fabric
 
 import predict
-from datasets.files import Files
-from datasets.images import read_image, read_mask
+from datasets.folds import fold_of, read_folds, write_folds
+from datasets.formats.images import read_image, read_mask
+from datasets.formats.rle import decode
 from datasets.siim import find_samples
-from datasets.splits import fold_of, read_folds, write_folds
+from datasets.sources.files import Files
 from solver import Solver
 from tests.dicoms import picture
 from tests.tiny import build_tiny, predict_slowly, write_dataset, write_run
-from utils import blend, members
-from utils.config import load
-from utils.metric import LEVELS, load_histograms
-from utils.rle import decode
-from utils.threshold import load_rule
+from utils import blend
+from utils.config.settings import load
+from utils.inference import runs as members
+from utils.postprocessing.histograms import LEVELS, load_histograms
+from utils.postprocessing.rule import load_rule
 
 CPU = ["--accelerator", "cpu", "--devices", 1, "--precision", "32-true", "--num_workers", 0]
 A = {"epoch_stage3": 1, "presence_weight": 0.1}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.bootstrap import DRAWS, interval
+from utils.evaluation.bootstrap import DRAWS, interval
 
 
 def scores(seed=0, images=60):

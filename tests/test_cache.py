@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from datasets import cache as cache_module
-from datasets.cache import Cache
-from datasets.files import Files
 from datasets.siim import find_samples
+from datasets.sources import cache as cache_module
+from datasets.sources.cache import Cache
+from datasets.sources.files import Files
 from tests.tiny import write_dataset
 from utils.errors import InputError
 
@@ -263,7 +263,7 @@ def test_a_second_process_waits_and_finds_it_made(data, monkeypatch, capsys):
             sys.executable,
             "-c",
             "import sys\n"
-            "from datasets.cache import Cache\n"
+            "from datasets.sources.cache import Cache\n"
             "from datasets.siim import find_samples\n"
             "root = sys.argv[1]\n"
             "Cache(find_samples(root)[0], True, [32, 64], root + '/cache').build()\n",

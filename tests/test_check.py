@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datasets.check import main
-from datasets.splits import write_folds
+from datasets.folds import write_folds
 from tests.tiny import write_dataset
 
 

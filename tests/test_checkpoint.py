@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils import checkpoint
-from utils.checkpoint import FoldCheckpoints, load_file
 from utils.errors import InputError
+from utils.training import checkpoints as checkpoint
+from utils.training.checkpoints import FoldCheckpoints, load_file
 
 
 def content_of(epoch, stage=1):

@@ -11,12 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main
 from tests import makers
 from tests.makers import make_images, measured
-from utils.choice import choose_thresholds, cross_fit, describe
 from utils.errors import InputError
-from utils.metric import join
-from utils.search import best_rule
-from utils.summary import load_folds
-from utils.threshold import PostProcess, load_rule, score
+from utils.postprocessing.histograms import join
+from utils.postprocessing.rule import PostProcess, load_rule, score
+from utils.postprocessing.search import best_rule
+from utils.postprocessing.selection import choose_thresholds, cross_fit, describe
+from utils.postprocessing.summary import load_folds
 
 
 def histograms_of(levels, masks, prefix="image"):

@@ -6,15 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.makers import predicted, slow_components
-from utils.components import (
+from utils.postprocessing.components import (
     COMPONENT_LEVELS,
     MOST,
     check_components,
     drop_components,
     find_components,
 )
-from utils.metric import level_of, threshold_of
-from utils.search import SEARCH_LEVELS
+from utils.postprocessing.histograms import level_of, threshold_of
+from utils.postprocessing.search import SEARCH_LEVELS
 
 
 def draw(seed):

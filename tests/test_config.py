@@ -9,9 +9,9 @@ from itertools import pairwise
 import pytest
 
 from tests.tiny import as_flags
-from utils import config as config_module
-from utils.command_line import parse
-from utils.config import Config, load
+from utils.config import settings as config_module
+from utils.config.command_line import parse
+from utils.config.settings import Config, load
 from utils.errors import InputError
 
 OTHER = {

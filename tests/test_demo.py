@@ -9,10 +9,10 @@ import torch
 
 import main
 from datasets import prepare, sample
-from datasets.images import read_image, read_mask
+from datasets.formats.images import read_image, read_mask
 from datasets.siim import find_samples
-from utils.metric import Histograms, count_levels, load_histograms
-from utils.threshold import best_pair, score
+from utils.postprocessing.histograms import Histograms, count_levels, load_histograms
+from utils.postprocessing.rule import best_pair, score
 
 RECIPE = str(Path(__file__).parent.parent / "recipes" / "demo.yaml")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from utils.detection import auc, detect, read_scores
 from utils.errors import InputError
+from utils.evaluation.image_level import auc, detect, read_scores
 
 
 def drawn(seed, images=80):

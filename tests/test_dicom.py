@@ -7,8 +7,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
-from datasets.dicom import grey_pixels, jpeg_frame, read_dicom
-from datasets.images import read_image, ready_bytes
+from datasets.formats.dicom import grey_pixels, jpeg_frame, read_dicom
+from datasets.formats.images import read_image, ready_bytes
 from tests.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
 from utils.errors import InputError
 

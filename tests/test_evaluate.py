@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.annotations import annotated_mask, read_annotations
+from datasets.formats.annotations import annotated_mask, read_annotations
+from datasets.formats.rle import encode
 from evaluate import main
 from tests.dicoms import picture, write_jpeg_dicom
 from tests.makers import predicted, slow_dice
-from utils.bootstrap import interval
 from utils.drawing import PREDICTION, TRUTH
-from utils.evaluation import Counts
-from utils.rle import encode
-from utils.worst import GAP, LINE, PICTURE, TITLE
+from utils.evaluation.bootstrap import interval
+from utils.evaluation.scoring import Counts
+from utils.evaluation.worst_cases import GAP, LINE, PICTURE, TITLE
 
 SHAPE = (9, 12)
 HEADER = "ImageId,EncodedPixels"

@@ -12,10 +12,10 @@ from models import build_model, export
 from models.inputs import normalise
 from tests.tiny import build_tiny, predict_slowly, write_dataset
 from tests.tiny import write_run as write_tiny_run
-from utils import members
-from utils.checkpoint import FoldCheckpoints
-from utils.config import Config, load
-from utils.members import find_checkpoints, load_network, open_ensemble, read_settings
+from utils.config.settings import Config, load
+from utils.inference import runs as members
+from utils.inference.runs import find_checkpoints, load_network, open_ensemble, read_settings
+from utils.training.checkpoints import FoldCheckpoints
 
 onnxruntime = pytest.importorskip("onnxruntime")
 SIZE = 64

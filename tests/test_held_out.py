@@ -5,16 +5,16 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from datasets.files import Files
-from datasets.images import read_image, read_mask
+from datasets.formats.images import read_image, read_mask
+from datasets.sources.files import Files
 from solver import Solver
 from tests.tiny import build_tiny, fold_and_source, predict_slowly, write_dataset, write_run
-from utils import members
-from utils.config import load
-from utils.ensemble import Blend, Maps, View
+from utils.config.settings import load
 from utils.errors import InputError
-from utils.held_out import predict_held_out
-from utils.metric import LEVELS, load_histograms
+from utils.inference import runs as members
+from utils.inference.ensemble import Blend, Maps, View
+from utils.inference.held_out import predict_held_out
+from utils.postprocessing.histograms import LEVELS, load_histograms
 
 RUNS = {
     "plain": ({}, {2: ["best"]}),

@@ -6,7 +6,7 @@ import pydicom
 import pytest
 from PIL import Image
 
-from datasets.images import (
+from datasets.formats.images import (
     find_images,
     image_id,
     preprocess,

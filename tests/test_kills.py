@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_solver import assert_same, checkpoints, scalars
 from tests.tiny import write_dataset
-from utils.metric import load_histograms
+from utils.postprocessing.histograms import load_histograms
 
 REPOSITORY = Path(__file__).parent.parent
 

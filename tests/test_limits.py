@@ -13,19 +13,21 @@ import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from datasets import images as images_module
-from datasets.annotations import read_annotations
-from datasets.dicom import dicom_size, read_dicom
 from datasets.exclude import read_excluded
-from datasets.images import image_id, read_image, ready_bytes
+from datasets.formats import images as images_module
+from datasets.formats.annotations import read_annotations
+from datasets.formats.dicom import dicom_size, read_dicom
+from datasets.formats.images import image_id, read_image, ready_bytes
 from tests.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
 from tests.makers import histograms_of, predicted
-from utils import limits, metric, tables
-from utils.command_line import parse
-from utils.config import Config, load
+from utils import csv_files as tables
+from utils import limits
+from utils.config.command_line import parse
+from utils.config.settings import Config, load
 from utils.errors import InputError
-from utils.metric import load_histograms
-from utils.threshold import load_rule
+from utils.postprocessing import histograms as metric
+from utils.postprocessing.histograms import load_histograms
+from utils.postprocessing.rule import load_rule
 
 
 def chunk(kind, body, length=None):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.cache import Cache
-from datasets.files import Files
-from datasets.images import preprocess, read_image
+from datasets.augmentation import Augmentation
+from datasets.folds import Fold
+from datasets.formats.images import preprocess, read_image
 from datasets.loaders import StageData, check_dealing
 from datasets.siim import TrainImages, find_samples
-from datasets.splits import Fold
+from datasets.sources.cache import Cache
+from datasets.sources.files import Files
 from tests.tiny import config, write_dataset
-from utils.augmentation import Augmentation
 from utils.errors import InputError, command
 
 

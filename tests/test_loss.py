@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.errors import InputError
-from utils.loss import bce, build_loss, dice, dice_image, focal, lovasz
+from utils.training.losses import bce, build_loss, dice, dice_image, focal, lovasz
 
 TERMS = (bce, dice, dice_image, focal, lovasz)
 

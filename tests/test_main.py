@@ -19,10 +19,10 @@ import predict
 import train_sfold
 from models import model_types
 from tests.tiny import SETTINGS, TinyNet, as_flags, config, write_dataset
-from utils.checkpoint import FoldCheckpoints
-from utils.config import load
+from utils.config.settings import load
 from utils.errors import InputError
-from utils.metric import load_histograms
+from utils.postprocessing.histograms import load_histograms
+from utils.training.checkpoints import FoldCheckpoints
 
 REPOSITORY = Path(__file__).parent.parent
 QUICK = {"image_size_stage2": 32, "epoch_stage1": 1, "epoch_stage2": 1}

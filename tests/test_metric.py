@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import arrays
 
 from tests.makers import histograms_of, make_rows, measured, predicted, slow_dice
 from utils.errors import InputError
-from utils.metric import (
+from utils.inference.out_of_fold import collect
+from utils.postprocessing.histograms import (
     alike,
     count_levels,
     join,
@@ -21,7 +22,6 @@ from utils.metric import (
     resize_probability,
     to_levels,
 )
-from utils.out_of_fold import collect
 
 LEVEL_MAPS = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 127, 128, 254, 255]))
 MASKS = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.makers import histograms_of, make_rows
-from utils.components import MOST
-from utils.out_of_fold import collect, describe_image
+from utils.inference.out_of_fold import collect, describe_image
+from utils.postprocessing.components import MOST
 
 
 def test_rows_together_are_the_histograms_of_the_maps():

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 from tests import makers
 from tests.makers import measured
-from utils import plots
-from utils.metric import threshold_of
-from utils.search import SEARCH_AREAS, SEARCH_LEVELS
-from utils.threshold import PostProcess, score
+from utils.postprocessing import plots
+from utils.postprocessing.histograms import threshold_of
+from utils.postprocessing.rule import PostProcess, score
+from utils.postprocessing.search import SEARCH_AREAS, SEARCH_LEVELS
 
 
 @pytest.fixture

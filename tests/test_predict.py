@@ -17,14 +17,14 @@ import torch
 
 import main
 import predict
-from datasets.images import preprocess, read_image
+from datasets.formats.images import preprocess, read_image
+from datasets.formats.rle import decode
 from models import build_model
 from models.inputs import normalise
 from tests.dicoms import write_dicom, write_jpeg_dicom
 from tests.tiny import SETTINGS, as_flags, write_dataset
 from utils.drawing import PANEL, TILE
-from utils.rle import decode
-from utils.threshold import load_rule
+from utils.postprocessing.rule import load_rule
 
 REPOSITORY = Path(__file__).parent.parent
 SIZE = 32
@@ -463,7 +463,7 @@ def test_a_failure_at_the_end_leaves_nothing(predicted, tmp_path, capsys, monkey
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("utils.prediction.write_submission", fail)
+    monkeypatch.setattr("utils.inference.prediction.write_submission", fail)
     flags = ["--overlays", tmp_path / "overlays", "--probabilities", tmp_path / "maps"]
     assert "no space left" in refusal(capsys, predicted(*flags))
     assert not list(tmp_path.iterdir())

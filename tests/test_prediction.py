@@ -10,15 +10,15 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.nn import functional as F
 
+from datasets.formats.rle import decode
 from models.inputs import normalise
 from tests.dicoms import picture
 from tests.tiny import TinyNet, WithPresence
-from utils.ensemble import Blend, Ensemble, Maps, View
-from utils.inference import ImageFiles, open_loader, predict_images
-from utils.pictures import Pictures
-from utils.rle import decode
-from utils.submission import Source
-from utils.threshold import PostProcess
+from utils.inference.ensemble import Blend, Ensemble, Maps, View
+from utils.inference.images import ImageFiles, open_loader, predict_images
+from utils.inference.pictures import Pictures
+from utils.inference.submission import Source
+from utils.postprocessing.rule import PostProcess
 
 RULE = PostProcess(0.5, 0, 0.5)
 VIEW = View(32, False)

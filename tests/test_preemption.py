@@ -9,10 +9,10 @@ import pytest
 import solver as solver_module
 from tests.test_solver import assert_same, checkpoints, make, scalars, wait_for_next_second
 from tests.tiny import TinyNet, write_dataset
-from utils import members
 from utils.errors import command
-from utils.metric import load_histograms
-from utils.preemption import Stopped, noting_signals
+from utils.inference import runs as members
+from utils.postprocessing.histograms import load_histograms
+from utils.signals import Stopped, noting_signals
 
 
 @pytest.fixture(scope="module")

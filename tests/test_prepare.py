@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pydicom.uid import JPEGLosslessSV1
 
-from datasets import convert
-from datasets.images import find_images, image_id, read_image
+from datasets.formats.images import find_images, image_id, read_image
+from datasets.formats.rle import decode
 from datasets.prepare import main
+from datasets.tools import convert
 from tests.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
-from utils.rle import decode
 
 
 class Place:

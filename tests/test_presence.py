@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models import build_model
-from models.outputs import read_output
+from models.interface import read_output
 from models.unet_family import FAMILY
 from models.unused import retire_unused
 from utils.errors import InputError

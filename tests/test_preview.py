@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from datasets.images import preprocess, read_image
+from datasets.formats.images import preprocess, read_image
+from datasets.preview import SEEDS, main
 from tests.tiny import write_dataset
 from utils.drawing import TILE, TRUTH
-from utils.preview import SEEDS, main
 
 SETS = 3
 

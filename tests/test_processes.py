@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.tiny import write_dataset
-from utils.metric import load_histograms
-from utils.processes import launch
+from utils.distributed import launch
+from utils.postprocessing.histograms import load_histograms
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -1,6 +1,6 @@
 import pytest
 
-from utils.rank import is_main_process, say
+from utils.console import is_main_process, say
 
 LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import Config
+from utils.config.settings import Config
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ from benchmarks import recipes
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale, work_of
 from tests.makers import measured
 from tests.tiny import write_dataset
-from utils.config import Config
+from utils.config.settings import Config
+from utils.config.stages import Stage
 from utils.errors import InputError
-from utils.metric import join
-from utils.stage import Stage
-from utils.summary import load_folds
+from utils.postprocessing.histograms import join
+from utils.postprocessing.summary import load_folds
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 BOUNDS = Bounds(size=256, work=2600, batch=8, train=800, positives=200, valid=200)

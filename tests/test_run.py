@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import Config, load
+from utils.config.settings import Config, load
 from utils.errors import InputError
-from utils.run import begin_run, open_run
+from utils.training.run_folder import begin_run, open_run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from datasets import sample
-from utils import rle
+from datasets.formats import rle
 
 SIZE = 128
 COUNT = 16

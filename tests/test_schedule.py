@@ -7,9 +7,9 @@ import torch
 from lightning_fabric import Fabric
 
 from tests.tiny import TinyNet
-from utils.config import Config
-from utils.optimizer import build_optimizer
-from utils.schedule import Schedule
+from utils.config.settings import Config
+from utils.training.optim import Schedule
+from utils.training.optimizer import build_optimizer
 
 STEPS = 5
 """Optimizer steps of an epoch."""

@@ -9,10 +9,10 @@ import pytest
 
 from tests import makers
 from tests.makers import make_images
-from utils.components import COMPONENT_LEVELS
-from utils.metric import threshold_of
-from utils.search import Grid, best_rule
-from utils.threshold import LEAVE_EMPTY, PostProcess, score
+from utils.postprocessing.components import COMPONENT_LEVELS
+from utils.postprocessing.histograms import threshold_of
+from utils.postprocessing.rule import LEAVE_EMPTY, PostProcess, score
+from utils.postprocessing.search import Grid, best_rule
 
 TOY = Grid(
     levels=(15, 63, 127, 203),

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.augmentation import Augmentation
 from datasets.exclude import read_excluded
-from datasets.files import FilePixels, Files
-from datasets.images import preprocess, read_image
+from datasets.formats.images import preprocess, read_image
 from datasets.siim import Sample, TrainImages, ValidImages, find_samples
+from datasets.sources.files import FilePixels, Files
 from tests.dicoms import picture, write_dicom
 from tests.tiny import write_dataset
-from utils.augmentation import Augmentation
 from utils.errors import InputError
 
 

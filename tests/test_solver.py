@@ -15,17 +15,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import solver as solver_module
-from datasets.batches import EpochBatches
-from datasets.images import preprocess, read_image, read_mask, resize_mask
+from datasets.formats.images import preprocess, read_image, read_mask, resize_mask
+from datasets.sampling import EpochBatches
 from models.inputs import normalise
 from models.unused import retire_unused
 from solver import Solver
 from solver_freeze import FreezeSolver
 from tests.tiny import TinyNet, config, fold_and_source, write_dataset
-from utils import members
 from utils.errors import InputError
-from utils.log import FoldLog
-from utils.metric import load_histograms
+from utils.inference import runs as members
+from utils.postprocessing.histograms import load_histograms
+from utils.training.logger import FoldLog
 
 
 @pytest.fixture(scope="module")

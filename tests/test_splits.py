@@ -5,15 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-from datasets.annotations import read_annotations
-from datasets.splits import (
-    describe_leakage,
-    fold_of,
-    read_folds,
-    read_patients,
-    split,
-    write_folds,
-)
+from datasets.folds import describe_leakage, fold_of, read_folds, read_patients, split, write_folds
+from datasets.formats.annotations import read_annotations
 from utils.errors import InputError
 
 KINDS = [(stratified, grouped) for stratified in (False, True) for grouped in (False, True)]

@@ -8,9 +8,9 @@ import pytest
 
 from tests.makers import histograms_of, predicted
 from utils.errors import InputError
-from utils.metric import join
-from utils.summary import as_table, load_folds, summarise
-from utils.threshold import PostProcess, best_pair, score
+from utils.postprocessing.histograms import join
+from utils.postprocessing.rule import PostProcess, best_pair, score
+from utils.postprocessing.summary import as_table, load_folds, summarise
 
 
 @pytest.fixture

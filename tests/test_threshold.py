@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from tests import makers
 from tests.makers import histograms_of, make_rows, measured, predicted, slow_dice, slow_mask
-from utils.components import COMPONENT_LEVELS
 from utils.errors import InputError
-from utils.metric import threshold_of
-from utils.out_of_fold import collect
-from utils.surface import dice_surface
-from utils.threshold import (
+from utils.inference.out_of_fold import collect
+from utils.postprocessing.components import COMPONENT_LEVELS
+from utils.postprocessing.histograms import threshold_of
+from utils.postprocessing.rule import (
     MIN_AREAS,
     THRESHOLDS,
     PostProcess,
@@ -25,6 +24,7 @@ from utils.threshold import (
     load_rule,
     score,
 )
+from utils.postprocessing.surface import dice_surface
 
 SEEDS = st.integers(0, 10_000)
 

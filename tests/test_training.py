@@ -4,13 +4,13 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from datasets.batches import plan_steps
+from datasets.sampling import plan_steps
 from models.inputs import normalise
 from tests.tiny import TinyNet
-from utils.loss import bce
-from utils.preemption import Stopped
-from utils.training import train
-from utils.watch import READ_EVERY, NotFinite
+from utils.signals import Stopped
+from utils.training.epoch import train
+from utils.training.losses import bce
+from utils.training.watch import READ_EVERY, NotFinite
 
 
 @pytest.fixture

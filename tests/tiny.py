@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datasets.files import Files
-from datasets.images import preprocess
+from datasets.folds import Fold, fold_of, split, write_folds
+from datasets.formats.images import preprocess
 from datasets.siim import find_samples
-from datasets.splits import Fold, fold_of, split, write_folds
+from datasets.sources.files import Files
 from models.inputs import normalise
-from utils.config import Config, load
+from utils.config.settings import Config, load
 
 SETTINGS = {
     "pretrained": False,

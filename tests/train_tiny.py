@@ -11,9 +11,9 @@ from torch.optim import SGD
 import solver as solver_module
 from solver_freeze import FreezeSolver
 from tests.tiny import TinyNet, config, fold_and_source
-from utils import members
-from utils import optimizer as optimizer_module
-from utils.processes import launch
+from utils.distributed import launch
+from utils.inference import runs as members
+from utils.training import optimizer as optimizer_module
 
 
 class FixedNorm(TinyNet):

@@ -33,14 +33,16 @@ import pandas as pd
 from lightning_fabric import Fabric
 
 from datasets.exclude import read_excluded
-from datasets.files import Files
+from datasets.folds import fold_of, read_folds, write_folds
 from datasets.siim import Sample, find_samples
-from datasets.splits import fold_of, read_folds, write_folds
-from utils.choice import choose_thresholds, describe
+from datasets.sources.files import Files
+from utils.config.prediction import RunOptions, open_parser, parse_settings
+from utils.console import say
+from utils.distributed import decide_once, launch
 from utils.errors import InputError, command
 from utils.files import write_json
-from utils.held_out import predict_held_out
-from utils.members import (
+from utils.inference.held_out import predict_held_out
+from utils.inference.runs import (
     Checkpoints,
     Member,
     common_batch_size,
@@ -50,10 +52,8 @@ from utils.members import (
     results_folder,
 )
 from utils.memory import explaining_full_memory
-from utils.options import RunOptions, open_parser, parse_settings
-from utils.processes import decide_once, launch
-from utils.rank import say
-from utils.summary import as_table, summarise
+from utils.postprocessing.selection import choose_thresholds, describe
+from utils.postprocessing.summary import as_table, summarise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from utils.preemption import TRY_AGAIN, Stopped
-from utils.rank import say
+from utils.console import say
+from utils.signals import TRY_AGAIN, Stopped
 
 _NAMED = 10
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

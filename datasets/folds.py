@@ -1,0 +1,164 @@
+"""Folds: plain, stratified or patient-grouped, the same whatever order files are listed in."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+from utils.csv_files import read_columns
+from utils.errors import InputError
+from utils.files import atomic
+
+FOLD_SEED = 1
+"""Folds do not depend on the seed of a run."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The images of one fold.
+
+    Attributes:
+        number: which fold is left out for validation.
+        train: image ids to learn from, sorted.
+        valid: image ids to validate on, sorted.
+        positive: those of both whose mask has a pixel.
+    """
+
+    number: int
+    train: list[str]
+    valid: list[str]
+    positive: frozenset[str]
+
+    def only_positives(self) -> "Fold":
+        """Return the fold without the images that have no mask."""
+        train, valid = (
+            [name for name in ids if name in self.positive] for ids in (self.train, self.valid)
+        )
+        return replace(self, train=train, valid=valid)
+
+
+def split(
+    positive: dict[str, bool],
+    n_splits: int,
+    stratified: bool,
+    patients: dict[str, str] | None = None,
+    grouped: bool = False,
+) -> pd.DataFrame:
+    """Cut images into folds.
+
+    Args:
+        positive: for each image id, whether its mask has a pixel.
+        n_splits: number of folds.
+        stratified: give every fold the same share of positives, as far as it goes.
+        patients: patient of each image id, as far as known.
+        grouped: keep all images of a patient in one fold; an image of unknown patient stands alone.
+
+    Returns:
+        The table of folds.csv: `ImageId`, `fold`, `positive` (0 or 1) and `PatientId` (empty if
+        unknown), sorted by `ImageId`.
+
+    Raises:
+        InputError: there are fewer images, positives or patients than folds.
+    """
+    ids = sorted(positive)
+    labels = np.array([int(positive[image_id]) for image_id in ids])
+    known = [(patients or {}).get(image_id, "") for image_id in ids]
+    _check_enough(labels, n_splits, stratified)
+    groups = None
+    if grouped:
+        groups = [patient or f"image {i}" for i, patient in zip(ids, known, strict=True)]
+        if len(set(groups)) < n_splits:
+            raise InputError(f"{len(set(groups))} patients cannot fill --n_splits {n_splits} folds")
+    fold = np.zeros(len(ids), dtype=int)
+    for number, (_, valid) in enumerate(
+        _splitter(n_splits, stratified, grouped).split(ids, labels, groups)
+    ):
+        fold[valid] = number
+    return pd.DataFrame({"ImageId": ids, "fold": fold, "positive": labels, "PatientId": known})
+
+
+def _splitter(n_splits: int, stratified: bool, grouped: bool):
+    kinds = {
+        (False, False): KFold,
+        (True, False): StratifiedKFold,
+        (False, True): GroupKFold,
+        (True, True): StratifiedGroupKFold,
+    }
+    return kinds[stratified, grouped](n_splits, shuffle=True, random_state=FOLD_SEED)
+
+
+def _check_enough(labels: np.ndarray, n_splits: int, stratified: bool) -> None:
+    if len(labels) < n_splits:
+        raise InputError(f"{len(labels)} images cannot fill --n_splits {n_splits} folds")
+    if stratified:
+        for name, count in (("positive", labels.sum()), ("empty", (labels == 0).sum())):
+            if 0 < count < n_splits:
+                raise InputError(
+                    f"{count} {name} images cannot be spread over --n_splits {n_splits} folds; "
+                    "use fewer folds, or main.py, which does not stratify"
+                )
+
+
+def fold_of(table: pd.DataFrame, number: int) -> Fold:
+    """Return the images of fold `number` of a table that `split` made."""
+    left_out = table["fold"] == number
+    return Fold(
+        number,
+        train=table.loc[~left_out, "ImageId"].tolist(),
+        valid=table.loc[left_out, "ImageId"].tolist(),
+        positive=frozenset(table.loc[table["positive"] == 1, "ImageId"]),
+    )
+
+
+def describe_leakage(table: pd.DataFrame) -> str:
+    """Say how many images, and how many positives, share a patient with another fold."""
+    known = table[table["PatientId"] != ""]
+    if known.empty:
+        return "patients are not known: images of one patient may lie in different folds"
+    shared = known[known.groupby("PatientId")["fold"].transform("nunique") > 1]
+    text = (
+        f"{len(shared)} of {len(known)} images, and {shared['positive'].sum()} of "
+        f"{known['positive'].sum()} positives, share a patient with another fold"
+    )
+    unknown = len(table) - len(known)
+    return f"{text}; the patient of {unknown} images is not known" if unknown else text
+
+
+def read_patients(path: str | Path) -> dict[str, str]:
+    """Read a csv with the columns ImageId and PatientId.
+
+    Raises:
+        InputError: the file is missing, is not a csv, lacks a column or names an image twice.
+    """
+    rows = read_columns(path, ("ImageId", "PatientId"), "a csv of patients")
+    patients: dict[str, str] = {}
+    for _, name, patient in rows:
+        if name in patients:
+            raise InputError(f"{path}: {name} has several rows")
+        patients[name] = patient
+    return patients
+
+
+def write_folds(table: pd.DataFrame, path: str | Path) -> None:
+    """Write folds.csv, atomically."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def read_folds(path: str | Path) -> pd.DataFrame:
+    """Read a folds.csv that `write_folds` wrote.
+
+    Raises:
+        InputError: the file is missing or is not a table of folds.
+    """
+    columns, what = ("ImageId", "fold", "positive", "PatientId"), "a table of folds"
+    rows = read_columns(path, columns, what)
+    _, ids, folds, positives, patients = zip(*rows, strict=True) if rows else ((),) * 5
+    try:
+        numbers = np.array((folds, positives)).astype(np.int64)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{path} cannot be read as {what}: {error}") from error
+    values = (list(ids), *numbers, list(patients))
+    return pd.DataFrame(dict(zip(columns, values, strict=True)))

@@ -1,0 +1,1 @@
+"""Files that others wrote: DICOM, JPEG, PNG and run-length csv, read or refused by name."""

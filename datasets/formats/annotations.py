@@ -1,0 +1,121 @@
+"""Reads the csv files of run-length masks: stage 1, stage 2 and the headerless sample."""
+
+import csv
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.formats import rle
+from utils.csv_files import open_csv
+from utils.errors import InputError
+from utils.limits import ROWS_PER_IMAGE
+
+COLUMNS = ("ImageId", "EncodedPixels")
+RUN_LENGTHS = re.compile(r"\s*(-1|\d+(\s+\d+)*)\s*")
+
+
+class Row(NamedTuple):
+    """One row: its line in the csv file (from 1, the header counted) and its run-length text."""
+
+    number: int
+    rle: str
+
+
+def read_annotations(path: str | Path) -> dict[str, list[Row]]:
+    """Read all rows, by image id and in the order of the file.
+
+    Spaces around names and values and a byte-order mark are ignored. Columns beside `ImageId` and
+    `EncodedPixels` are too. A file without a header has the id first and the run lengths second.
+
+    Raises:
+        InputError: the file is missing, empty, too large, not text, lacks the columns, or a row has
+            no id.
+    """
+    path = Path(path)
+    try:
+        with open_csv(path) as reader:
+            return _by_image(_rows(reader, path), path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the csv of masks cannot be read ({error.strerror}); --rle names it"
+        ) from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not a csv file in UTF-8 ({error})") from error
+
+
+def annotated_mask(rows: Sequence[Row], height: int, width: int, source: object) -> np.ndarray:
+    """Join all rows of one image: a pixel belongs to the mask if any row says so.
+
+    Several rows of `-1` say the same thing twice. `-1` beside run lengths is a contradiction that
+    no official file contains: such a csv was put together wrongly, and is refused, not guessed at.
+
+    Args:
+        rows: all rows of the image.
+        height: rows of the image in pixels.
+        width: columns of the image in pixels.
+        source: the csv file, for errors.
+
+    Returns:
+        [H,W] uint8 mask of 0 and 1.
+
+    Raises:
+        InputError: the rows contradict each other or one cannot be decoded; it is named.
+    """
+    empty = [row.number for row in rows if row.rle == rle.EMPTY]
+    if empty and len(empty) < len(rows):
+        other = next(row.number for row in rows if row.rle != rle.EMPTY)
+        raise InputError(
+            f"{source} row {empty[0]}: says {rle.EMPTY} (no mask), but row {other} has a mask"
+        )
+    masks = (_decode(row, height, width, source) for row in rows)
+    return functools.reduce(np.bitwise_or, masks)
+
+
+def _decode(row: Row, height: int, width: int, source: object) -> np.ndarray:
+    try:
+        return rle.decode(row.rle, height, width)
+    except ValueError as error:
+        raise InputError(f"{source} row {row.number}: {error}") from error
+
+
+def _by_image(rows: Iterator[tuple[str, Row]], path: Path) -> dict[str, list[Row]]:
+    images: dict[str, list[Row]] = {}
+    for name, row in rows:
+        if not name:
+            raise InputError(f"{path} row {row.number}: has no {COLUMNS[0]}")
+        images.setdefault(name, []).append(row)
+        if len(images[name]) > ROWS_PER_IMAGE:
+            raise InputError(f"{path} row {row.number}: is one of over {ROWS_PER_IMAGE} of {name}")
+    if not images:
+        raise InputError(f"{path}: has no rows; columns {' and '.join(COLUMNS)} were looked for")
+    return images
+
+
+def _rows(reader, path: Path) -> Iterator[tuple[str, Row]]:
+    columns = None
+    for fields in reader:
+        values = [field.strip() for field in fields]
+        if not any(values):
+            continue
+        if columns is None:
+            columns = _columns(values, path)
+            if columns == values:
+                continue
+        found = dict(zip(columns, values, strict=False))
+        name, text = (found.get(column, "") for column in COLUMNS)
+        yield name, Row(reader.line_num, text)
+
+
+def _columns(first: list[str], path: Path) -> list[str]:
+    if set(COLUMNS) <= set(first):
+        return first
+    if len(first) == 2 and RUN_LENGTHS.fullmatch(first[1]):
+        return list(COLUMNS)
+    raise InputError(
+        f"{path}: columns {' and '.join(COLUMNS)} were looked for; "
+        f"the first row is {', '.join(first)[:80]!r}"
+    )

@@ -1,0 +1,263 @@
+"""The cache: pixels decoded, equalised and resized once, then memory-mapped by all who train.
+
+A cache is a folder named after a fingerprint of the data set, so that a changed file never serves
+stale pixels. For N images it holds:
+
+    images_<size>_<clahe|plain>.bin   [N,size,size] uint8
+    masks_<size>.bin                  [N,ceil(size*size/8)] uint8, eight pixels a byte
+    masks_original.bin                the masks at their original sizes, likewise
+    shapes.npy                        [N,3] int64: height, width and pixels of each mask
+
+Each file is written under a temporary name and renamed once it is whole.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from datasets.formats.images import equalise, read_image, read_mask, resize_image, resize_mask
+from datasets.siim import Sample, check_alike
+from datasets.sources.base import read_all
+from datasets.sources.memmap import MappedRows, PackedMasks, unpack, write_rows
+from utils.console import say
+from utils.errors import InputError
+from utils.files import atomic
+from utils.parallel import in_order
+
+_FORMAT = 1
+"""Counts the forms that the files have had; another form is another fingerprint."""
+_LOOKED_AT = 16
+_GB = 1e9
+_ORIGINALS, _SHAPES = "masks_original.bin", "shapes.npy"
+
+
+class Cache:
+    """The prepared pixels of a data set at some sizes.
+
+    Args:
+        samples: the files by image id.
+        clahe: equalise the local contrast.
+        sizes: sides of the square images in pixels.
+        root: the folder of all caches.
+
+    Raises:
+        InputError: a file cannot be looked at.
+    """
+
+    def __init__(
+        self, samples: dict[str, Sample], clahe: bool, sizes: Iterable[int], root: str | Path
+    ):
+        self.samples = samples
+        self.clahe = clahe
+        self.sizes = sorted(set(sizes))
+        self.root = Path(root)
+        self.folder = self.root / _fingerprint(samples)
+
+    def shares(self) -> dict[str, float]:
+        """Give the share of mask pixels of every image; masks that were never read are read.
+
+        Raises:
+            InputError: masks cannot be read, or the cache cannot be written.
+        """
+        if not self._has_originals():
+            with self._building():
+                if not self._has_originals():
+                    self._build_originals()
+        height, width, pixels = self._shapes().T
+        return dict(zip(self.samples, (pixels / (height * width)).tolist(), strict=True))
+
+    def build(self) -> None:
+        """Prepare what is not there yet; another process that does the same is waited for.
+
+        Raises:
+            InputError: files cannot be read, images differ in size from their masks, or the cache
+                cannot be written.
+        """
+        self.shares()
+        if self._missing():
+            with self._building():
+                sizes = [size for size in self.sizes if not self._masks(size).is_whole()]
+                self._build_masks(sizes)
+                sizes = [size for size in self.sizes if not self._images(size).is_whole()]
+                self._build_images(sizes)
+
+    def pixels(self, ids: Sequence[str], size: int) -> "CachedPixels":
+        """Give the pixels of some images, in the order of `ids`, at one of the sizes built."""
+        position_of = {name: position for position, name in enumerate(self.samples)}
+        positions = np.array([position_of[name] for name in ids], dtype=np.int64)
+        return CachedPixels(self._images(size), self._masks(size), self._originals(), positions)
+
+    def _build_originals(self) -> None:
+        shapes = []
+
+        def rows() -> Iterator[list[np.ndarray]]:
+            masks = read_all(lambda sample: read_mask(sample.mask), self.samples.values())
+            for mask in self._progress(masks, "reading masks"):
+                shapes.append((*mask.shape, np.count_nonzero(mask)))
+                yield [np.packbits(mask)]
+
+        write_rows([self.folder / _ORIGINALS], rows())
+        with atomic(self.folder / _SHAPES) as temporary:
+            np.save(temporary, np.array(shapes, dtype=np.int64))
+
+    def _build_masks(self, sizes: list[int]) -> None:
+        full_masks = self._originals()
+
+        def resized(position: int) -> list[np.ndarray]:
+            full_mask = full_masks[position]
+            return [np.packbits(resize_mask(full_mask, size)) for size in sizes]
+
+        rows = in_order(resized, range(len(self.samples)))
+        paths = [self._masks(size).path for size in sizes]
+        write_rows(paths, self._progress(rows, "resizing masks") if sizes else [])
+
+    def _build_images(self, sizes: list[int]) -> None:
+        def prepared(item: tuple[Sample, np.ndarray]) -> list[np.ndarray]:
+            sample, mask_shape = item
+            grey = read_image(sample.image)
+            check_alike(sample, grey.shape, mask_shape)
+            grey = equalise(grey) if self.clahe else grey
+            return [resize_image(grey, size) for size in sizes]
+
+        pairs = zip(self.samples.values(), self._originals().shapes, strict=True)
+        rows = read_all(prepared, pairs)
+        paths = [self._images(size).path for size in sizes]
+        write_rows(paths, self._progress(rows, "preparing images") if sizes else [])
+
+    def _progress(self, rows: Iterable, what: str) -> tqdm:
+        return tqdm(rows, what, len(self.samples), unit="image", leave=False)
+
+    def _images(self, size: int) -> MappedRows:
+        name = f"images_{size}_{'clahe' if self.clahe else 'plain'}.bin"
+        return MappedRows(self.folder / name, (len(self.samples), size, size))
+
+    def _masks(self, size: int) -> MappedRows:
+        shape = (len(self.samples), -(-(size**2) // 8))
+        return MappedRows(self.folder / f"masks_{size}.bin", shape)
+
+    def _originals(self) -> PackedMasks:
+        return PackedMasks(self.folder / _ORIGINALS, self._shapes()[:, :2])
+
+    def _shapes(self) -> np.ndarray:
+        return np.load(self.folder / _SHAPES, allow_pickle=False)
+
+    def _has_originals(self) -> bool:
+        return (self.folder / _SHAPES).exists() and self._originals().rows.is_whole()
+
+    def _missing(self) -> list[MappedRows]:
+        wanted = [kind(size) for size in self.sizes for kind in (self._images, self._masks)]
+        return [rows for rows in wanted if not rows.is_whole()]
+
+    @contextmanager
+    def _building(self) -> Iterator[None]:
+        """Hold the lock of this cache, and turn what the disk refuses into a message."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _lock(self.folder):
+                for leftover in self.folder.glob(".*.*.*"):
+                    leftover.unlink()
+                self._check_space()
+                yield
+        except OSError as error:
+            raise InputError(
+                f"the cache {self.folder} cannot be written ({error.strerror or error}). Give "
+                "another folder with --cache_dir, or go on without a cache: --cache false"
+            ) from error
+
+    def _check_space(self) -> None:
+        """Say what will be written, and refuse to begin where it does not fit."""
+        needed = sum(rows.nbytes for rows in self._missing())
+        needed += 0 if self._has_originals() else self._estimate_originals()
+        free = shutil.disk_usage(self.folder).free
+        sizes = " and ".join(str(size) for size in self.sizes)
+        text = (
+            f"cache of {len(self.samples)} images at {sizes} pixels: {needed / _GB:.2f} GB to "
+            f"write to {self.folder}, which has {free / _GB:.2f} GB free"
+        )
+        if needed > free:
+            raise InputError(
+                f"{text}. Give another folder with --cache_dir, or go on without a cache: "
+                "--cache false"
+            )
+        if needed:
+            others = sum(path.is_dir() for path in self.root.iterdir()) - 1
+            say(text + (f" ({others} other caches lie beside it)" if others else ""))
+
+    def _estimate_originals(self) -> int:
+        samples = list(self.samples.values())
+        looked_at = samples[:: -(-len(samples) // _LOOKED_AT)]
+        read = sum(_packed_size(sample) for sample in looked_at)
+        return read * len(samples) // len(looked_at)
+
+
+class CachedPixels:
+    """Images and masks of one size, by position, from a cache.
+
+    Args:
+        images: [N,S,S].
+        masks: [N,ceil(S*S/8)], eight pixels a byte.
+        full_masks: the masks at their original sizes.
+        positions: [n] int64, which rows these are.
+    """
+
+    def __init__(
+        self, images: MappedRows, masks: MappedRows, full_masks: PackedMasks, positions: np.ndarray
+    ):
+        self.images = images
+        self.masks = masks
+        self.full_masks = full_masks
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and mask, uint8 [S,S]; the mask is of 0 and 1."""
+        row = self.positions[position]
+        return self.images[row].copy(), unpack(self.masks[row], self.images.shape[1:])
+
+    def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
+        return *self.pair(position), self.full_masks[self.positions[position]]
+
+
+def _packed_size(sample: Sample) -> int:
+    try:
+        return len(np.packbits(read_mask(sample.mask)))
+    except InputError:
+        # Reading all masks, which comes next, names this one and every other.
+        return 0
+
+
+def _fingerprint(samples: dict[str, Sample]) -> str:
+    """Mix names, sizes and times of all files with what else decides the pixels."""
+    digest = hashlib.sha256(f"{_FORMAT} {cv2.__version__}".encode())
+    for sample in samples.values():
+        for path in (sample.image, sample.mask):
+            try:
+                state = path.stat()
+            except OSError as error:
+                raise InputError(f"{path}: cannot be looked at ({error.strerror})") from error
+            digest.update(f"\n{sample.id}\0{state.st_size}\0{state.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"waiting for another process that builds the cache {folder}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,75 @@
+"""Pixels straight from the image files: decoded and prepared anew at every reading."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.formats.images import preprocess, read_image, read_mask, resize_mask
+from datasets.siim import Sample, check_alike
+from datasets.sources.base import read_all
+
+
+class Files:
+    """The data set without a cache.
+
+    Args:
+        samples: the files by image id.
+        clahe: equalise the local contrast.
+    """
+
+    def __init__(self, samples: dict[str, Sample], clahe: bool):
+        self.samples = samples
+        self.clahe = clahe
+
+    def shares(self) -> dict[str, float]:
+        """Read every mask and give, for each image id, the share of its pixels that belong to it.
+
+        Raises:
+            InputError: masks cannot be read.
+        """
+        shares = read_all(lambda s: float(read_mask(s.mask).mean()), self.samples.values())
+        bar = tqdm(shares, "reading masks", len(self.samples), unit="mask", leave=False)
+        return dict(zip(self.samples, bar, strict=True))
+
+    def build(self) -> None:
+        """Prepare nothing."""
+
+    def pixels(self, ids: Sequence[str], size: int) -> "FilePixels":
+        """Give the pixels of some images, in the order of `ids`, at one size."""
+        return FilePixels([self.samples[name] for name in ids], size, self.clahe)
+
+
+class FilePixels:
+    """Images and masks of one size, by position.
+
+    Args:
+        samples: the files.
+        size: height and width of image and mask in pixels.
+        clahe: equalise the local contrast.
+    """
+
+    def __init__(self, samples: list[Sample], size: int, clahe: bool):
+        self.samples = samples
+        self.size = size
+        self.clahe = clahe
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and mask, uint8 [size,size]; the mask is of 0 and 1.
+
+        Raises:
+            InputError: a file cannot be read, or image and mask differ in size.
+        """
+        image, mask, _ = self.triple(position)
+        return image, mask
+
+    def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
+        sample = self.samples[position]
+        grey, full_mask = read_image(sample.image), read_mask(sample.mask)
+        check_alike(sample, grey.shape, full_mask.shape)
+        image = preprocess(grey, self.size, self.clahe)
+        return image, resize_mask(full_mask, self.size), full_mask

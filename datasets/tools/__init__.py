@@ -1,0 +1,1 @@
+"""What the commands of datasets/ are made of."""

@@ -1,0 +1,103 @@
+"""One image of the originals becomes one file for training, and its rows become its mask."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from datasets.formats.annotations import Row, annotated_mask
+from datasets.formats.headers import JPEG_START, image_header, is_whole
+from datasets.formats.images import SUFFIXES, read_image, ready_bytes
+from utils.errors import InputError
+from utils.files import atomic
+
+
+class Job(NamedTuple):
+    """One image: its files (copies if several), the folders for image and mask, rows, their csv."""
+
+    image_id: str
+    paths: list[Path]
+    folders: list[Path]
+    rows: list[Row] | None = None
+    csv: Path | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of one image; `refused` is the reason, or empty."""
+
+    made: bool = False
+    positive: bool = False
+    copies: int = 0
+    refused: str = ""
+
+
+def convert(job: Job) -> Outcome:
+    """Write one image and its mask, each under a temporary name first.
+
+    An image that is there and whole is not made again: it must equal what would be copied, or be
+    a complete PNG where pixels are converted. Masks are always written. What is refused, and what
+    an earlier run made of the same id in another form, is removed.
+    """
+    try:
+        return _convert(job)
+    except InputError as error:
+        remove(job.image_id, job.folders)
+        return Outcome(refused=f"{error} (image {job.image_id})")
+
+
+def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
+    """Remove the files of an image id in any form, but for `keep`."""
+    for path in (folder / f"{name}{suffix}" for folder in folders for suffix in SUFFIXES):
+        if path != keep:
+            path.unlink(missing_ok=True)
+
+
+def _convert(job: Job) -> Outcome:
+    images, *masks = job.folders
+    path = _one_of_the_copies(job.paths)
+    data = ready_bytes(path)
+    suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"
+    target = images / f"{job.image_id}{suffix}"
+    there = target.read_bytes() if target.is_file() else b""
+    kept = is_whole(there) if data is None else there == data
+    if not kept:
+        there = _png(read_image(path)) if data is None else data
+    # The mask first: an image is never there without one.
+    positive = bool(masks) and _write_mask(job, masks[0], image_header(there, target)[1])
+    remove(job.image_id, [images], keep=target)
+    if not kept:
+        _write(target, there)
+    return Outcome(not kept, positive, len(job.paths) - 1)
+
+
+def _one_of_the_copies(paths: list[Path]) -> Path:
+    first, *others = paths
+    for other in others:
+        if not np.array_equal(read_image(first), read_image(other)):
+            raise InputError(f"{first} and {other} have the same id and different pixels")
+    return first
+
+
+def _write_mask(job: Job, folder: Path, shape: tuple[int, int]) -> bool:
+    mask = annotated_mask(job.rows, *shape, job.csv)
+    positive = bool(mask.any())
+    # Decoded columns first; OpenCV's transpose puts rows first ten times as fast as numpy.
+    data = _png(cv2.transpose(mask.T) * 255) if positive else _empty_mask(*shape)
+    _write(folder / f"{job.image_id}.png", data)
+    return positive
+
+
+@functools.lru_cache(maxsize=4)
+def _empty_mask(height: int, width: int) -> bytes:
+    return _png(np.zeros((height, width), dtype=np.uint8))
+
+
+def _png(grey: np.ndarray) -> bytes:
+    return cv2.imencode(".png", grey)[1].tobytes()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic(path, flush=False) as temporary:
+        temporary.write_bytes(data)

@@ -1,0 +1,1 @@
+"""Settings: flags, stages and YAML files."""

@@ -1,0 +1,1 @@
+"""Trained runs to probability maps, masks and files."""

@@ -1,0 +1,147 @@
+"""Pictures of predictions, which appear only once all are there."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets.formats.images import read_image
+from datasets.formats.rle import decode
+from utils.drawing import contact_sheet, explanation, tile
+from utils.inference.submission import Prediction, Source
+
+SHEET = "contact_sheet"
+SHEET_TILES = 36
+
+
+class Pictures:
+    """Writes pictures into hidden folders, whose files `publish` moves to where they belong.
+
+    Several processes may write; leaving the context removes what was not published.
+
+    Args:
+        overlays: folder for <id>.png (image, mask and probability) and a contact sheet, or None.
+        probabilities: folder for <id>.png, the 8-bit levels floor(255 p) at the original size, or
+            None.
+        threshold: marked on the key to the probabilities.
+        mark: tells the hidden folders from those of another command; the same in every process.
+        is_owner: this process publishes and removes.
+    """
+
+    def __init__(
+        self,
+        overlays: Path | None,
+        probabilities: Path | None,
+        threshold: float,
+        mark: str,
+        is_owner: bool,
+    ):
+        self.threshold = threshold
+        self._overlays = _hidden(overlays, mark)
+        self._probabilities = _hidden(probabilities, mark)
+        self._targets = {
+            hidden: target
+            for hidden, target in (
+                (self._overlays, overlays),
+                (self._probabilities, probabilities),
+            )
+            if hidden is not None
+        }
+        self._is_owner = is_owner
+
+    @property
+    def need_image(self) -> bool:
+        """Whether `write` needs the image at its original size."""
+        return self._overlays is not None
+
+    def __enter__(self) -> "Pictures":
+        for hidden in self._targets:
+            hidden.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._is_owner:
+            for hidden in self._targets:
+                shutil.rmtree(hidden, ignore_errors=True)
+
+    def write(
+        self, prediction: Prediction, grey: np.ndarray | None, mask: np.ndarray, levels: np.ndarray
+    ) -> None:
+        """Write the pictures of one image.
+
+        Args:
+            prediction: what is said of it.
+            grey: [H,W] uint8, the image; only if `need_image`.
+            mask: [H,W] uint8 of 0 and 1.
+            levels: [H,W] uint8, level floor(255 p).
+        """
+        if self._probabilities is not None:
+            _save(self._probabilities / f"{prediction.id}.png", levels)
+        if self._overlays is not None:
+            caption = (prediction.id, _describe(prediction, mask.size))
+            picture = explanation(grey, mask, levels, self.threshold, caption)
+            _save(self._overlays / f"{prediction.id}.png", picture[..., ::-1])
+
+    def write_sheet(self, predictions: list[Prediction], sources: Iterable[Source]) -> None:
+        """Draw the contact sheet, where overlays are asked for.
+
+        Args:
+            predictions: of all images.
+            sources: their files.
+        """
+        if self._overlays is not None:
+            _save(self._overlays / f"{SHEET}.png", _draw_sheet(predictions, sources)[..., ::-1])
+
+    def publish(self) -> None:
+        """Move all pictures to their folders."""
+        for hidden, target in self._targets.items():
+            target.mkdir(parents=True, exist_ok=True)
+            for path in hidden.iterdir():
+                os.replace(path, target / path.name)
+
+
+def existing_folder(path: Path) -> Path:
+    """Return the innermost folder above `path` that exists."""
+    return next(folder for folder in path.resolve().parents if folder.is_dir())
+
+
+def _hidden(folder: Path | None, mark: str) -> Path | None:
+    return folder and existing_folder(folder) / f".{folder.resolve().name}.{mark}"
+
+
+def _draw_sheet(predictions: list[Prediction], sources: Iterable[Source]) -> np.ndarray:
+    """Draw the images with a mask, then the others, the most probable first."""
+    paths = {source.id: source.path for source in sources}
+    ranked = sorted(predictions, key=lambda p: (p.area == 0, -p.probability))
+    tiles = []
+    for shown in ranked[:SHEET_TILES]:
+        grey = read_image(paths[shown.id])
+        caption = (shown.id, _describe_shortly(shown))
+        tiles.append(tile(grey, decode(shown.rle, *grey.shape), caption))
+    positive = sum(p.area > 0 for p in predictions)
+    title = f"{len(predictions):,} images, {positive:,} with a mask"
+    order = "masks first, then by probability"
+    cut = f"{len(tiles)} shown: " if len(tiles) < len(predictions) else ""
+    return contact_sheet(tiles, (title, cut + order))
+
+
+def _describe(prediction: Prediction, pixels: int) -> str:
+    mask = f"mask {prediction.area:,} px ({prediction.area / pixels:.1%})"
+    return f"{mask if prediction.area else 'no mask'}, probability {_short(prediction)}"
+
+
+def _describe_shortly(prediction: Prediction) -> str:
+    mask = f"{prediction.area:,} px" if prediction.area else "no mask"
+    return f"{mask}, p {_short(prediction)}"
+
+
+def _short(prediction: Prediction) -> str:
+    return f"{prediction.probability:.2f}"
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    """Write [H,W] grey or [H,W,3] BGR as PNG; OpenCV's own writer would not say why it fails."""
+    path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

@@ -1,0 +1,1 @@
+"""Probability maps to masks, and the thresholds for it."""

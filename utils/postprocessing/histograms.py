@@ -1,0 +1,206 @@
+"""Kaggle's Dice, from one histogram of probabilities per image.
+
+Dice of an image is 2|A and B| / (|A| + |B|), and 1 when both are empty; the score is the mean over
+images. Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
+
+Probabilities are quantised to 256 levels. The histogram of the levels over all pixels, and over the
+pixels of the true mask, gives area and intersection at every threshold without another pass.
+"""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from utils.errors import InputError
+from utils.files import atomic
+from utils.limits import HISTOGRAM_BYTES, check_size
+from utils.postprocessing.components import check_components
+
+LEVELS = 256
+
+
+def to_levels(probabilities: Tensor) -> Tensor:
+    """Quantise probabilities, float of any shape -> uint8 level floor(255 p) of the same shape."""
+    return (probabilities.float() * (LEVELS - 1)).to(torch.uint8)
+
+
+def level_of(threshold: float) -> int:
+    """Return the level of a threshold from 0 to 1; a pixel is above it where level > this."""
+    return round(threshold * (LEVELS - 1))
+
+
+def threshold_of(level: int) -> float:
+    """Return the threshold of a level, to four decimals; `level_of` gives the level back."""
+    return round(level / (LEVELS - 1), 4)
+
+
+def resize_probability(probability: Tensor, height: int, width: int) -> Tensor:
+    """Bring one map to its image's original size, float [h,w] -> float32 [height,width]."""
+    resized = F.interpolate(
+        probability.float()[None, None], (height, width), mode="bilinear", align_corners=False
+    )
+    return resized[0, 0]
+
+
+def count_levels(levels: Tensor, mask: Tensor) -> Tensor:
+    """Count the pixels of one image at every level.
+
+    Args:
+        levels: [H,W] uint8.
+        mask: [H,W] uint8 of 0 and 1, the truth.
+
+    Returns:
+        [2,256] int32: the counts over all pixels, and those over the pixels of the mask.
+    """
+    inside = levels.to(torch.int16) + LEVELS * mask.to(torch.int16)
+    outside_inside = torch.bincount(inside.flatten(), minlength=2 * LEVELS).view(2, LEVELS)
+    return torch.stack((outside_inside.sum(0), outside_inside[1])).to(torch.int32)
+
+
+def dice_of(area: np.ndarray, inside: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Dice of masks of `area` pixels, `inside` of them in true masks of `true` pixels."""
+    total = area + true
+    return np.where(total == 0, 1.0, 2 * inside / np.maximum(total, 1))
+
+
+@dataclass(frozen=True)
+class Histograms:
+    """Pixel counts per level for a set of images, at their original sizes.
+
+    Attributes:
+        ids: [N] image ids.
+        height: [N] int32, pixels.
+        width: [N] int32, pixels.
+        all: [N,256] int32, counts over all pixels.
+        mask: [N,256] int32, counts over the pixels of the true mask.
+        gate: [N,256] int32, counts over all pixels of the map that decides whether an image has a
+            mask at all, where another network makes it; None where the drawn map decides.
+        presence: [N] float32, the probability of an image-level head that there is a mask; None
+            where the network has no such head.
+        components: [C,5] int64, the components of the drawn maps, see `utils.components.COLUMNS`;
+            None where they were not measured.
+    """
+
+    ids: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    all: np.ndarray
+    mask: np.ndarray
+    gate: np.ndarray | None = None
+    presence: np.ndarray | None = None
+    components: np.ndarray | None = None
+
+    @property
+    def positive(self) -> np.ndarray:
+        """[N] bool: the true mask has a pixel."""
+        return self.mask.sum(axis=1) > 0
+
+    def areas(self) -> np.ndarray:
+        """[N,256] int64: pixels above each level."""
+        return _above(self.all)
+
+    def gate_areas(self) -> np.ndarray:
+        """[N,256] int64: pixels of the deciding map above each level."""
+        return _above(self.all if self.gate is None else self.gate)
+
+    def image_scores(self) -> np.ndarray:
+        """[N] float: the probability of a mask, or else the deciding map's largest level."""
+        if self.presence is not None:
+            return self.presence
+        counts = self.all if self.gate is None else self.gate
+        return LEVELS - 1 - (counts[:, ::-1] > 0).argmax(axis=1).astype(float)
+
+    def inside(self) -> np.ndarray:
+        """[N,256] int64: pixels of the true mask above each level."""
+        return _above(self.mask)
+
+    def dice(self) -> np.ndarray:
+        """[N,256] float64: Dice of each image with its mask cut above each level."""
+        return dice_of(self.areas(), self.inside(), self.mask.sum(axis=1, keepdims=True))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays that are there, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
+    def save(self, path: str | Path) -> None:
+        """Write the arrays that are there as a compressed npz, atomically."""
+        with atomic(path) as temporary:
+            np.savez_compressed(temporary, **self.arrays())
+
+
+def load_histograms(path: str | Path) -> Histograms:
+    """Read an npz that `Histograms.save` wrote.
+
+    Raises:
+        InputError: the file is missing, damaged, too large, or lacks an array of the right form.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(member.file_size for member in file.infolist())
+        check_size(path, unpacked, HISTOGRAM_BYTES)
+        with np.load(path, allow_pickle=False) as arrays:
+            names = {*_REQUIRED, *(name for name in _OPTIONAL if name in arrays.files)}
+            histograms = Histograms(**{name: arrays[name] for name in names})
+        _check_form(histograms)
+    except InputError:
+        raise
+    except Exception as error:  # numpy raises zipfile's, zlib's and its own errors here
+        raise InputError(f"{path} cannot be read as out-of-fold histograms: {error}") from error
+    return histograms
+
+
+def _check_form(histograms: Histograms) -> None:
+    count = histograms.ids.shape[:1]
+    shapes = dict.fromkeys(("ids", "height", "width", "presence"), count)
+    kinds = {"ids": "U", "presence": "f"}
+    arrays = histograms.arrays()
+    components = arrays.pop("components", None)
+    for name, array in arrays.items():
+        shape = shapes.get(name, (*count, LEVELS))
+        if array.shape != shape or array.dtype.kind != kinds.get(name, "i"):
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not of {shape}")
+    presence = arrays.get("presence", np.zeros(0))
+    if not ((presence >= 0) & (presence <= 1)).all():
+        raise ValueError("presence is not from 0 to 1")
+    if components is not None:
+        check_components(components, histograms.areas(), histograms.inside())
+
+
+def alike(parts: Sequence[Histograms]) -> list[Histograms]:
+    """Give the histograms of several folds the same parts, so that one rule suits them all.
+
+    Presence and components that a fold lacks, because an older version trained it, are left out of
+    the others. A gate is given to those whose drawn map decides.
+    """
+    lacking = {n for n in ("presence", "components") if any(vars(p)[n] is None for p in parts)}
+    changes: list[dict] = [dict.fromkeys(lacking) for _ in parts]
+    if any(part.gate is not None for part in parts):
+        for part, change in zip(parts, changes, strict=True):
+            change["gate"] = part.all if part.gate is None else part.gate
+    return [replace(part, **change) for part, change in zip(parts, changes, strict=True)]
+
+
+def join(parts: Sequence[Histograms]) -> Histograms:
+    """Put the histograms of several folds behind one another, made `alike`."""
+    parts = [part.arrays() for part in alike(parts)]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if "components" in joined:
+        before = np.cumsum([0, *(len(part["ids"]) for part in parts)])[:-1]
+        rows = [len(part["components"]) for part in parts]
+        joined["components"][:, 0] += np.repeat(before, rows)
+    return Histograms(**joined)
+
+
+_REQUIRED = [field.name for field in fields(Histograms) if field.default is MISSING]
+_OPTIONAL = [field.name for field in fields(Histograms) if field.default is not MISSING]
+
+
+def _above(counts: np.ndarray) -> np.ndarray:
+    from_here_up = np.cumsum(counts[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+    return from_here_up - counts

@@ -1,0 +1,141 @@
+"""The choice of a run's thresholds: per fold, pooled, and cross-fitted, from oof.npz alone."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from datasets.folds import read_folds
+from utils.evaluation.bootstrap import interval
+from utils.evaluation.image_level import auc_with_interval
+from utils.files import write_json
+from utils.postprocessing.histograms import Histograms, alike, join
+from utils.postprocessing.plots import draw_threshold
+from utils.postprocessing.rule import PostProcess, score_images
+from utils.postprocessing.search import best_rule
+from utils.postprocessing.summary import load_folds
+
+
+@dataclass(frozen=True)
+class ByFold:
+    """Every fold under a rule of its own.
+
+    Attributes:
+        rules: the rule of each fold.
+        dice: [N] Dice of every image, fold after fold.
+        predicted: [N] bool, the image was given a mask.
+    """
+
+    rules: dict[int, PostProcess]
+    dice: np.ndarray
+    predicted: np.ndarray
+
+
+def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> ByFold:
+    """Score each fold by the rule of the same number."""
+    return ByFold(
+        rules,
+        np.concatenate([rules[number].dice(folds[number]) for number in folds]),
+        np.concatenate([rules[number].areas(folds[number]) > 0 for number in folds]),
+    )
+
+
+def cross_fit(
+    folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_rule
+) -> ByFold:
+    """Choose on the other folds, score on this one: the honest figure for thresholds.
+
+    Args:
+        folds: out-of-fold histograms of at least two folds, all with the same parts.
+        choose: gives a rule for the images it is shown.
+    """
+    others = {
+        number: join([h for other, h in folds.items() if other != number]) for number in folds
+    }
+    return apply_rules(folds, {number: choose(shown) for number, shown in others.items()})
+
+
+def choose_thresholds(folder: Path, tta: str = "none") -> dict:
+    """Search the thresholds of a run; write threshold.json, threshold.png and TensorBoard's copy.
+
+    Args:
+        folder: of the run or the blend.
+        tta: what its oof.npz were predicted with.
+
+    Returns:
+        The content of threshold.json: the pooled rule; `tta`; scores of all images, `pooled` under
+        that rule, `per_fold` under each fold's own best (the original's way), and `cross_fitted`
+        under the rule of the other folds (None with a single fold); the AUC of telling the images
+        with a mask by `Histograms.image_scores`; the rules of each fold.
+
+    Raises:
+        InputError: the run has no finished fold.
+    """
+    folds = load_folds(folder)
+    folds = dict(zip(folds, alike(list(folds.values())), strict=True))
+    pooled = join(list(folds.values()))
+    patients = _patients(folder, pooled)
+    rule = best_rule(pooled)
+    ways = {
+        "cross_fitted": cross_fit(folds) if len(folds) > 1 else None,
+        "per_fold": apply_rules(folds, {n: best_rule(h) for n, h in folds.items()}),
+        "pooled": apply_rules(folds, dict.fromkeys(folds, rule)),
+    }
+    content = {
+        **asdict(rule),
+        "tta": tta,
+        **{name: way and _scores(way, pooled, patients) for name, way in ways.items()},
+        "auc": _auc(pooled, patients),
+        "folds": [
+            {"fold": n, **{name: asdict(way.rules[n]) for name, way in ways.items() if way}}
+            for n in folds
+        ],
+    }
+    write_json(folder / "threshold.json", content)
+    picture = draw_threshold(pooled, rule, folder / "threshold.png")
+    with SummaryWriter(str(folder)) as events:
+        events.add_image("threshold", picture, dataformats="HWC")
+    return content
+
+
+def describe(content: dict) -> str:
+    """Say in a few lines what `choose_thresholds` found."""
+    rule = PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
+    lines = [f"thresholds: {rule.in_words()}"]
+    for name, title in (
+        ("cross_fitted", "cross-fitted"),
+        ("pooled", "best for all folds, on the images it was chosen on"),
+        ("per_fold", "best for each fold, likewise"),
+    ):
+        scores = content[name]
+        if scores:
+            low, high = scores["interval"]
+            lines.append(
+                f"{title}: Dice {scores['dice']:.4f} (95 % {low:.4f} to {high:.4f}; all-empty "
+                f"{scores['baseline']:.4f}), positives {scores['dice_positive']:.4f}, empties kept "
+                f"{scores['empty_kept']:.4f}, {scores['predicted']} masks"
+            )
+    auc = content["auc"]
+    low, high = auc["interval"]
+    lines.append(f"which images have a mask: AUC {auc['value']:.4f} (95 % {low:.4f} to {high:.4f})")
+    if content["cross_fitted"] is None:
+        lines.append("cross-fitted: not with a single fold; train another to get an honest figure")
+    return "\n".join(lines)
+
+
+def _patients(folder: Path, pooled: Histograms) -> list[str]:
+    table = read_folds(folder / "folds.csv")
+    of_image = dict(zip(table["ImageId"], table["PatientId"], strict=True))
+    return [of_image.get(name, "") for name in pooled.ids.tolist()]
+
+
+def _scores(way: ByFold, pooled: Histograms, patients: list[str]) -> dict:
+    scores = score_images(way.dice, way.predicted, pooled.positive)
+    return {**asdict(scores), "interval": interval(way.dice, patients)}
+
+
+def _auc(pooled: Histograms, patients: list[str]) -> dict:
+    auc = auc_with_interval(pooled.image_scores(), pooled.positive, patients)
+    return {"value": auc.mean, "interval": (auc.low, auc.high)}

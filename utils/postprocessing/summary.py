@@ -1,0 +1,84 @@
+"""What a run reached, always read anew from its fold folders."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import write_json
+from utils.postprocessing.histograms import Histograms, join, load_histograms
+from utils.postprocessing.rule import best_pair, score
+
+_AVERAGED = ("dice", "baseline", "dice_positive", "empty_kept")
+
+
+def summarise(folder: Path) -> dict:
+    """Score the out-of-fold histograms of every finished fold and write summary.json.
+
+    Each fold's rule (threshold, min_area) is chosen on the fold itself, and the pooled rule on all
+    of them, so both are a little kind; with no rule at all a fold scores its all-empty baseline.
+
+    Returns:
+        `folds`: per fold its number, images, positives, rule and scores; `mean` and `deviation`
+        (of the sample) of the scores over folds; `pooled`: one rule for all folds.
+
+    Raises:
+        InputError: no fold is finished.
+    """
+    finished = load_folds(folder)
+    folds = [{"fold": number, **_row(histograms)} for number, histograms in finished.items()]
+    columns = {name: np.array([row[name] for row in folds]) for name in _AVERAGED}
+    summary = {
+        "folds": folds,
+        "mean": {name: float(values.mean()) for name, values in columns.items()},
+        "deviation": {
+            name: float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            for name, values in columns.items()
+        },
+        "pooled": _row(join(list(finished.values()))),
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def load_folds(folder: Path) -> dict[int, Histograms]:
+    """Read the out-of-fold histograms of every finished fold, by its number.
+
+    Raises:
+        InputError: there is none, or one is damaged.
+    """
+    paths = {int(p.parent.name.removeprefix("fold")): p for p in folder.glob("fold*/oof.npz")}
+    if not paths:
+        raise InputError(f"looked for {folder}/fold*/oof.npz: no fold of this run is finished")
+    return {number: load_histograms(paths[number]) for number in sorted(paths)}
+
+
+def _row(histograms: Histograms) -> dict:
+    rule = best_pair(histograms)
+    return {
+        "images": len(histograms.ids),
+        "positives": int(histograms.positive.sum()),
+        **asdict(rule),
+        **asdict(score(histograms, rule)),
+    }
+
+
+def as_table(summary: dict) -> str:
+    """Lay a summary out as text: a line a fold, then mean, deviation and all folds pooled."""
+    heading = ("fold", "images", "positive", "Dice", "all-empty", "positives", "empties kept")
+    lines = [[*heading, "masks", "threshold", "min area"]]
+    for row in [*summary["folds"], {"fold": "pooled", **summary["pooled"]}]:
+        rule = (row["predicted"], row["threshold"], row["min_area"])
+        lines.append([row["fold"], row["images"], row["positives"], *_scores(row), *rule])
+    averages = [[n, "", "", *_scores(summary[n]), "", "", ""] for n in ("mean", "deviation")]
+    lines[-1:-1] = averages
+    widths = [max(len(str(line[i])) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(str(cell).rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
+
+
+def _scores(row: dict) -> list[str]:
+    return [f"{row[name]:.4f}" for name in _AVERAGED]

@@ -1,0 +1,1 @@
+"""One stage of one fold: epochs, losses, optimizer, checkpoints and log."""
