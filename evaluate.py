@@ -31,10 +31,24 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.folds import read_patients
+from datasets.formats.images import find_images_by_id, image_size
 from utils.errors import InputError, command
-from utils.evaluation.image_level import Cut, Detection, detect, read_scores
-from utils.evaluation.scoring import Bucket, Estimate, Pairs, Summary, count, read_pairs, summarise
-from utils.evaluation.worst_cases import find_by_id, image_size, write_sheet
+from utils.evaluation.image_level import (
+    ImageLevelScores,
+    OperatingPoint,
+    read_scores,
+    score_image_level,
+)
+from utils.evaluation.scoring import (
+    Bucket,
+    Estimate,
+    MaskPairs,
+    Summary,
+    count_pixels,
+    read_mask_pairs,
+    score_submission,
+)
+from utils.evaluation.worst_cases import write_worst_sheet
 from utils.files import write_json
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -44,22 +58,22 @@ PICTURES = (".png", ".jpg", ".jpeg")
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
-    pairs = read_pairs(options.submission, options.truth)
+    pairs = read_mask_pairs(options.submission, options.truth)
     scores = read_scores(options.scores, pairs.ids) if options.scores else None
     groups = _groups(pairs.ids, options.patients)
-    files = find_by_id(options.images, pairs.ids) if options.images else {}
+    files = find_images_by_id(options.images, pairs.ids) if options.images else {}
     default = (options.height, options.width)
-    counts = count(pairs, _sizes(pairs.ids, files, default))
-    summary, detection = summarise(counts, groups), None
+    counts = count_pixels(pairs, _sizes(pairs.ids, files, default))
+    summary, detection = score_submission(counts, groups), None
     if scores is not None:
         _print_other_areas(options.scores, counts.predicted, scores["area"].to_numpy())
-        detection = detect(scores["probability"].to_numpy(), counts.positive, groups)
+        detection = score_image_level(scores["probability"].to_numpy(), counts.positive, groups)
     _print(options, pairs, summary, detection)
     try:
         if options.out:
             write_json(options.out, _content(options, pairs, summary, detection))
         if options.worst:
-            _print_missing(write_sheet(options.worst, pairs, counts, files, default), options)
+            _print_missing(write_worst_sheet(options.worst, pairs, counts, files, default), options)
     except OSError as error:
         raise InputError(f"the results cannot be written ({error})") from error
     return 0
@@ -113,7 +127,10 @@ def _print_other_areas(path: Path, predicted: np.ndarray, area: np.ndarray) -> N
 
 
 def _print(
-    options: argparse.Namespace, pairs: Pairs, summary: Summary, detection: Detection | None
+    options: argparse.Namespace,
+    pairs: MaskPairs,
+    summary: Summary,
+    detection: ImageLevelScores | None,
 ) -> None:
     print(f"{options.submission} against {options.truth}")
     if pairs.left_out:
@@ -125,7 +142,9 @@ def _print(
         print(f"{label:46}{_figures(value)}")
 
 
-def _lines(summary: Summary, detection: Detection | None) -> Iterator[tuple[str, Estimate | float]]:
+def _lines(
+    summary: Summary, detection: ImageLevelScores | None
+) -> Iterator[tuple[str, Estimate | float]]:
     yield "Dice", summary.dice
     yield "  of leaving every image empty", summary.baseline
     yield "Dice on positives", summary.dice_positive
@@ -139,7 +158,7 @@ def _lines(summary: Summary, detection: Detection | None) -> Iterator[tuple[str,
         yield from _cut_lines(detection.best, ", chosen here")
 
 
-def _cut_lines(cut: Cut, note: str) -> Iterator[tuple[str, Estimate]]:
+def _cut_lines(cut: OperatingPoint, note: str) -> Iterator[tuple[str, Estimate]]:
     yield f"  sensitivity at {cut.threshold:.3f}{note}", cut.sensitivity
     yield f"  specificity at {cut.threshold:.3f}{note}", cut.specificity
 
@@ -163,7 +182,10 @@ def _print_missing(missing: list[str], options: argparse.Namespace) -> None:
 
 
 def _content(
-    options: argparse.Namespace, pairs: Pairs, summary: Summary, detection: Detection | None
+    options: argparse.Namespace,
+    pairs: MaskPairs,
+    summary: Summary,
+    detection: ImageLevelScores | None,
 ) -> dict:
     return {
         "submission": str(options.submission),

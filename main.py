@@ -16,26 +16,26 @@ import numpy as np
 
 from experiment import run
 from models import describe_models
-from utils.config.command_line import parse
+from utils.config.command_line import parse_config
 from utils.config.settings import Config
-from utils.console import say
+from utils.console import print0
 from utils.errors import command
 
-_LOWEST_RATE = 5e-7
+_LOWEST_LR = 5e-7
 
 
-def draw_rate(config: Config) -> float:
+def draw_lr(config: Config) -> float:
     """Draw stage 1's learning rate, U(0,1) * lr + 5e-7, from the seed: once per run."""
-    rate = np.random.default_rng(config.seed).uniform() * config.lr + _LOWEST_RATE
-    say(f"learning rate of stage 1, drawn by the seed: {rate:.4g}")
-    return float(rate)
+    lr = np.random.default_rng(config.seed).uniform() * config.lr + _LOWEST_LR
+    print0(f"learning rate of stage 1, drawn from the seed: {lr:.4g}")
+    return float(lr)
 
 
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    config, given = parse(args, f"{__doc__}\n{describe_models()}")
-    return run(config, given, stratified=False, rate_of=draw_rate)
+    config, given = parse_config(args, f"{__doc__}\n{describe_models()}")
+    return run(config, given, stratified=False, choose_lr=draw_lr)
 
 
 if __name__ == "__main__":

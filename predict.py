@@ -28,20 +28,20 @@ Exit code: 0; 2 where something cannot be used, and then nothing is written.
 
 import sys
 
-from utils.config.prediction import parse
+from utils.config.prediction import parse_predict_options
 from utils.distributed import launch
 from utils.errors import InputError, command
 from utils.inference.prediction import predict
-from utils.memory import explaining_full_memory
+from utils.memory import readable_memory_errors
 
 
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    options = parse(args, __doc__)
+    options = parse_predict_options(args, __doc__)
     fabric = launch(options.accelerator, options.devices, 1, options.precision)
     try:
-        with explaining_full_memory():
+        with readable_memory_errors():
             predict(fabric, options)
     except OSError as error:
         raise InputError(f"cannot be written: {error}") from error

@@ -11,21 +11,21 @@ import sys
 
 from experiment import run
 from models import describe_models
-from utils.config.command_line import parse
+from utils.config.command_line import parse_config
 from utils.config.settings import Config
 from utils.errors import command
 
 
-def fixed_rate(config: Config) -> float:
-    """Take stage 1's learning rate as it was given."""
+def fixed_lr(config: Config) -> float:
+    """Return stage 1's learning rate as given."""
     return config.lr
 
 
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    config, given = parse(args, f"{__doc__}\n{describe_models()}")
-    return run(config, given, stratified=True, rate_of=fixed_rate)
+    config, given = parse_config(args, f"{__doc__}\n{describe_models()}")
+    return run(config, given, stratified=True, choose_lr=fixed_lr)
 
 
 if __name__ == "__main__":

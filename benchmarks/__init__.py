@@ -1,1 +1,1 @@
-"""Speed, as ratios to a baseline that is measured in the same run."""
+"""Measurements: speed ratios, costs of networks, recipes, and robustness."""

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import loader, predict, prepare, rle, step, threshold
-from benchmarks.compare import Ratio
-from benchmarks.data import Data, open_data
-from utils.cores import usable_cores
+from benchmarks.speed import loader, predict, prepare, rle, step, threshold
+from benchmarks.speed.compare import Ratio
+from benchmarks.speed.data import Data, open_data
 from utils.errors import InputError, command
 from utils.files import write_json
+from utils.parallel import usable_cores
 
 _MEASURES: dict[str, Callable[[Data, int], Ratio]] = {
     "loader_512": lambda data, workers: loader.measure(data, 512, workers),

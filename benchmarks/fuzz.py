@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.mutations import mutate
-from benchmarks.readers import READERS, Reader
+from benchmarks.robustness.mutations import mutate
+from benchmarks.robustness.readers import READERS, Reader
 from utils.errors import InputError, command
 from utils.memory import peak_memory
 
@@ -77,7 +77,9 @@ def fuzz(name: str, examples: int, seed: int) -> Result:
         seed: of the damage; file i of a seed is always the same.
     """
     warnings.simplefilter("ignore")
-    counts, crashes, slowest = Counter(), [], (0.0, 0)
+    counts: Counter[str] = Counter()
+    crashes: list[str] = []
+    slowest = (0.0, 0)
     reader, before = READERS[name], peak_memory()
     seeds = reader.seeds()
     with tempfile.TemporaryDirectory() as folder:

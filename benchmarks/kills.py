@@ -17,13 +17,14 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
-from benchmarks.runs import fold_folder, small_data, start
+from benchmarks.robustness.runs import fold_folder, small_data, start
 from solver import Solver
 from utils.training.checkpoints import FoldCheckpoints
 
@@ -31,7 +32,7 @@ _IMAGES = 24
 _EPOCHS = {"epoch_stage1": "6", "epoch_stage2": "6", "epoch_stage2_accumulation": "2"}
 _OTHER, _STAGE = "other", "change of stage"
 _PLACES = {
-    "step": (Solver, "train_epoch"),
+    "step": (Solver, "train"),
     "validation": (Solver, "validate"),
     "checkpoint": (FoldCheckpoints, "save"),
     _STAGE: (Solver, "begin_stage"),
@@ -91,22 +92,23 @@ def kill_in(process: int, target: str, place: Place, rng: random.Random) -> bool
 
 def disturb(folder: Path, kills: int, deadline: float) -> Counter:
     """Train the run called killed; return how often it was killed where."""
-    rng, place, done = random.Random(0), Place(), Counter()
+    rng, place = random.Random(0), Place()
+    done: Counter[str] = Counter()
     each = [name for name in _PLACES if name != _STAGE] * (kills // 8 + 1)
     targets = [*rng.sample(each, len(each)), *[_STAGE] * (kills // 4), *rng.sample(each, len(each))]
     for target in tqdm(targets[:kills], "kills", unit="kill"):
         place.enter(_OTHER)
         resume = "true" if done else "false"
-        process = start(folder, "killed", place.report, resume=resume, **_EPOCHS)
+        process = start(folder, "killed", {"resume": resume, **_EPOCHS}, place.report)
         if time.monotonic() > deadline or not kill_in(process, target, place, rng):
             break
         done[target] += 1
     return done
 
 
-def finish(folder: Path, run_name: str, **changes: str) -> None:
+def finish(folder: Path, run_name: str, changes: dict[str, str]) -> None:
     """Train to the end, and make sure that it is reached."""
-    process = start(folder, run_name, **changes)
+    process = start(folder, run_name, changes)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if code:
         said = (folder / f"{run_name}.txt").read_text()[-3000:]
@@ -123,15 +125,15 @@ def differences(one: Path, other: Path) -> list[str]:
             for key in mine
             if key != "config" and not _same(mine[key], theirs.get(key))
         ]
-    with np.load(one / "oof.npz") as mine, np.load(other / "oof.npz") as theirs:
-        found += [f"oof.npz {key}" for key in mine if not np.array_equal(mine[key], theirs[key])]
+    with np.load(one / "oof.npz") as a, np.load(other / "oof.npz") as b:
+        found += [f"oof.npz {key}" for key in a if not np.array_equal(a[key], b[key])]
     for curve in _CURVES:
-        mine, theirs = (_curve(folder, curve) for folder in (one, other))
-        found += [] if mine == theirs else [f"curve {curve}"]
+        same = _curve(one, curve) == _curve(other, curve)
+        found += [] if same else [f"curve {curve}"]
     return found
 
 
-def _same(a: object, b: object) -> bool:
+def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -159,10 +161,10 @@ def main() -> int:
     given = parser.parse_args()
     begun = time.monotonic()
     with small_data(_IMAGES) as folder:
-        finish(folder, "whole", **_EPOCHS)
+        finish(folder, "whole", _EPOCHS)
         undisturbed = time.monotonic() - begun
         done = disturb(folder, given.kills, begun + 60 * given.minutes)
-        finish(folder, "killed", resume="true", **_EPOCHS)
+        finish(folder, "killed", {"resume": "true", **_EPOCHS})
         found = differences(fold_folder(folder, "whole"), fold_folder(folder, "killed"))
     kinds = ", ".join(f"{done[name]} in a {name}" for name in _PLACES)
     print(f"{done.total()} kills ({kinds}), as many resumes; the run undisturbed took")

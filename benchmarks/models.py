@@ -67,7 +67,8 @@ def measure(model_type: str, size: int) -> dict[str, float]:
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last
-    network = build_model(model_type, pretrained=False).to(device, memory_format=layout).eval()
+    network = build_model(model_type, pretrained=False).to(device).eval()
+    network.to(memory_format=layout)
     optimizer = torch.optim.Adam(network.parameters())
     image = torch.randn(_TRAINED, 3, size, size, device=device).to(memory_format=layout)
     mask = torch.zeros(_TRAINED, 1, size, size, dtype=torch.uint8, device=device)

@@ -33,14 +33,16 @@ import numpy as np
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale
 from datasets.folds import read_folds
 from datasets.siim import find_samples
-from datasets.sources.files import Files
-from utils.config.settings import Config, load
-from utils.cores import usable_cores
+from datasets.sources.files import FileSource
+from utils.config.command_line import load_config
+from utils.config.settings import Config
+from utils.config.stages import build_stages
 from utils.errors import InputError, command
-from utils.evaluation.bootstrap import DRAWS, number_groups
+from utils.evaluation.bootstrap import DRAWS, index_groups
 from utils.evaluation.image_level import auc
 from utils.files import write_json
-from utils.postprocessing.histograms import Histograms, join
+from utils.parallel import usable_cores
+from utils.postprocessing.histograms import Histograms, concatenate
 from utils.postprocessing.selection import choose_thresholds
 from utils.postprocessing.summary import load_folds
 
@@ -72,7 +74,7 @@ def describe(config: Config) -> str:
         f"{stage.schedule}"
         + (" on positives" if stage.positives_only else "")
         + (f", share {stage.positive_share}" if stage.positive_share else "")
-        for stage in config.stages(config.lr)
+        for stage in build_stages(config)
     )
     return f"{config.run_name}: {config.model_type}: {stages}"
 
@@ -107,7 +109,7 @@ def auc_gain(
     Returns:
         The difference, and its 2.5 and 97.5 percentiles.
     """
-    count, group_of = number_groups(groups)
+    count, group_of = index_groups(groups)
     rng, equal = np.random.default_rng(0), np.full(count, 1 / count)
     weights = [np.ones(len(positive))]
     weights += [rng.multinomial(count, equal)[group_of] for _ in range(DRAWS)]
@@ -119,7 +121,7 @@ def _train(given: argparse.Namespace, name: str, config: Config) -> None:
     """Train the folds side by side; what a run said is in NAME.FOLD.txt."""
     folder = _folder(given, config)
     begun = folder / "config.yaml"
-    if begun.exists() and replace(load(begun), folds=config.folds) != config:
+    if begun.exists() and replace(load_config(begun), folds=config.folds) != config:
         raise InputError(f"{folder} was trained with other settings; give another --out")
     folds = [n for n in config.fold_numbers() if not (folder / f"fold{n}/oof.npz").exists()]
     if not folds:
@@ -160,7 +162,7 @@ def _results(
         raise InputError(
             f"{folder} has folds {list(folds)}; name them by --folds, or another --out"
         )
-    pooled = join(list(folds.values()))
+    pooled = concatenate(list(folds.values()))
     table = read_folds(folder / "folds.csv").set_index("ImageId")
     seconds = [_seconds(folder / f"fold{number}") for number in folds]
     patients = table.loc[pooled.ids, "PatientId"].tolist()
@@ -200,16 +202,16 @@ def _span(values: list[float]) -> str:
 
 
 def _bounds(given: argparse.Namespace) -> Bounds:
-    shares = Files(find_samples(given.data).samples, clahe=True).shares()
-    positives = sum(share > 0 for share in shares.values())
+    mask_fractions = FileSource(find_samples(given.data).samples, clahe=True).mask_fractions()
+    positives = sum(share > 0 for share in mask_fractions.values())
     learned = 1 - 1 / given.n_splits
     return Bounds(
         given.size,
         given.work,
         given.batch,
-        len(shares) * learned,
+        len(mask_fractions) * learned,
         positives * learned,
-        len(shares) / given.n_splits,
+        len(mask_fractions) / given.n_splits,
     )
 
 

@@ -2,20 +2,28 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from utils.config.checks import SIZE_STEP
-from utils.config.command_line import parse
+from utils.config.command_line import parse_config
 from utils.config.settings import Config
-from utils.config.stages import Stage
+from utils.config.stages import Stage, build_stages
 from utils.errors import InputError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+_SIZE_STEP = 32
+"""Every network of the recipes takes multiples of this many pixels."""
 _FULL = 512
 """Pixels of the original's first stage, against which a recipe of smaller images stays smaller."""
 _VALIDATED = 1 / 3
 """Work of an image that is validated: a forward pass, where training takes three times as long."""
-_STRETCHES = ("epoch_stage1", "epoch_stage2", "epoch_stage3")
-_STRETCHES += ("epoch_stage2_accumulation", "warmup_epochs", "restart_epochs")
+_STRETCHES = (
+    "epoch_stage1",
+    "epoch_stage2",
+    "epoch_stage3",
+    "epoch_stage2_accumulation",
+    "warmup_epochs",
+    "restart_epochs",
+)
 _LEAST = {"restart_epochs": 2}
 """A rate that starts anew in every epoch would never fall."""
 
@@ -58,12 +66,12 @@ def read_recipe(name: str) -> Config:
         if setting not in Config.__annotations__ or not equals:
             raise InputError(f"{name}: {change!r} is not SETTING=VALUE of a setting that exists")
         words += [f"--{setting}", value]
-    return parse(words, "a recipe")[0]
+    return parse_config(words, "a recipe")[0]
 
 
 def work_of(stage: Stage, bounds: Bounds) -> float:
     """Return the work of a stage, in training images of `bounds.size`."""
-    shares = [stage.share_of(epoch) for epoch in range(stage.epochs)]
+    shares = [stage.positive_share_at(epoch) for epoch in range(stage.epochs)]
     images = [
         bounds.train if share is None else min(bounds.train, bounds.positives / share)
         for share in shares
@@ -78,24 +86,19 @@ def work_of(stage: Stage, bounds: Bounds) -> float:
 
 def scale(config: Config, bounds: Bounds) -> Config:
     """Bring sizes, epochs and batches of a recipe to those bounds; no encoder is held frozen."""
-    largest = max(_FULL, config.stages(config.lr)[-1].image_size)
+    largest = max(_FULL, build_stages(config)[-1].image_size)
     sizes = {
-        name: max(1, round(getattr(config, name) * bounds.size / largest / SIZE_STEP)) * SIZE_STEP
+        name: max(1, round(getattr(config, name) * bounds.size / largest / _SIZE_STEP)) * _SIZE_STEP
         for name in ("image_size_stage1", "image_size_stage2")
     }
     smaller = replace(config, **sizes)
-    whole = sum(work_of(stage, bounds) for stage in smaller.stages(config.lr))
+    whole = sum(work_of(stage, bounds) for stage in build_stages(smaller))
     factor = bounds.work / whole
 
     def shrink(name: str) -> int | None:
         epochs = getattr(config, name)
         return epochs and max(_LEAST.get(name, 1), round(epochs * factor))
 
-    return replace(
-        smaller,
-        **{name: shrink(name) for name in _STRETCHES},
-        epoch_stage1_freeze=0,
-        batch_size_stage1=bounds.batch,
-        batch_size_stage2=bounds.batch,
-        pretrained=False,
-    )
+    changes: dict[str, Any] = {name: shrink(name) for name in _STRETCHES}
+    changes |= {"batch_size_stage1": bounds.batch, "batch_size_stage2": bounds.batch}
+    return replace(smaller, **changes, epoch_stage1_freeze=0, pretrained=False)

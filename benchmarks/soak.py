@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.runs import fold_folder, small_data, start
+from benchmarks.robustness.runs import fold_folder, small_data, start
 
 _IMAGES = 16
 _FROM = 10
@@ -54,7 +54,8 @@ def look(process: int, log: Path) -> Usage:
 def _anonymous(process: int | str) -> float:
     """Give the memory of a process that no file stands behind, in MiB."""
     status = Path(f"/proc/{process}/status").read_text()
-    return int(re.search(r"RssAnon:\s+(\d+) kB", status).group(1)) / _MIB
+    (kilobytes,) = re.findall(r"RssAnon:\s+(\d+) kB", status)
+    return int(kilobytes) / _MIB
 
 
 def follow(process: int, log: Path, epochs: int) -> list[Usage]:
@@ -81,7 +82,7 @@ def main() -> int:
     epochs = parser.parse_args().epochs
     with small_data(_IMAGES) as folder:
         flags = {"epoch_stage1": str(epochs), "two_stage": "false", "num_workers": "2"}
-        process = start(folder, "soak", **flags)
+        process = start(folder, "soak", flags)
         seen = follow(process, fold_folder(folder, "soak") / "log.txt", epochs)
     print("epoch  memory MiB  workers' memory MiB  files  workers")
     for usage in seen:

@@ -1,1 +1,1 @@
-"""From files on disk to batches: sample or prepare -> splits -> siim."""
+"""From files on disk to batches: prepare -> folds -> sources -> loaders."""

@@ -1,22 +1,19 @@
 """Augmentation of training images: uint8 in, uint8 out, random by a seed per image.
 
-    python -m utils.augmentation --preview sheet.png     what the sets do to an image
+`AUGMENTATIONS` names the sets; `python -m datasets.preview --out sheet.png` shows what they do.
 
-`AUGMENTATIONS` names the sets:
-
-- original: the one of the original repository's published settings.
+- original: of the original repository's published settings.
 - final: the last one of the same repository (github.com/zdaiot/Kaggle-Pneumothorax-Seg,
-  utils/data_augmentation.py), of 34th place.
-- winner: that of 1st place (github.com/sneddy/pneumothorax-segmentation, unet_pipeline/transforms).
-- none: images stay as they are.
+  utils/data_augmentation.py), 34th place.
+- winner: of 1st place (github.com/sneddy/pneumothorax-segmentation, unet_pipeline/transforms).
+- none: images stay unchanged.
 
-The two of 2019 mirrored the image where a rotation or distortion looked beyond its edge; here it is
-black there, as the surroundings of an X-ray are, and belongs to no mask.
+Both 2019 repositories mirrored the image where a rotation or distortion reached beyond its edge.
+Here the outside is black, as the surroundings of an X-ray are, and belongs to no mask.
 """
 
 import os
 import random
-import sys
 
 # Before the import: the library would otherwise look for a newer version over the network.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -158,10 +155,3 @@ def build_augmentation(name: str) -> Augmentation | None:
     if name not in AUGMENTATIONS:
         raise InputError(f"unknown --augmentation {name!r}; choose {', '.join(AUGMENTATIONS)}")
     return None if name == "none" else Augmentation(name)
-
-
-if __name__ == "__main__":
-    # Not above: what the sheet is made with imports this module.
-    from datasets.preview import main
-
-    sys.exit(main())

@@ -31,13 +31,12 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.exclude import read_excluded
 from datasets.folds import read_folds
-from datasets.tools.findings import Duplicates, Findings, examine, find_duplicates
+from datasets.siim import MASK_SIZES, FoundSamples, read_excluded, scan_samples
+from datasets.tools.findings import Duplicates, ImageRecord, find_duplicates, inspect_images
+from datasets.tools.plots import draw_data
 from utils.errors import InputError, command
-from utils.evaluation.scoring import SIZES
 from utils.files import write_json
-from utils.postprocessing.plots import draw_data
 
 _QUANTILES = {
     "smallest": 0,
@@ -53,29 +52,41 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
     fold_of = _read_fold_of(options.folds) if options.folds else None
-    findings = examine(options.dataset_root, read_excluded(options.exclude))
-    duplicates = find_duplicates(findings.pairs, fold_of)
-    content = summarise(findings, duplicates)
+    found = scan_samples(options.dataset_root, read_excluded(options.exclude))
+    records, unreadable = inspect_images(found.samples.values(), len(found.samples))
+    duplicates = find_duplicates(records, fold_of)
+    areas = np.array([record.area for record in records], dtype=np.int64)
+    content = build_report(found, records, found.problems + unreadable, duplicates)
     print("\n".join(_lines(content)))
     out = options.out or options.dataset_root
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "check.json", content)
-        sizes = [pair.size for pair in findings.pairs]
-        draw_data(findings.areas, sizes, out / "check.png")
+        draw_data(areas, [record.size for record in records], out / "check.png")
     except OSError as error:
         raise InputError(f"{out} cannot be written to ({error}); give another --out") from error
     print(f"\n{out / 'check.json'}, {out / 'check.png'}")
     return 1 if content["stops_a_training"] else 0
 
 
-def summarise(findings: Findings, duplicates: list[Duplicates]) -> dict:
-    """Put what was found into the form of check.json."""
-    areas, pairs = findings.areas, findings.pairs
-    masks = areas[areas > 0]
-    sizes = Counter(f"{width}x{height}" for height, width in (pair.size for pair in pairs))
+def build_report(
+    found: FoundSamples,
+    records: list[ImageRecord],
+    refused: list[str],
+    duplicates: list[Duplicates],
+) -> dict:
+    """Return the content of check.json.
+
+    Args:
+        found: what the folders hold.
+        records: the images that can be trained on.
+        refused: why files cannot be used; each would stop a training.
+        duplicates: groups of images with identical pixels.
+    """
+    masks = np.array([record.area for record in records if record.area], dtype=np.int64)
+    sizes = Counter(f"{width}x{height}" for height, width in (r.size for r in records))
     return {
-        "images": len(pairs),
+        "images": len(records),
         "positives": len(masks),
         "sizes": dict(sizes.most_common()),
         "mask_pixels": {
@@ -83,12 +94,12 @@ def summarise(findings: Findings, duplicates: list[Duplicates]) -> dict:
             for name, percent in _QUANTILES.items()
         },
         "masks_by_size": _by_size(masks),
-        "masks_of_other_grey": {p.id: p.level for p in pairs if p.level not in (0, 255)},
-        "images_without_mask": findings.unannotated,
-        "masks_without_image": findings.without_image,
+        "masks_of_other_grey": {r.id: r.level for r in records if r.level not in (0, 255)},
+        "images_without_mask": found.unannotated,
+        "masks_without_image": found.without_image,
         "duplicates": [asdict(group) for group in duplicates],
-        "refused": findings.refused,
-        "stops_a_training": bool(findings.refused or not pairs),
+        "refused": refused,
+        "stops_a_training": bool(refused or not records),
     }
 
 
@@ -114,10 +125,9 @@ def _read_fold_of(path: Path) -> dict[str, int]:
 
 
 def _by_size(masks: np.ndarray) -> list[dict]:
-    ranges = zip((1, *(size + 1 for size in SIZES)), (*SIZES, None), strict=True)
     return [
         {"first": first, "last": last, "masks": _count_between(masks, first, last or np.inf)}
-        for first, last in ranges
+        for first, last in MASK_SIZES
     ]
 
 

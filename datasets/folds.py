@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from utils.csv_files import read_columns
 from utils.errors import InputError
-from utils.files import atomic
+from utils.files import atomic_write
 
 FOLD_SEED = 1
 """Folds do not depend on the seed of a run."""
@@ -39,7 +39,7 @@ class Fold:
         return replace(self, train=train, valid=valid)
 
 
-def split(
+def make_folds(
     positive: dict[str, bool],
     n_splits: int,
     stratified: bool,
@@ -101,8 +101,8 @@ def _check_enough(labels: np.ndarray, n_splits: int, stratified: bool) -> None:
                 )
 
 
-def fold_of(table: pd.DataFrame, number: int) -> Fold:
-    """Return the images of fold `number` of a table that `split` made."""
+def get_fold(table: pd.DataFrame, number: int) -> Fold:
+    """Return the images of fold `number` of a table that `make_folds` made."""
     left_out = table["fold"] == number
     return Fold(
         number,
@@ -134,7 +134,7 @@ def read_patients(path: str | Path) -> dict[str, str]:
     """
     rows = read_columns(path, ("ImageId", "PatientId"), "a csv of patients")
     patients: dict[str, str] = {}
-    for _, name, patient in rows:
+    for _, (name, patient) in rows:
         if name in patients:
             raise InputError(f"{path}: {name} has several rows")
         patients[name] = patient
@@ -143,7 +143,7 @@ def read_patients(path: str | Path) -> dict[str, str]:
 
 def write_folds(table: pd.DataFrame, path: str | Path) -> None:
     """Write folds.csv, atomically."""
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False)
 
 
@@ -155,10 +155,8 @@ def read_folds(path: str | Path) -> pd.DataFrame:
     """
     columns, what = ("ImageId", "fold", "positive", "PatientId"), "a table of folds"
     rows = read_columns(path, columns, what)
-    _, ids, folds, positives, patients = zip(*rows, strict=True) if rows else ((),) * 5
+    texts = {name: [values[i] for _, values in rows] for i, name in enumerate(columns)}
     try:
-        numbers = np.array((folds, positives)).astype(np.int64)
+        return pd.DataFrame(texts).astype({"fold": np.int64, "positive": np.int64})
     except (ValueError, OverflowError) as error:
         raise InputError(f"{path} cannot be read as {what}: {error}") from error
-    values = (list(ids), *numbers, list(patients))
-    return pd.DataFrame(dict(zip(columns, values, strict=True)))

@@ -1,33 +1,38 @@
-"""Loaders of a stage: uint8 [B,1,S,S] images and masks for one process of all that train."""
+"""Data loaders of a stage: uint8 [B,1,S,S] images and masks, for one training process."""
 
+import itertools
 import signal
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from datasets.augmentation import build_augmentation
+from datasets.augmentation import Augmentation, build_augmentation
 from datasets.folds import Fold
-from datasets.sampling import EpochBatches
-from datasets.siim import Source, TrainImages, ValidImages
+from datasets.sampling import EpochBatches, StepPart, plan_steps
+from datasets.sources.base import Pixels, PixelSource
 from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.errors import InputError
 
+_OVERLAYS = 4
+"""Validation images drawn for TensorBoard."""
+
 
 class ValidBatch(NamedTuple):
-    """A batch to validate on.
+    """A validation batch.
 
     Attributes:
-        index: [B] int64, positions in the data set.
+        positions: [B] int64, in the data set.
         image: [B,1,S,S] uint8 at the stage's size.
         mask: [B,1,S,S] uint8 of 0 and 1 at the stage's size.
         full_masks: B masks, uint8 [H,W] of 0 and 1, at the images' original sizes.
     """
 
-    index: Tensor
+    positions: Tensor
     image: Tensor
     mask: Tensor
     full_masks: list[Tensor]
@@ -38,105 +43,162 @@ class StageData:
 
     Args:
         source: the pixels of every image.
-        fold: the images to learn from and to validate on.
-        stage: its image and batch size.
-        config: augmentation and number of workers.
-        seed_parts: (seed, fold, stage), on which order and augmentation depend.
-        rank: which process this is.
+        fold: the images to train and to validate on.
+        stage: image size, batch size and number of epochs.
+        config: seed, augmentation and number of workers.
+        rank: of this process.
         world_size: number of processes.
 
     Attributes:
         fold: the images.
+        seed_parts: (seed, fold, stage), which order and augmentation depend on.
         batches: which images make up each training batch.
         train: loads (image, mask) of the batches, uint8 [B,1,S,S].
         valid: loads every `world_size`-th validation image, once and in order, as `ValidBatch`.
+        overlay_positions: of the first positives among these validation images.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: PixelSource,
         fold: Fold,
         stage: Stage,
         config: Config,
-        seed_parts: tuple[int, ...],
-        rank: int,
-        world_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ):
+        if config.seed is None:
+            raise ValueError("the seed of a run is decided before its data is loaded")
         self.fold = fold
+        self.seed_parts = config.seed, fold.number, stage.number
+        self._stage = stage
         self.batches = EpochBatches(
             fold.train,
             stage.batch_size,
-            seed_parts,
+            self.seed_parts,
             rank,
             world_size,
             fold.positive,
-            stage.share_of,
+            stage.positive_share_at,
         )
         augmentation = build_augmentation(
             config.augmentation if config.augmentation_flag else "none"
         )
-        workers = _worker_settings(config.num_workers)
-        self.train = DataLoader(
+        self.train: DataLoader = DataLoader(
             TrainImages(source.pixels(fold.train, stage.image_size), augmentation),
             batch_sampler=self.batches,
-            **workers,
+            num_workers=config.num_workers,
+            persistent_workers=config.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
         )
-        self.valid = DataLoader(
+        mine = range(rank, len(fold.valid), world_size)
+        positives = (i for i in mine if fold.valid[i] in fold.positive)
+        self.overlay_positions = set(itertools.islice(positives, _OVERLAYS))
+        self.valid: DataLoader = DataLoader(
             ValidImages(source.pixels(fold.valid, stage.image_size)),
             batch_size=max(1, stage.batch_size // world_size),
-            sampler=range(rank, len(fold.valid), world_size),
+            sampler=mine,
             collate_fn=_collate_valid,
-            **workers,
+            num_workers=config.num_workers,
+            persistent_workers=config.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
         )
 
+    def step_parts(self, epoch: int) -> list[StepPart]:
+        """Return the position of each training batch of an epoch (from 0) in its optimizer step."""
+        return plan_steps(self.batches.sizes(epoch), self._stage.batches_per_step(epoch))
 
-def check_dealing(stage: Stage, fold: Fold, processes: int) -> None:
-    """Refuse what cannot be dealt out over the processes.
+    def count_steps(self) -> int:
+        """Return the number of optimizer steps of the whole stage."""
+        epochs = range(self._stage.epochs)
+        return sum(part.last for epoch in epochs for part in self.step_parts(epoch))
+
+
+class TrainImages(Dataset):
+    """Training images: `dataset[index, seed]` -> image and mask.
 
     Args:
-        stage: its batch size, and which images it takes.
+        pixels: the images of the fold.
+        augmentation: changes image and mask; None leaves them unchanged.
+    """
+
+    def __init__(self, pixels: Pixels, augmentation: Augmentation | None):
+        self.pixels = pixels
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return image and mask, both uint8 [1,S,S]; the mask has values 0 and 1."""
+        index, seed = item
+        image, mask = self.pixels.pair(index)
+        if self.augmentation is not None:
+            image, mask = self.augmentation(image, mask, seed)
+        return _to_tensor(image), _to_tensor(mask)
+
+
+class ValidImages(Dataset):
+    """Validation images: `dataset[index]` -> index, image, mask, mask at the original size."""
+
+    def __init__(self, pixels: Pixels):
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor, Tensor, Tensor]:
+        """Return index, image and mask uint8 [1,S,S], and the mask uint8 [H,W]."""
+        image, mask, full_mask = self.pixels.triple(index)
+        return index, _to_tensor(image), _to_tensor(mask), torch.from_numpy(full_mask)
+
+
+def check_batch_split(stage: Stage, fold: Fold, processes: int) -> None:
+    """Refuse a stage whose batches cannot be divided over the processes.
+
+    Args:
+        stage: its batch size, and which images it uses.
         fold: the images.
-        processes: how many there are.
+        processes: number of processes.
 
     Raises:
-        InputError: the batch is not divisible, or there are too few images, or no positives.
+        InputError: the batch size is not divisible, or there are too few images or positives.
     """
     if stage.batch_size % processes:
         raise InputError(
-            f"--batch_size_stage{min(stage.number, 2)} {stage.batch_size} cannot be dealt out "
-            f"evenly over {processes} processes; use a multiple of {processes}"
+            f"--batch_size_stage{min(stage.number, 2)} {stage.batch_size} is not divisible by the "
+            f"number of processes, {processes}; use a multiple of it"
         )
     needs_positives = stage.positives_only or stage.positive_share is not None
     positives = fold.only_positives()
     if needs_positives and not (positives.train and positives.valid):
         raise InputError(
-            f"stage {stage.number} takes a share of images with a mask, but fold {fold.number} has "
-            f"{len(positives.train)} to learn from and {len(positives.valid)} to validate on"
+            f"stage {stage.number} needs positives, but fold {fold.number} has "
+            f"{len(positives.train)} to train on and {len(positives.valid)} to validate on"
         )
     chosen = positives if stage.positives_only else fold
     batches = EpochBatches(
-        chosen.train, stage.batch_size, (), 0, processes, fold.positive, stage.share_of
+        chosen.train, stage.batch_size, (), 0, processes, fold.positive, stage.positive_share_at
     )
     images = min(batches.images(epoch) for epoch in range(stage.epochs))
     if images < 2 * processes:
         raise InputError(f"{images} training images are too few for {processes} processes")
 
 
-def _collate_valid(items: list[tuple[int, Tensor, Tensor, Tensor]]) -> ValidBatch:
-    index, image, mask, full_masks = zip(*items, strict=True)
-    return ValidBatch(torch.tensor(index), torch.stack(image), torch.stack(mask), list(full_masks))
-
-
-def _worker_settings(num_workers: int) -> dict:
-    return {
-        "num_workers": num_workers,
-        "persistent_workers": num_workers > 0,
-        "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": start_worker,
-    }
-
-
 def start_worker(_: int) -> None:
-    """Keep OpenCV from starting threads of its own, and leave Ctrl-C to the training process."""
+    """Keep OpenCV from starting its own threads, and leave Ctrl-C to the training process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _collate_valid(items: list[tuple[int, Tensor, Tensor, Tensor]]) -> ValidBatch:
+    positions, image, mask, full_masks = zip(*items, strict=True)
+    return ValidBatch(
+        torch.tensor(positions), torch.stack(image), torch.stack(mask), list(full_masks)
+    )
+
+
+def _to_tensor(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels))[None]

@@ -41,9 +41,9 @@ from tqdm import tqdm
 from datasets.formats.annotations import read_annotations
 from datasets.formats.images import SUFFIXES, find_images, image_id
 from datasets.tools.convert import Job, Outcome, convert, remove
-from utils.cores import usable_cores
 from utils.errors import InputError, command
-from utils.files import atomic
+from utils.files import atomic_write
+from utils.parallel import usable_cores
 
 HANDFUL = 20
 # Starting a process costs about as much as preparing this many images.
@@ -121,7 +121,7 @@ def prepare(
         unannotated = sorted(set(files) - set(chosen))
         for name in unannotated:
             remove(name, folders)
-        jobs = [Job(name, files[name], folders, rows.get(name), csv) for name in chosen]
+        jobs = [Job(name, files[name], folders, rows.get(name, []), csv) for name in chosen]
         outcomes = list(_progress(run(convert, jobs), len(jobs), "converting"))
     refused += [outcome.refused for outcome in outcomes if outcome.refused]
     return Report(outcomes, unannotated, refused, len(set(rows) - set(files)))
@@ -222,7 +222,7 @@ def _print(report: Report, out: Path, split: str, seconds: float) -> None:
 def _list(what: str, lines: list[str], path: Path) -> None:
     path.unlink(missing_ok=True)
     if len(lines) > HANDFUL:
-        with atomic(path, flush=False) as temporary:
+        with atomic_write(path, flush=False) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{len(lines)} {what}: listed in {path}")
     else:

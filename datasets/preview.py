@@ -1,26 +1,28 @@
-"""A sheet of what every set of augmentations does to one training image.
+"""Draw what every augmentation set does to one training image.
 
-    python -m utils.augmentation --preview sheet.png
-    python -m utils.augmentation --preview sheet.png --image ID --size 1024 --seed 7
+    python -m datasets.preview --out sheet.png
+    python -m datasets.preview --out sheet.png --image ID --size 1024 --seed 7
 
-A row for each set: the image as it is prepared for training, then as seven seeds change it, with
-the mask outlined. The seeds are the same in every row.
+One row per set: the image as prepared for training, then augmented with seven seeds, the mask
+outlined. The seeds are the same in every row.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from datasets.augmentation import AUGMENTATIONS, build_augmentation
+from datasets.augmentation import AUGMENTATIONS, Augmentation
 from datasets.formats.images import read_mask
-from datasets.siim import Sample, find_samples
-from datasets.sources.files import Files
-from utils.console import say
+from datasets.siim import find_samples
+from datasets.sources.base import Sample
+from datasets.sources.files import FileSource
+from utils.console import print0
 from utils.drawing import TRUTH, contact_sheet, tile
 from utils.errors import InputError, command
-from utils.files import atomic
+from utils.files import atomic_write
 
 SEEDS = 7
 """Changed images of a row."""
@@ -32,15 +34,17 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
     sample = _choose(find_samples(options.dataset_root).samples, options.image)
-    prepared = Files({sample.id: sample}, options.clahe == "true").pixels([sample.id], options.size)
+    prepared = FileSource({sample.id: sample}, options.clahe == "true").pixels(
+        [sample.id], options.size
+    )
     sheet = draw_sheet(*prepared.pair(0), options.seed, _title(sample, options))
-    encoded = cv2.imencode(options.preview.suffix.lower(), sheet[..., ::-1])[1]
+    encoded = cv2.imencode(options.out.suffix.lower(), sheet[..., ::-1])[1]
     try:
-        with atomic(options.preview) as temporary:
+        with atomic_write(options.out) as temporary:
             temporary.write_bytes(encoded.tobytes())
     except OSError as error:
-        raise InputError(f"{options.preview} cannot be written: {error.strerror}") from error
-    say(f"{options.preview}: image {sample.id}")
+        raise InputError(f"{options.out} cannot be written: {error.strerror}") from error
+    print0(f"{options.out}: image {sample.id}")
     return 0
 
 
@@ -61,7 +65,7 @@ def draw_sheet(
     names = [name for name in AUGMENTATIONS if name != "none"]
     tiles = []
     for name in names:
-        augment = build_augmentation(name)
+        augment = Augmentation(name)
         tiles.append(tile(image, mask, ("not augmented", _area(mask)), TRUTH))
         for number in range(seed, seed + SEEDS):
             changed, changed_mask = augment(image, mask, number)
@@ -98,17 +102,28 @@ def _choose(samples: dict[str, Sample], wanted: str | None) -> Sample:
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m utils.augmentation",
+        prog="python -m datasets.preview",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--preview", type=_picture, required=True, help="sheet to write, .png/.jpg")
-    parser.add_argument("--image", metavar="ID", help="image to show (first with a mask)")
-    parser.add_argument("--dataset_root", type=Path, default=Path("./datasets/SIIM_data"))
-    parser.add_argument("--size", type=_positive, default=512, help="side in pixels (512)")
-    parser.add_argument("--clahe", choices=("true", "false"), default="true")
-    parser.add_argument("--seed", type=_natural, default=0, help="first of the seeds (0)")
+    parser.add_argument(
+        "--out", type=_picture, required=True, help="picture to write, .png or .jpg"
+    )
+    parser.add_argument("--image", metavar="ID", help="image to show (default: first with a mask)")
+    parser.add_argument(
+        "--dataset_root",
+        type=Path,
+        default=Path("./datasets/SIIM_data"),
+        help="folder with train_images/ and train_mask/ (default: ./datasets/SIIM_data)",
+    )
+    parser.add_argument("--size", type=_positive, default=512, help="side in pixels (default: 512)")
+    parser.add_argument(
+        "--clahe", choices=("true", "false"), default="true", help="apply CLAHE (default: true)"
+    )
+    parser.add_argument(
+        "--seed", type=_natural, default=0, help="first of the seven seeds (default: 0)"
+    )
     return parser.parse_args(args)
 
 
@@ -129,3 +144,7 @@ def _positive(text: str) -> int:
     if not _natural(text):
         raise argparse.ArgumentTypeError("a side has at least 1 pixel")
     return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

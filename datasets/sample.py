@@ -25,20 +25,20 @@ import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
+from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 from tqdm import tqdm
 
 from datasets.formats import rle
 from datasets.tools.phantom import draw_chest
-from utils.cores import usable_cores
 from utils.errors import InputError, command
-from utils.files import atomic
+from utils.files import atomic_write
+from utils.parallel import usable_cores
 
 # pydicom's own root: no hospital's identifier begins with it.
 UID_ROOT = "1.2.826.0.1.3680043.8.498"
 
 
-def image_id(seed: int, index: int) -> str:
+def sample_uid(seed: int, index: int) -> str:
     """SOPInstanceUID of image `index`, also the stem of its file."""
     return f"{UID_ROOT}.{seed}.4.{index}"
 
@@ -89,7 +89,7 @@ def main(args: list[str] | None = None) -> int:
     _check(given)
     out = Path(given.out)
     try:
-        _refuse_other_images(out, {image_id(given.seed, i) for i in range(given.count + 1)})
+        _refuse_other_images(out, {sample_uid(given.seed, i) for i in range(given.count + 1)})
         out.mkdir(parents=True, exist_ok=True)
         texts = _write_images(out, given)
         _write_tables(out, given.seed, texts)
@@ -166,7 +166,7 @@ def _write_image(out: Path, seed: int, size: int, index: int) -> list[str]:
     dicom = _dicom(seed, index, image)
     folder = out / "dicom-images-train" / dicom.StudyInstanceUID / dicom.SeriesInstanceUID
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / f"{dicom.SOPInstanceUID}.dcm", flush=False) as temporary:
+    with atomic_write(folder / f"{dicom.SOPInstanceUID}.dcm", flush=False) as temporary:
         dicom.save_as(temporary, enforce_file_format=True)
     return annotate(index, mask)
 
@@ -175,12 +175,12 @@ def _dicom(seed: int, index: int, image: np.ndarray) -> Dataset:
     """The image, [H,W] uint8, as a DICOM with the fields of Kaggle's and a JPEG inside."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = image_id(seed, index)
+    meta.MediaStorageSOPInstanceUID = UID(sample_uid(seed, index))
     meta.TransferSyntaxUID = JPEGBaseline8Bit
     dicom = Dataset()
     dicom.file_meta = meta
     dicom.SOPClassUID = SecondaryCaptureImageStorage
-    dicom.SOPInstanceUID = image_id(seed, index)
+    dicom.SOPInstanceUID = sample_uid(seed, index)
     dicom.StudyInstanceUID = f"{UID_ROOT}.{seed}.2.{index}"
     dicom.SeriesInstanceUID = f"{UID_ROOT}.{seed}.3.{index}"
     dicom.Modality, dicom.ConversionType = "CR", "WSD"
@@ -201,10 +201,10 @@ def _dicom(seed: int, index: int, image: np.ndarray) -> Dataset:
 def _write_tables(out: Path, seed: int, texts: list[list[str]]) -> None:
     rows, patients = ["ImageId, EncodedPixels"], ["ImageId,PatientId"]
     for index in range(1, len(texts)):
-        rows += [f"{image_id(seed, index)}, {text}" for text in texts[index]]
-        patients.append(f"{image_id(seed, index)},{_patient(index):08d}")
+        rows += [f"{sample_uid(seed, index)}, {text}" for text in texts[index]]
+        patients.append(f"{sample_uid(seed, index)},{_patient(index):08d}")
     for name, lines in (("train-rle.csv", rows), ("patients.csv", patients)):
-        with atomic(out / name, flush=False) as temporary:
+        with atomic_write(out / name, flush=False) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 

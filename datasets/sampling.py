@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-def seed_of(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """Mix whole numbers and names into one 63-bit seed, the same on every machine."""
     numbers = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in parts]
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
@@ -46,14 +46,14 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         positive: frozenset[str] = frozenset(),
-        share_of: Callable[[int], float | None] = lambda epoch: None,
+        positive_share_at: Callable[[int], float | None] = lambda epoch: None,
     ):
         self.ids = ids
         self.batch_size = batch_size
         self.seed_parts = seed_parts
         self.rank = rank
         self.world_size = world_size
-        self.share_of = share_of
+        self.positive_share_at = positive_share_at
         self.epoch = 0
         is_positive = np.array([name in positive for name in ids], dtype=bool)
         self._positives, self._others = np.flatnonzero(is_positive), np.flatnonzero(~is_positive)
@@ -87,7 +87,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in self._dealt():
             mine = batch[self.rank :: self.world_size]
-            yield [(i, seed_of(*self.seed_parts, self.epoch, self.ids[i])) for i in mine]
+            yield [(i, derive_seed(*self.seed_parts, self.epoch, self.ids[i])) for i in mine]
 
     def ids_of(self, first: int, end: int) -> list[str]:
         """Name the images of the epoch's batches from `first` to before `end`, of all processes."""
@@ -95,21 +95,21 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def _dealt(self) -> list[list[int]]:
         """Give the indices of each batch, over all processes."""
-        generator = np.random.default_rng(seed_of(*self.seed_parts, self.epoch))
-        others = np.random.default_rng(seed_of(*self.seed_parts, self.epoch, "others"))
+        generator = np.random.default_rng(derive_seed(*self.seed_parts, self.epoch))
+        others = np.random.default_rng(derive_seed(*self.seed_parts, self.epoch, "others"))
         drawn = others.permutation(self._others)[: self._drawn(self.epoch)]
         order = generator.permutation(np.sort(np.concatenate((self._positives, drawn))))
         return [part.tolist() for part in np.split(order, np.cumsum(self.sizes())[:-1])]
 
     def _drawn(self, epoch: int) -> int:
         """Count the images without a mask that take part in an epoch."""
-        share = self.share_of(epoch)
+        share = self.positive_share_at(epoch)
         if share is None:
             return len(self._others)
         return min(len(self._others), round(len(self._positives) * (1 - share) / share))
 
 
-class Part(NamedTuple):
+class StepPart(NamedTuple):
     """The place of a batch in its optimizer step.
 
     Attributes:
@@ -121,7 +121,7 @@ class Part(NamedTuple):
     last: bool
 
 
-def plan_steps(sizes: list[int], group_size: int) -> list[Part]:
+def plan_steps(sizes: list[int], batches_per_step: int) -> list[StepPart]:
     """Group batches into optimizer steps, the last group with what is left.
 
     A loss that is a mean over n images counts n / step_images in its step: the gradient is then
@@ -135,7 +135,7 @@ def plan_steps(sizes: list[int], group_size: int) -> list[Part]:
         A part for each batch.
     """
     parts = []
-    for start in range(0, len(sizes), group_size):
-        group = sizes[start : start + group_size]
-        parts += [Part(sum(group), last=i == len(group) - 1) for i in range(len(group))]
+    for start in range(0, len(sizes), batches_per_step):
+        group = sizes[start : start + batches_per_step]
+        parts += [StepPart(sum(group), last=i == len(group) - 1) for i in range(len(group))]
     return parts

@@ -16,12 +16,13 @@ from pathlib import Path
 from torch import nn
 
 from models.backboned_unet import BACKBONES, Unet
-from models.sizes import check_every_input
+from models.interface import encoder_of
+from models.sizes import add_size_check
 from models.smp import build_smp
-from models.unet_family import FAMILY, build_unet
-from models.unused import retire_unused
+from models.unet_family import VARIANTS, build_unet
+from models.unused import unused_to_buffers
 from models.weights import load_encoder
-from utils.console import say
+from utils.console import print0
 from utils.errors import InputError
 
 _PRETRAINED: dict[str, Callable[..., nn.Module]] = {
@@ -37,7 +38,7 @@ _LEAST_PRIOR = 1e-4
 
 def model_types() -> list[str]:
     """Return the names that `build_model` knows, but for those of the form smp:...:..."""
-    return [*FAMILY, *_PRETRAINED]
+    return [*VARIANTS, *_PRETRAINED]
 
 
 def describe_models() -> str:
@@ -76,23 +77,23 @@ def build_model(
         encoder_weights: a file with weights for the encoder; no network is then needed.
         t: recurrent steps of R2U_Net and R2AttU_Net.
         prior: probability of a mask that the untrained network gives a pixel, on the whole.
-        presence_head: say also whether there is a mask at all; not for the networks of `FAMILY`.
+        presence_head: say also whether there is a mask at all; not for the networks of `VARIANTS`.
 
     Raises:
         InputError: the name is unknown, the network has no presence head, or the weights cannot be
             had or do not fit.
     """
     network = _build(model_type, pretrained and encoder_weights is None, t, presence_head)
-    retire_unused(network)
+    unused_to_buffers(network)
     _set_prior(network, prior)
-    check_every_input(network)
+    add_size_check(network)
     if encoder_weights is not None:
-        load_encoder(network.encoder, encoder_weights)
+        load_encoder(encoder_of(network), encoder_weights)
     return network
 
 
 def _build(model_type: str, pretrained: bool, t: int, presence_head: bool) -> nn.Module:
-    if model_type in FAMILY:
+    if model_type in VARIANTS:
         if presence_head:
             raise InputError(
                 f"--presence_weight above 0 needs a presence head, which {model_type} cannot have."
@@ -100,13 +101,16 @@ def _build(model_type: str, pretrained: bool, t: int, presence_head: bool) -> nn
                 "--presence_weight 0"
             )
         if pretrained:
-            say(f"warning: there are no pretrained weights for {model_type}, it starts at random")
+            print0(
+                f"warning: there are no pretrained weights for {model_type}, it starts at random"
+            )
         return build_unet(model_type, t)
     if model_type in _PRETRAINED:
         return _PRETRAINED[model_type](pretrained=pretrained, presence_head=presence_head)
     kind, *parts = model_type.split(":")
     if kind == "smp" and len(parts) == 2:
-        return build_smp(*parts, pretrained=pretrained, presence_head=presence_head)
+        architecture, encoder = parts
+        return build_smp(architecture, encoder, pretrained, presence_head)
     known = [*model_types(), _PATTERN]
     near = _PATTERN
     if kind != "smp":
@@ -124,4 +128,5 @@ def _set_prior(network: nn.Module, prior: float) -> None:
     """
     prior = min(max(prior, _LEAST_PRIOR), 1 - _LEAST_PRIOR)
     *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    assert last.bias is not None, "every network ends in a convolution with a bias"
     nn.init.constant_(last.bias, math.log(prior / (1 - prior)))

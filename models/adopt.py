@@ -30,12 +30,15 @@ from pathlib import Path
 from torch import Tensor
 
 from models import build_model
-from utils.config.command_line import parse
+from models.sizes import check_square_sizes
+from utils.config.command_line import parse_config
 from utils.config.settings import Config
-from utils.console import say
+from utils.config.stages import build_stages
+from utils.console import print0
 from utils.errors import InputError, command
-from utils.training.checkpoints import FoldCheckpoints, load_file, reason_of
-from utils.training.run_folder import begin_run, open_run
+from utils.safe_load import load_file, reason_of
+from utils.training.checkpoints import FoldCheckpoints
+from utils.training.run_folder import create_run, open_run
 
 
 @command
@@ -45,16 +48,16 @@ def main(args: list[str] | None = None) -> int:
     own.add_argument("--checkpoint", type=Path, nargs="+", default=[])
     own.add_argument("--stage", type=int, choices=(1, 2), default=2)
     options, rest = own.parse_known_args(args)
-    config, given = parse(rest, __doc__)
+    config, given = parse_config(rest, __doc__)
     folds = _folds(options.checkpoint, config)
     states = {fold: read_weights(path, config) for fold, path in folds.items()}
     config, folder = open_run(config, given)
     _check_new(folder)
-    begin_run(config, given, folder)
+    create_run(config, given, folder)
     for fold, state in states.items():
         write_checkpoints(folder / f"fold{fold}", fold, state, config, options.stage)
-        say(f"fold {fold}: {folds[fold]}, {len(state)} weights")
-    say(f"run {folder}")
+        print0(f"fold {fold}: {folds[fold]}, {len(state)} weights")
+    print0(f"run {folder}")
     return 0
 
 
@@ -70,6 +73,10 @@ def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     content = load_file(path)
     state = content.get("state_dict", content)
     network = build_model(config.model_type, pretrained=False, t=config.t)
+    check_square_sizes(
+        network,
+        ((f"--image_size_stage{stage.number}", stage.image_size) for stage in build_stages(config)),
+    )
     try:
         network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except (AttributeError, RuntimeError, TypeError) as error:
@@ -84,7 +91,7 @@ def write_checkpoints(
 ) -> None:
     """Write the checkpoints of a fold whose stages are done up to `last_stage`."""
     folder.mkdir()
-    for stage in config.stages(config.lr)[:last_stage]:
+    for stage in build_stages(config)[:last_stage]:
         content = {
             "state_dict": state,
             "model_type": config.model_type,
@@ -92,9 +99,10 @@ def write_checkpoints(
             "epoch": stage.epochs - 1,
             "fold": fold,
             "best": {"epoch": stage.epochs - 1},
+            "kept": [{"epoch": stage.epochs - 1}],
             "config": asdict(config),
         }
-        FoldCheckpoints(folder).save(content, kept=[stage.epochs - 1])
+        FoldCheckpoints(folder).save(content)
 
 
 def _folds(checkpoints: list[Path], config: Config) -> dict[int, Path]:

@@ -5,13 +5,15 @@ checkpoints made with it load here. What never takes part (`backbone.fc`) is lef
 a network does not move its batch-norm statistics.
 """
 
+from functools import partial
+
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.weights import fetch_imagenet
-from utils.console import say
+from utils.console import print0
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _VGG_SHORTCUTS = {
@@ -49,13 +51,13 @@ class UpsampleBlock(nn.Module):
     def __init__(self, ch_in: int, ch_out: int, skip_in: int, use_bn: bool, parametric: bool):
         super().__init__()
         self.parametric = parametric
-        convolution = {"kernel_size": 3, "padding": 1, "bias": not use_bn}
+        convolution = partial(nn.Conv2d, kernel_size=3, padding=1, bias=not use_bn)
         if parametric:
             self.up = nn.ConvTranspose2d(ch_in, ch_out, 4, stride=2, padding=1, bias=not use_bn)
         else:
-            self.conv1 = nn.Conv2d(ch_in + skip_in, ch_out, **convolution)
+            self.conv1 = convolution(ch_in + skip_in, ch_out)
         self.bn1 = nn.BatchNorm2d(ch_out) if use_bn else nn.Identity()
-        self.conv2 = nn.Conv2d(ch_out + (skip_in if parametric else 0), ch_out, **convolution)
+        self.conv2 = convolution(ch_out + (skip_in if parametric else 0), ch_out)
         self.bn2 = nn.BatchNorm2d(ch_out) if use_bn else nn.Identity()
 
     def forward(self, x: Tensor, shortcut: Tensor | None) -> Tensor:
@@ -173,4 +175,4 @@ def _ignore_classifier(module: nn.Module, state_dict: dict, *_) -> None:
     for key in ignored:
         del state_dict[key]
     if ignored:
-        say(f"ignored, as it takes no part: {', '.join(ignored)}")
+        print0(f"ignored, as it takes no part: {', '.join(ignored)}")

@@ -29,12 +29,13 @@ import torch
 from torch import Tensor, nn
 
 from utils.config.settings import Config
-from utils.console import say
+from utils.config.stages import gate_stage, mask_stage
+from utils.console import print0
 from utils.distributed import launch
 from utils.errors import InputError, command
-from utils.files import atomic
-from utils.inference.ensemble import Ensemble
-from utils.inference.runs import find_checkpoints, open_ensemble, read_settings
+from utils.files import atomic_write
+from utils.inference.ensemble import Ensemble, open_ensemble
+from utils.inference.runs import find_checkpoints, read_run_config
 
 _TOLERANCE = 1e-3
 _MOST_BYTES = 1536 * 2**20
@@ -48,14 +49,14 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
     _check_packages()
-    config = read_settings(options.run, options.folds)
+    config = read_run_config(options.run, options.folds)
     checkpoints = find_checkpoints(options.run, config, "best")
     out = options.out or options.run / "model.onnx"
     fabric = launch("cpu", 1, 1, "32-true")
     graph = Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
     _check_fits(graph)
     try:
-        with atomic(out) as temporary:
+        with atomic_write(out) as temporary:
             export(graph, config, temporary)
             difference = largest_difference(graph, temporary, last_size(config))
             if not difference <= _TOLERANCE:
@@ -65,8 +66,8 @@ def main(args: list[str] | None = None) -> int:
                 )
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error}") from error
-    networks = len({*checkpoints.drawing, *checkpoints.deciding})
-    say(
+    networks = len({*checkpoints.mask, *checkpoints.gate})
+    print0(
         f"{out}: {', '.join(graph.outputs)} of {len(config.fold_numbers())} folds, {networks} "
         f"networks; largest difference to PyTorch {difference:.2g}"
     )
@@ -74,10 +75,10 @@ def main(args: list[str] | None = None) -> int:
 
 
 class Graph(nn.Module):
-    """What is exported of an ensemble.
+    """The exported part of an ensemble.
 
     Args:
-        ensemble: gives `Maps`.
+        ensemble: returns `ProbabilityMaps`.
         config: the run's settings.
 
     Attributes:
@@ -87,23 +88,20 @@ class Graph(nn.Module):
     def __init__(self, ensemble: Ensemble, config: Config):
         super().__init__()
         self.ensemble = ensemble
-        decides = config.deciding_stage != config.drawing_stage
-        part_of = {"probability": "drawn"}
-        part_of |= {"deciding": "deciding"} if decides else {}
-        part_of |= {"presence": "presence"} if config.presence_head else {}
-        self.outputs = list(part_of)
-        self._parts = list(part_of.values())
+        self.outputs = ["probability"]
+        self.outputs += ["gate"] if gate_stage(config) != mask_stage(config) else []
+        self.outputs += ["presence"] if config.presence_head else []
         self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Predict a batch, [B,1,S,S] uint8 grey."""
         maps = self.ensemble(image)
-        return tuple(getattr(maps, part) for part in self._parts)
+        return tuple(getattr(maps, name) for name in self.outputs)
 
 
 def last_size(config: Config) -> int:
     """Return the side of the last stage's images, in pixels."""
-    return config.drawing_stage.image_size
+    return mask_stage(config).image_size
 
 
 def export(graph: Graph, config: Config, path: Path) -> None:
@@ -118,6 +116,7 @@ def export(graph: Graph, config: Config, path: Path) -> None:
         output_names=graph.outputs,
         verbose=False,
     )
+    assert program is not None, "torch returns a program with dynamo=True"
     program.model.doc_string = f"pneumothorax segmentation, {config.model_type}"
     program.model.metadata_props.update(describe(config, graph.outputs))
     program.save(path)
@@ -128,7 +127,7 @@ def describe(config: Config, outputs: list[str]) -> dict[str, str]:
     size = last_size(config)
     meanings = {
         "probability": f"float32 [B,1,{size},{size}], of a pneumothorax at each pixel",
-        "deciding": f"float32 [B,1,{size},{size}], likewise, to decide whether there is any",
+        "gate": f"float32 [B,1,{size},{size}], likewise, to decide whether there is any",
         "presence": "float32 [B], of a pneumothorax anywhere",
     }
     clahe = "CLAHE (clip limit 2.0, 8x8 tiles) at the original size, then " if config.clahe else ""

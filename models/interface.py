@@ -1,22 +1,46 @@
-"""What a network returns: the logits of a mask, and from some networks one for the whole image."""
+"""What every network has in common: its input, its output, its encoder."""
 
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+# ImageNet's RGB mean and standard deviation, which torchvision's pretrained networks expect.
+_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+_STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
+_SCALE, _SHIFT = 1 / (255 * _STD), -_MEAN / _STD
+
+NetworkOutput = Tensor | tuple[Tensor, Tensor]
+"""Logits [B,1,H,W]; with a presence head, also its logits [B,1]."""
+
+
+def normalise(image: Tensor) -> Tensor:
+    """[B,1,H,W] uint8 grey -> [B,3,H,W] float32 with ImageNet's mean and standard deviation."""
+    # A blocking copy would make the host wait for all queued work of the device.
+    scale, shift = (part.to(image.device, non_blocking=True) for part in (_SCALE, _SHIFT))
+    return torch.addcmul(shift, image.float(), scale)
 
 
 class Output(NamedTuple):
-    """What a network says about a batch.
+    """The output of a network for a batch.
 
     Attributes:
         logits: [B,1,H,W], of a mask at each pixel.
-        presence: [B,1], of a mask anywhere in the image; None without a presence head.
+        presence: [B,1], logits of a mask anywhere in the image; None without a presence head.
     """
 
     logits: Tensor
     presence: Tensor | None
 
 
-def read_output(output: Tensor | tuple[Tensor, Tensor]) -> Output:
-    """Name the parts of what a network returned, whether or not it has a presence head."""
+def read_output(output: NetworkOutput) -> Output:
+    """Name the parts of a network's output, with or without a presence head."""
     return Output(output, None) if isinstance(output, Tensor) else Output(*output)
+
+
+def encoder_of(network: nn.Module) -> nn.Module | None:
+    """Return the part of a network that pretrained weights go into and that can be frozen."""
+    encoder = network.encoder
+    if encoder is None or isinstance(encoder, nn.Module):
+        return encoder
+    raise TypeError(f"{type(network).__name__}.encoder is no module")

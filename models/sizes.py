@@ -1,40 +1,72 @@
-"""Image sizes: what a network cannot halve cleanly is refused before it computes anything."""
+"""Image sizes: a size that a network cannot downsample evenly is refused before any computation."""
+
+from collections.abc import Iterable
 
 from torch import nn
 
 from utils.errors import InputError
-from utils.sizes import nearest_multiples
 
 
-def check_size(network: nn.Module, height: int, width: int) -> None:
-    """Make sure that a network can halve an image as often as it does.
+def size_step(network: nn.Module) -> int:
+    """Return the number of pixels that image sides must be multiples of."""
+    step = network.size_step
+    assert isinstance(step, int)
+    return step
 
-    Args:
-        network: sides must be multiples of its `size_step`.
-        height: in pixels.
-        width: in pixels.
+
+def check_image_size(network: nn.Module, height: int, width: int) -> None:
+    """Refuse an image whose sides are not multiples of the network's `size_step`.
 
     Raises:
-        InputError: it cannot; the nearest sizes that it can are named.
+        InputError: they are not; the nearest sizes that work are named.
     """
-    sides = [nearest_multiples(side, network.size_step) for side in (height, width)]
+    step = size_step(network)
+    sides = [nearest_multiples(side, step) for side in (height, width)]
     if sides == [[height], [width]]:
         return
     smaller, larger = (f"{pick(sides[0])}x{pick(sides[1])}" for pick in (min, max))
     near = smaller if smaller == larger else f"{smaller} or {larger}"
     raise InputError(
         f"{type(network).__name__} cannot take an image of {height}x{width} (height x width): sides"
-        f" must be multiples of {network.size_step}; use {near}"
+        f" must be multiples of {step}; use {near}"
     )
 
 
-def check_every_input(network: nn.Module) -> None:
-    """Let a network check each batch that it is called with.
+def check_square_sizes(network: nn.Module, sizes: Iterable[tuple[str, int]]) -> None:
+    """Refuse settings with a square input that the network cannot take.
 
-    A hook, so that no layer is put around the network: its parameters keep their names.
+    Args:
+        network: the network.
+        sizes: flag and side in pixels of each input.
+
+    Raises:
+        InputError: the network cannot take one; its flag is named, with the nearest that it can.
+    """
+    step = size_step(network)
+    for flag, side in sizes:
+        near = nearest_multiples(side, step)
+        if near != [side]:
+            raise InputError(
+                f"{flag} {side}: {type(network).__name__} needs a multiple of {step}; use "
+                f"{' or '.join(map(str, near))}"
+            )
+
+
+def add_size_check(network: nn.Module) -> None:
+    """Make a network check the size of every batch.
+
+    A hook rather than a wrapper, so that parameters keep their names.
     """
     network.register_forward_pre_hook(_check_batch)
 
 
+def nearest_multiples(size: int, step: int) -> list[int]:
+    """Return `size` if it is a positive multiple of `step`, else the two nearest multiples."""
+    if size > 0 and size % step == 0:
+        return [size]
+    below = max(step, size // step * step)
+    return [below, below + step]
+
+
 def _check_batch(network: nn.Module, inputs: tuple) -> None:
-    check_size(network, *inputs[0].shape[-2:])
+    check_image_size(network, *inputs[0].shape[-2:])

@@ -5,9 +5,9 @@ from functools import partial
 
 from torch import nn
 
-from utils.console import say
+from utils.console import print0
 from utils.errors import InputError
-from utils.training.checkpoints import reason_of
+from utils.safe_load import reason_of
 
 _PRESENCE = {"classes": 1, "pooling": "avg", "dropout": 0.2}
 _SETTINGS = {"DPT": {"dynamic_img_size": True}}
@@ -52,7 +52,9 @@ def build_smp(
 def _fetch(create: partial, encoder: str) -> nn.Module:
     weights = _weights_of(encoder)
     said = "timm's" if weights is True else weights
-    say(f"pretrained encoder: {said} weights for {encoder}, from the Hugging Face hub or its cache")
+    print0(
+        f"pretrained encoder: {said} weights for {encoder}, from the Hugging Face hub or its cache"
+    )
     try:
         return create(encoder_weights=weights)
     except Exception as error:  # the hub's client raises errors of several packages

@@ -1,6 +1,6 @@
 """U-Net and its three relatives: recurrent blocks, attention gates, or both.
 
-What the four differ in is the table `FAMILY`; the rest of this module is what they share. Each
+What the four differ in is the table `VARIANTS`; the rest of this module is what they share. Each
 halves the image four times and has 64, 128, 256, 512 and 1024 channels from top to bottom.
 
 - U-Net: Ronneberger et al. 2015, arXiv 1505.04597 (here with padding and batch norm).
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 _CHANNELS = (64, 128, 256, 512, 1024)
 
 
-class Member(NamedTuple):
+class Variant(NamedTuple):
     """What makes a network of the family.
 
     Attributes:
@@ -35,11 +35,11 @@ class Member(NamedTuple):
     gated: bool
 
 
-FAMILY = {
-    "U_Net": Member(recurrent=False, gated=False),
-    "R2U_Net": Member(recurrent=True, gated=False),
-    "AttU_Net": Member(recurrent=False, gated=True),
-    "R2AttU_Net": Member(recurrent=True, gated=True),
+VARIANTS = {
+    "U_Net": Variant(recurrent=False, gated=False),
+    "R2U_Net": Variant(recurrent=True, gated=False),
+    "AttU_Net": Variant(recurrent=False, gated=True),
+    "R2AttU_Net": Variant(recurrent=True, gated=True),
 }
 
 
@@ -47,10 +47,10 @@ def build_unet(name: str, t: int) -> "UNet":
     """Build a network of the family.
 
     Args:
-        name: a key of `FAMILY`.
+        name: a key of `VARIANTS`.
         t: recurrent steps of each recurrent convolution; the others have none.
     """
-    recurrent, gated = FAMILY[name]
+    recurrent, gated = VARIANTS[name]
     return UNet(partial(RecurrentBlock, t=t) if recurrent else DoubleConv, gated)
 
 

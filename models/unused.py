@@ -5,14 +5,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from models.interface import read_output
+from models.sizes import nearest_multiples, size_step
 from utils.errors import InputError
-from utils.sizes import nearest_multiples
 
 _SIDE = 512
 """Side of the image of the trial, in pixels; some networks take none smaller."""
 
 
-def retire_unused(network: nn.Module) -> None:
+def unused_to_buffers(network: nn.Module) -> None:
     """Turn the parameters that never get a gradient into buffers.
 
     Plain DDP waits for the gradient of every parameter, and thawing an encoder makes all its
@@ -38,7 +38,7 @@ def _unused(network: nn.Module) -> list[str]:
     """
     parameters = {name: _shape(p).requires_grad_() for name, p in network.named_parameters()}
     buffers = {name: _shape(buffer) for name, buffer in network.named_buffers()}
-    side = nearest_multiples(_SIDE, network.size_step)[-1]
+    side = nearest_multiples(_SIDE, size_step(network))[-1]
     image = torch.empty(2, 3, side, side, device="meta")
     try:
         output = functional_call(network, parameters | buffers, (image,))
@@ -47,7 +47,7 @@ def _unused(network: nn.Module) -> list[str]:
             f"{type(network).__name__} cannot take an image of {side}x{side} ({error}); choose an "
             "encoder for images of any size"
         ) from error
-    total = sum(part.sum() for part in read_output(output) if part is not None)
+    total = torch.stack([part.sum() for part in read_output(output) if part is not None]).sum()
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return [name for name, grad in zip(parameters, gradients, strict=True) if grad is None]
 

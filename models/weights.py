@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from utils.console import say
+from utils.console import print0
 from utils.errors import InputError
-from utils.training.checkpoints import load_file, reason_of
+from utils.safe_load import load_file, reason_of
 
 _PREFIXES = ("module.", "backbone.", "encoder.", "features.")
 """Outermost first: of DDP, of networks that hold an encoder, of torchvision's VGG and DenseNet."""
@@ -22,7 +22,7 @@ def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
         InputError: they are not in the cache and cannot be reached, or arrived damaged.
     """
     weights = torchvision.models.get_model_weights(torchvision_name)["IMAGENET1K_V1"]
-    say(f"pretrained encoder: {weights} from {weights.url} (cache: {torch.hub.get_dir()})")
+    print0(f"pretrained encoder: {weights} from {weights.url} (cache: {torch.hub.get_dir()})")
     try:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -55,7 +55,7 @@ def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
         )
     encoder.load_state_dict(fitting, strict=False)
     unexpected = sorted(given.keys() - own.keys())
-    say(
+    print0(
         f"encoder weights from {path}: {len(fitting)} loaded, 0 missing, "
         f"{len(unexpected)} unexpected {unexpected[:2] if unexpected else ''}".rstrip()
     )

@@ -12,7 +12,8 @@ from datasets import prepare, sample
 from datasets.formats.images import read_image, read_mask
 from datasets.siim import find_samples
 from utils.postprocessing.histograms import Histograms, count_levels, load_histograms
-from utils.postprocessing.rule import best_pair, score
+from utils.postprocessing.rule import score
+from utils.postprocessing.search import best_pair
 
 RECIPE = str(Path(__file__).parent.parent / "recipes" / "demo.yaml")
 

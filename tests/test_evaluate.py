@@ -11,12 +11,11 @@ import pytest
 from datasets.formats.annotations import annotated_mask, read_annotations
 from datasets.formats.rle import encode
 from evaluate import main
-from tests.dicoms import picture, write_jpeg_dicom
-from tests.makers import predicted, slow_dice
-from utils.drawing import PREDICTION, TRUTH
-from utils.evaluation.bootstrap import interval
-from utils.evaluation.scoring import Counts
-from utils.evaluation.worst_cases import GAP, LINE, PICTURE, TITLE
+from tests.helpers.dicoms import picture, write_jpeg_dicom
+from tests.helpers.makers import predicted, slow_dice
+from utils.drawing import PREDICTION, TILE, TRUTH
+from utils.evaluation.bootstrap import bootstrap_interval
+from utils.evaluation.scoring import PixelCounts
 
 SHAPE = (9, 12)
 HEADER = "ImageId,EncodedPixels"
@@ -200,7 +199,7 @@ def test_intervals_are_over_patients_where_they_are_given(place):
     alone, grouped = place.results(), place.results("--patients", place.folder / "patients.csv")
     groups = np.array([*patients, f"image{len(patients)}"])
     for name, chosen in (("dice", positive | True), ("dice_positive", positive)):
-        expected = interval(dice[chosen], groups[chosen])
+        expected = bootstrap_interval(dice[chosen], groups[chosen])
         assert (grouped[name]["low"], grouped[name]["high"]) == pytest.approx(expected)
         assert grouped[name]["low"] != alone[name]["low"]
         assert grouped[name]["mean"] == alone[name]["mean"]
@@ -228,7 +227,7 @@ def test_the_table_shows_the_figures(place):
         (
             "a,-1\nx,-1\ny,-1\n",
             "",
-            r"submission\.csv row 3: x is not in .*truth\.csv, as 2 of .* 3",
+            r"submission\.csv row 3: x is not in .*truth\.csv, 2 of the 3 images",
         ),
         ("a,-1\nb,0 1 2\n", "", r"submission\.csv row 3: .*3 numbers"),
         ("a,-1\nb,\n", "", r"submission\.csv row 3: .*0 numbers"),
@@ -302,18 +301,17 @@ def test_a_folder_with_none_of_the_images_or_one_twice_is_refused(place):
 def test_the_worst_have_the_lowest_dice_then_the_largest_mask_then_the_first_id():
     truth = np.array([4, 9, 9, 0, 100, 8])
     both = np.array([0, 0, 0, 0, 50, 8])
-    counts = Counts(np.array(list("fedcba")), truth, truth, both)
+    counts = PixelCounts(np.array(list("fedcba")), truth, truth, both)
     assert counts.ids[counts.worst(9)].tolist() == ["d", "e", "f", "b", "a", "c"]
     assert counts.ids[counts.worst(2)].tolist() == ["d", "e"]
 
 
 def tiles_of(sheet):
     """Cut a sheet, [H,W,3] uint8 RGB, into its tiles: plain picture and picture with masks."""
-    height, width = PICTURE + LINE + GAP, 2 * PICTURE + GAP
-    for top in range(TITLE, len(sheet) - GAP, height):
-        for left in range(GAP, sheet.shape[1] - GAP, width):
-            tile = sheet[top : top + PICTURE, left : left + 2 * PICTURE]
-            yield tile[:, :PICTURE], tile[:, PICTURE:]
+    for top in range(64, len(sheet), TILE + 42 + 10):
+        for left in range(10, sheet.shape[1] - 10, 2 * TILE + 10):
+            tile = sheet[top : top + TILE, left : left + 2 * TILE]
+            yield tile[:, :TILE], tile[:, TILE:]
 
 
 def has(picture, colour):
@@ -337,12 +335,12 @@ def test_the_sheet_shows_the_worst_images_with_both_masks(place):
     # Where both masks are the same, the prediction's edge covers the truth's.
     assert colours[:3] == [(True, False), (False, True), (False, True)]
     assert not any(has(plain, TRUTH) or has(plain, PREDICTION) for plain, _ in tiles)
-    fitted = cv2.resize(picture(*shape) // 2, (PICTURE, 213), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(tiles[0][0][53 : 53 + 213], np.dstack([fitted] * 3))
+    fitted = cv2.resize(picture(*shape) // 2, (TILE, 149), interpolation=cv2.INTER_LINEAR)
+    assert np.array_equal(tiles[0][0][37 : 37 + 149], np.dstack([fitted] * 3))
     place_of_mask = np.argwhere((tiles[0][1] == TRUTH).all(axis=2))
-    scale = PICTURE / 48
-    np.testing.assert_allclose(place_of_mask.min(axis=0), (53 + 20 * scale, 20 * scale), atol=2)
-    np.testing.assert_allclose(place_of_mask.max(axis=0), (53 + 28 * scale, 28 * scale), atol=2)
+    scale = TILE / 48
+    np.testing.assert_allclose(place_of_mask.min(axis=0), (37 + 20 * scale, 20 * scale), atol=2)
+    np.testing.assert_allclose(place_of_mask.max(axis=0), (37 + 28 * scale, 28 * scale), atol=2)
     assert sorted(p.name for p in place.folder.iterdir() if p.suffix == ".png") == ["worst.png"]
 
 

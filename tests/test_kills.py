@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.helpers.tiny import write_dataset
 from tests.test_solver import assert_same, checkpoints, scalars
-from tests.tiny import write_dataset
 from utils.postprocessing.histograms import load_histograms
 
 REPOSITORY = Path(__file__).parent.parent
@@ -20,7 +20,7 @@ def runs(tmp_path_factory):
     root = write_dataset(tmp_path_factory.mktemp("data"))
     out = tmp_path_factory.mktemp("runs")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed_runs", str(root), str(out)],
+        [sys.executable, "-m", "tests.helpers.killed_runs", str(root), str(out)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -18,8 +18,8 @@ import main
 import predict
 import train_sfold
 from models import model_types
-from tests.tiny import SETTINGS, TinyNet, as_flags, config, write_dataset
-from utils.config.settings import load
+from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, config, write_dataset
+from utils.config.command_line import load_config
 from utils.errors import InputError
 from utils.postprocessing.histograms import load_histograms
 from utils.training.checkpoints import FoldCheckpoints
@@ -73,7 +73,7 @@ def test_every_image_is_validated_in_exactly_one_fold(run, root):
 
 
 def test_the_settings_load_again(run):
-    settings = load(run / "config.yaml")
+    settings = load_config(run / "config.yaml")
     assert (settings.seed, settings.run_name) == (5, "first")
     assert settings.pretrained is False
 
@@ -97,8 +97,8 @@ def test_the_rate_is_drawn_once_from_the_seed(run):
     rates = {
         torch.load(run / f"fold{n}" / "stage1_last.pth")["scheduler"]["base_lrs"][0] for n in (0, 1)
     }
-    settings = load(run / "config.yaml")
-    assert rates == {main.draw_rate(settings)}
+    settings = load_config(run / "config.yaml")
+    assert rates == {main.draw_lr(settings)}
     assert 5e-7 <= rates.pop() <= settings.lr + 5e-7
 
 
@@ -207,7 +207,7 @@ def test_an_excluded_image_is_in_no_fold_and_a_run_keeps_to_its_list(
     assert "holds other folds" in capsys.readouterr().err
     lists["same"].write_text("image04")
     assert main.main(again) == 2
-    assert "another --exclude list" in capsys.readouterr().err
+    assert "--exclude list have changed" in capsys.readouterr().err
 
 
 def test_what_is_left_out_is_told_at_the_start(command_line, tmp_path, capsys):
@@ -300,7 +300,7 @@ def test_the_help_names_every_setting_and_its_unit(capsys):
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert "--image_size_stage1" in text
-    assert "in pixels" in text
+    assert "side of the square image, in pixels" in " ".join(text.split())
     assert "python main.py --config recipes/demo.yaml" in text
 
 
@@ -337,7 +337,7 @@ def test_an_error_ends_every_process(command_line, tmp_path):
         [sys.executable, "main.py", *flags], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert done.returncode == 2
-    assert done.stderr.count("use a multiple of 2") == 1
+    assert done.stderr.count("is not divisible by the number of processes, 2") == 1
 
 
 def test_a_network_that_cannot_be_built_leaves_no_run_behind(command_line, tmp_path, capsys):
@@ -360,8 +360,33 @@ def test_a_size_that_the_network_cannot_halve_is_refused_before_the_run(
     network.size_step = 56
     monkeypatch.setattr(experiment, "build_model", lambda *_, **__: network)
     assert main.main(command_line(tmp_path / "runs", run_name="x")) == 2
-    assert "TinyNet cannot take an image of 32x32" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "--image_size_stage1 32: TinyNet needs a multiple of 56; use 56 or 112" in message
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "flag", "size", "near"),
+    [
+        ("unet_resnet34", "image_size_stage1", 48, "a multiple of 32; use 32 or 64"),
+        ("unet_resnet34", "image_size_stage2", 1000, "a multiple of 32; use 992 or 1024"),
+        ("U_Net", "image_size_stage2", 1000, "a multiple of 16; use 992 or 1008"),
+    ],
+)
+def test_the_network_alone_decides_which_sizes_it_takes(
+    command_line, tmp_path, capsys, model_type, flag, size, near
+):
+    flags = command_line(tmp_path / "runs", model_type=model_type, **{flag: size})
+    assert main.main(flags) == 2
+    message = capsys.readouterr().err
+    assert f"--{flag} {size}: " in message
+    assert near in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_size_that_only_some_networks_take_is_trained(root, monkeypatch):
+    settings = config(root, model_type="U_Net", image_size_stage1=48, image_size_stage2=80)
+    experiment._try_network(settings, is_new=True)
 
 
 def test_a_run_that_goes_on_needs_no_pretrained_weights(root, tmp_path):

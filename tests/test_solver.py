@@ -15,15 +15,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import solver as solver_module
-from datasets.formats.images import preprocess, read_image, read_mask, resize_mask
+from datasets.formats.images import read_image, read_mask
+from datasets.preprocessing import preprocess, resize_mask
 from datasets.sampling import EpochBatches
-from models.inputs import normalise
-from models.unused import retire_unused
+from models.interface import normalise
+from models.unused import unused_to_buffers
 from solver import Solver
 from solver_freeze import FreezeSolver
-from tests.tiny import TinyNet, config, fold_and_source, write_dataset
+from tests.helpers.tiny import TinyNet, config, fold_and_source, write_dataset
+from utils.config.stages import build_stages
 from utils.errors import InputError
-from utils.inference import runs as members
+from utils.inference import ensemble
 from utils.postprocessing.histograms import load_histograms
 from utils.training.logger import FoldLog
 
@@ -36,7 +38,7 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch):
     monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
-    monkeypatch.setattr(members, "build_model", lambda *a, **k: solver_module.build_model(*a, **k))
+    monkeypatch.setattr(ensemble, "build_model", lambda *a, **k: solver_module.build_model(*a, **k))
 
 
 def make(root, folder, kind=FreezeSolver, lr=1e-2, **changes):
@@ -44,7 +46,7 @@ def make(root, folder, kind=FreezeSolver, lr=1e-2, **changes):
     fold, source = fold_and_source(root)
     folder.mkdir(exist_ok=True)
     fabric = Fabric(accelerator="cpu", devices=1)
-    return kind(fabric, settings, settings.stages(lr), fold, source, folder, prior=0.1)
+    return kind(fabric, settings, build_stages(settings, lr), fold, source, folder, prior=0.1)
 
 
 def checkpoints(folder):
@@ -136,7 +138,7 @@ def test_stage_two_starts_from_stage_ones_best_weights_with_a_fresh_optimizer(ro
             super().begin_stage(stage, first_epoch)
             if stage.number == 2:
                 self.start = {k: v.clone() for k, v in self.module.state_dict().items()}
-                self.fresh = not self.learner.optimizer.state_dict()["state"] and not self.kept
+                self.fresh = not self.state.optimizer.state_dict()["state"] and not self.kept
 
     solver = make(root, tmp_path, Recorded)
     solver.fit()
@@ -195,8 +197,8 @@ class Alone(Solver):
         self.module = TinyNet()
         return {}
 
-    def set_train_mode(self):
-        self.model.eval()
+    def set_train_mode(self, model):
+        model.eval()
 
 
 def weights_after_an_epoch(root, folder, batch_size, steps):
@@ -213,11 +215,12 @@ def weights_after_an_epoch(root, folder, batch_size, steps):
     )
     stage = solver.stages[1]
     solver.start(stage)
-    updates, step = [], solver.learner.optimizer.step
-    solver.learner.optimizer.step = lambda *a, **k: (updates.append(1), step(*a, **k))[1]
+    updates, step = [], solver.state.optimizer.step
+    solver.state.optimizer.step = lambda *a, **k: (updates.append(1), step(*a, **k))[1]
     last = stage.epochs - 1
-    solver.begin_epoch(stage, last)
-    solver.train_epoch(stage, last)
+    model = solver.begin_epoch(stage, last)
+    solver.set_train_mode(model)
+    solver.train(model, last, "an epoch")
     return solver.module.state_dict(), len(updates)
 
 
@@ -369,10 +372,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path
     begin = solver.begin_epoch
 
     def begin_epoch(stage, epoch):
-        begin(stage, epoch)
         real = solver.loss_function
         if epoch == 1:
             solver.loss_function = lambda logits, mask: real(logits, mask) * float("nan")
+        return begin(stage, epoch)
 
     solver.begin_epoch = begin_epoch
     with pytest.raises(InputError) as stopped:
@@ -381,27 +384,27 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path
     batches = EpochBatches(solver.fold.train, 4, (5, 0, 1))
     batches.set_epoch(1)
     ids = [solver.fold.train[i] for batch in batches for i, _ in batch]
-    assert "fold 0, stage 1, epoch 2, batch 1: the loss is not a finite number" in message
-    assert f"Images of that batch: {', '.join(ids[:4])}. Batches 1 to 2 since" in message
-    assert f"reading: {', '.join(ids)}. No checkpoint was overwritten" in message
-    assert "now 0.01 at its start" in message
+    assert "fold 0, stage 1, epoch 2, batch 1: the loss is not finite" in message
+    assert f"Images of that batch: {', '.join(ids[:4])}. Images of batches 1 to 2, since" in message
+    assert f"check: {', '.join(ids)}. No checkpoint was overwritten" in message
+    assert "lower learning rate (this stage: 0.01)" in message
     assert checkpoints(tmp_path)["stage1_last"]["epoch"] == 0
 
 
 def test_weights_that_are_no_numbers_are_not_kept_whatever_the_training_losses(root, tmp_path):
     """The last step of an epoch may spoil what its own losses do not show."""
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=3)
-    learn = solver.train_epoch
+    real_train = solver.train
 
-    def train_epoch(stage, epoch):
-        trained = learn(stage, epoch)
+    def train(model, epoch, title):
+        trained = real_train(model, epoch, title)
         if epoch == 1:
             with torch.no_grad():
                 solver.module.head.weight.fill_(float("nan"))
         return trained
 
-    solver.train_epoch = train_epoch
-    with pytest.raises(InputError, match="epoch 2: the validation loss is not a finite number"):
+    solver.train = train
+    with pytest.raises(InputError, match="epoch 2: the validation loss is not finite"):
         solver.fit()
     for which in ("last", "best"):
         content = checkpoints(tmp_path)[f"stage1_{which}"]
@@ -455,9 +458,9 @@ def test_network_and_optimizer_are_those_that_compute_fast(
     begin, seen = solver.begin_epoch, []
 
     def begin_epoch(stage, epoch):
-        begin(stage, epoch)
         seen.append(solver.module.head.weight.is_contiguous(memory_format=layout))
-        seen.append(solver.learner.optimizer.param_groups[0]["fused"])
+        seen.append(solver.state.optimizer.param_groups[0]["fused"])
+        return begin(stage, epoch)
 
     solver.begin_epoch = begin_epoch
     solver.fit()
@@ -490,8 +493,8 @@ def test_too_little_memory_names_the_setting_and_the_next_call(root, tmp_path, m
     with pytest.raises(InputError) as stopped:
         make(root, tmp_path, run_name="mine").fit()
     message = str(stopped.value)
-    assert "fold 0, stage 2, epoch 1: 4 images of 64 pixels" in message
-    assert "--run_name mine --resume true and a smaller --batch_size_stage2" in message
+    assert "fold 0, stage 2, epoch 1: out of memory with 4 images of 64 pixels" in message
+    assert "Resume with --run_name mine --resume true and a smaller --batch_size_stage2" in message
     monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
     make(root, tmp_path, run_name="mine", batch_size_stage2=2).fit()
     assert checkpoints(tmp_path)["stage2_last"]["config"]["batch_size_stage2"] == 2
@@ -516,7 +519,7 @@ def test_a_thaw_leaves_alone_what_takes_no_part(root, tmp_path, monkeypatch):
         def __init__(self):
             super().__init__()
             self.encoder.classifier = torch.nn.Linear(4, 2)
-            retire_unused(self)
+            unused_to_buffers(self)
 
         def forward(self, x):
             return self.head(self.encoder[:3](x))
@@ -584,7 +587,7 @@ def test_the_average_follows_every_step(root, tmp_path):
 
     def begin_stage(*args):
         begin(*args)
-        end = solver.learner.end_step
+        end = solver.state.end_step
 
         def end_step():
             now = {k: v.detach().clone() for k, v in solver.module.named_parameters()}
@@ -595,7 +598,7 @@ def test_the_average_follows_every_step(root, tmp_path):
             steps.append(None)
             end()
 
-        solver.learner.end_step = end_step
+        solver.state.end_step = end_step
 
     solver.begin_stage = begin_stage
     solver.fit()
@@ -606,14 +609,14 @@ def test_the_average_follows_every_step(root, tmp_path):
 
 def test_a_share_of_positives_reaches_the_training_batches(root, tmp_path):
     solver = make(root, tmp_path, positive_share="1.0:0.5", positive_share_stage2=0.8)
-    trained, train = [], solver.train_epoch
+    trained, real_train = [], solver.train
 
-    def train_epoch(stage, epoch):
+    def train(model, epoch, title):
         batches = solver.data.batches
         trained.append(batches.ids_of(0, len(batches)))
-        return train(stage, epoch)
+        return real_train(model, epoch, title)
 
-    solver.train_epoch = train_epoch
+    solver.train = train
     solver.fit()
     positives = sorted(set(solver.fold.train) & solver.fold.positive)
     assert sorted(trained[0]) == positives
@@ -648,14 +651,14 @@ def test_a_presence_head_is_asked_for_learns_and_ends_in_the_results(root, tmp_p
     def build(*_, presence_head=False, **__):
         return WithHead() if presence_head else TinyNet()
 
-    for module in (solver_module, members):
+    for module in (solver_module, ensemble):
         monkeypatch.setattr(module, "build_model", build)
     solver = make(root, tmp_path, presence_weight=0.5, two_stage=False, epoch_stage1=3)
     heads, begin = [], solver.begin_epoch
 
     def begin_epoch(stage, epoch):
-        begin(stage, epoch)
         heads.append(solver.module.presence.weight.detach().clone())
+        return begin(stage, epoch)
 
     solver.begin_epoch = begin_epoch
     solver.fit()

@@ -1,1 +1,1 @@
-"""Parts that training, prediction and data preparation share."""
+"""Rooms for settings, training, inference, postprocessing and evaluation, above shared helpers."""

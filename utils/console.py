@@ -1,4 +1,4 @@
-"""Which of the processes that train together this one is."""
+"""Printing from rank 0 only."""
 
 import os
 
@@ -8,11 +8,11 @@ _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
 def is_main_process() -> bool:
-    """Tell whether this is the first process of all, from what its launcher set."""
+    """Tell whether this is rank 0, from the environment variables that launchers set."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
-def say(text: str) -> None:
-    """Print a line beside any progress bar, from the first process only."""
+def print0(text: str) -> None:
+    """Print a line from rank 0, without breaking progress bars."""
     if is_main_process():
         tqdm.write(text)

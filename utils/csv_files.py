@@ -1,4 +1,4 @@
-"""Reads csv files, whoever wrote them."""
+"""Reading csv files of any origin, within size limits."""
 
 import csv
 import io
@@ -15,17 +15,17 @@ def open_csv(path: str | Path) -> Iterator:
     """Open a csv file in UTF-8, with or without a byte-order mark, within the limits.
 
     Yields:
-        A reader as csv.reader gives it. Its fields may be as long as a ragged mask needs, which is
-        longer than csv allows by itself.
+        A csv.reader whose fields may be as long as the run lengths of a ragged mask, which the csv
+        module refuses by default.
 
     Raises:
-        InputError: the file is larger than is read.
+        InputError: the file is too large.
         OSError: it cannot be read.
         UnicodeDecodeError: it is not text.
     """
     text = limits.read_bytes(path, limits.TABLE_BYTES).decode("utf-8-sig")
     if text.count(",") + text.count("\n") + text.count("\r") > limits.TABLE_FIELDS:
-        raise InputError(f"{path}: is too large; at most {limits.TABLE_FIELDS:,} values are read")
+        raise InputError(f"{path}: is too large; the limit is {limits.TABLE_FIELDS:,} values")
     usual = csv.field_size_limit(limits.FIELD_CHARACTERS)
     try:
         yield csv.reader(io.StringIO(text, newline=""))
@@ -33,21 +33,23 @@ def open_csv(path: str | Path) -> Iterator:
         csv.field_size_limit(usual)
 
 
-def read_columns(path: str | Path, columns: Sequence[str], what: str) -> list[tuple[int, ...]]:
-    """Read some columns of a csv file with a header; spaces around values are ignored.
+def read_columns(
+    path: str | Path, columns: Sequence[str], what: str
+) -> list[tuple[int, list[str]]]:
+    """Read some columns of a csv file with a header; spaces around values are stripped.
 
     Args:
         path: the file.
         columns: their names.
-        what: the file is said to be, for errors.
+        what: what the file should be, for error messages.
 
     Returns:
-        For each row that is not blank, its line in the file (from 1, the header counted) and the
-        texts of the columns, in the order of `columns`.
+        For each row that is not blank, its line number (from 1, counting the header) and the values
+        of `columns`, in that order.
 
     Raises:
-        InputError: the file is missing, empty, not csv, lacks a column or has a row of another
-            length than its header.
+        InputError: the file is missing, empty or not csv, lacks a column, or has a row whose length
+            differs from the header's.
     """
     try:
         with open_csv(path) as reader:
@@ -56,7 +58,7 @@ def read_columns(path: str | Path, columns: Sequence[str], what: str) -> list[tu
         raise InputError(f"{path} cannot be read as {what}: {error}") from error
 
 
-def _rows(reader, columns: Sequence[str]) -> list[tuple[int, ...]]:
+def _rows(reader, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
     header = [name.strip() for name in next(reader, [])]
     if not set(columns) <= set(header):
         names = f"{', '.join(columns[:-1])} and {columns[-1]}"
@@ -67,5 +69,5 @@ def _rows(reader, columns: Sequence[str]) -> list[tuple[int, ...]]:
             count = f"{len(values)} values for {len(header)} columns"
             raise ValueError(f"row {reader.line_num} has {count}")
         if values:
-            rows.append((reader.line_num, *(values[place].strip() for place in places)))
+            rows.append((reader.line_num, [values[place].strip() for place in places]))
     return rows

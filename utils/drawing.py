@@ -8,20 +8,23 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+Colour = tuple[int, int, int]
+
 TRUTH = (64, 220, 96)
 PREDICTION = (255, 80, 64)
 BACKGROUND, TEXT, FAINT = (24, 24, 24), (240, 240, 240), (160, 160, 160)
 PANEL = 512
-"""Longer side of an image in an explanation, in pixels."""
+"""Longer side of each panel of an explanation, in pixels."""
 TILE = 224
-"""Side of the square that an image has in a contact sheet, in pixels."""
+"""Side of an image's square in a contact sheet, in pixels."""
 SHEET_COLUMNS = 6
 _GAP, _LINE, _TITLE = 10, 32, 64
+_CAPTION = 42
 _KEY, _KEY_BAR = 64, 14
 
 
-def outline(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """Draw the edge of a mask, tinting what lies inside.
+def outline(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
+    """Draw the outline of a mask and tint its inside.
 
     Args:
         image: [H,W,3] uint8 RGB.
@@ -55,7 +58,7 @@ def comparison(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> 
 
 
 def heat(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Lay probability as colour over an image: none at 0, dark violet, red, bright yellow at 1.
+    """Overlay probability as colour: none at 0, then dark violet, red, bright yellow at 1.
 
     Args:
         image: [H,W,3] uint8 RGB.
@@ -66,7 +69,7 @@ def heat(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
     opacity = 0.85 * np.sqrt(levels[..., None] / np.float32(255))
-    return np.uint8((1 - opacity) * image + opacity * colours)
+    return ((1 - opacity) * image + opacity * colours).astype(np.uint8)
 
 
 def explanation(
@@ -76,14 +79,14 @@ def explanation(
     threshold: float,
     caption: tuple[str, str],
 ) -> np.ndarray:
-    """Show an image, its predicted mask and the probability behind it, side by side.
+    """Draw an image, its predicted mask and its probability map side by side.
 
     Args:
         grey: [H,W] uint8, the image.
         mask: [H,W] uint8 of 0 and 1, the prediction.
         levels: [H,W] uint8, level floor(255 p).
-        threshold: probability above which a pixel can belong to the mask, marked on the key.
-        caption: texts for the left and the right below; the left is shortened where it is too long.
+        threshold: above it a pixel belongs to the mask; marked on the colour key.
+        caption: texts at the lower left and lower right; the left one is shortened if too long.
 
     Returns:
         uint8 RGB; the longer side of each of the three is `PANEL` pixels.
@@ -114,28 +117,36 @@ def tile(
     grey: np.ndarray,
     mask: np.ndarray,
     caption: tuple[str, str],
-    colour: tuple[int, int, int] = PREDICTION,
+    colour: Colour = PREDICTION,
 ) -> np.ndarray:
     """Draw one image of a contact sheet with its mask and two lines of text below it.
 
     Args:
         grey: [H,W] uint8, the image.
         mask: [H,W] uint8 of 0 and 1.
-        caption: the two lines; the first is shortened where it is too long.
+        caption: the two lines; the first is shortened if it is too long.
         colour: RGB of the mask, and of the second line unless the mask is empty.
 
     Returns:
         uint8 RGB, `TILE` pixels wide, the same size for every image.
     """
-    picture = outline(_to_rgb(_fit(grey, TILE)), _fit_mask(mask, TILE), colour)
-    height, width = picture.shape[:2]
-    canvas = Image.new("RGB", (TILE, TILE + 2 * _LINE * 2 // 3), BACKGROUND)
-    canvas.paste((0, 0, 0), (0, 0, TILE, TILE))
-    canvas.paste(Image.fromarray(picture), ((TILE - width) // 2, (TILE - height) // 2))
-    _write(canvas, _shorten(caption[0], TILE, size=12), (0, TILE + 12), "lm", TEXT, size=12)
-    below = colour if mask.any() else FAINT
-    _write(canvas, caption[1], (0, TILE + 29), "lm", below, size=12)
-    return np.asarray(canvas)
+    return _caption(_square(grey, {colour: mask}), caption, colour if mask.any() else FAINT)
+
+
+def double_tile(
+    grey: np.ndarray, masks: dict[Colour, np.ndarray], caption: tuple[str, str]
+) -> np.ndarray:
+    """Draw an image beside the same image with masks, and two lines of text below both.
+
+    Args:
+        grey: [H,W] uint8, the image.
+        masks: [H,W] uint8 of 0 and 1 by RGB colour, the topmost last.
+        caption: the two lines; the first is shortened if it is too long.
+
+    Returns:
+        uint8 RGB, twice `TILE` pixels wide, the same size for every image.
+    """
+    return _caption(np.hstack((_square(grey, {}), _square(grey, masks))), caption, FAINT)
 
 
 def contact_sheet(
@@ -144,13 +155,13 @@ def contact_sheet(
     columns: int = SHEET_COLUMNS,
     row_titles: Sequence[str] = (),
 ) -> np.ndarray:
-    """Lay tiles of one size out in rows below a title of two lines.
+    """Arrange tiles of one size in rows below a title of two lines.
 
     Args:
         tiles: one or more, [H,W,3] uint8 RGB.
         title: what the sheet shows; the second line is fainter.
-        columns: tiles of a row, the last row may have fewer.
-        row_titles: a line above each row, or none.
+        columns: tiles per row; the last row may have fewer.
+        row_titles: a line above each row, or nothing.
 
     Returns:
         uint8 RGB.
@@ -185,13 +196,35 @@ def _fit(grey: np.ndarray, side: int) -> np.ndarray:
 
 
 def _fit_mask(mask: np.ndarray, side: int) -> np.ndarray:
-    # A part of a pixel counts, or the smallest masks would vanish.
+    # Any overlap with a pixel counts, or the smallest masks would vanish.
     shrinks = max(mask.shape) > side
     return (_fit(255 * mask, side) > (0 if shrinks else 127)).astype(np.uint8)
 
 
+def _square(grey: np.ndarray, masks: dict[Colour, np.ndarray]) -> np.ndarray:
+    """Fit an image with its masks into the middle of a black square of `TILE` pixels."""
+    picture = _to_rgb(_fit(grey, TILE))
+    for colour, mask in masks.items():
+        picture = outline(picture, _fit_mask(mask, TILE), colour)
+    height, width = picture.shape[:2]
+    square = np.zeros((TILE, TILE, 3), np.uint8)
+    top, left = (TILE - height) // 2, (TILE - width) // 2
+    square[top : top + height, left : left + width] = picture
+    return square
+
+
+def _caption(picture: np.ndarray, lines: tuple[str, str], colour: Colour) -> np.ndarray:
+    """Put two lines of text below a picture, the second in a colour of its own."""
+    height, width = picture.shape[:2]
+    canvas = Image.new("RGB", (width, height + _CAPTION), BACKGROUND)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    _write(canvas, _shorten(lines[0], width, size=12), (0, height + 12), "lm", TEXT, size=12)
+    _write(canvas, lines[1], (0, height + 29), "lm", colour, size=12)
+    return np.asarray(canvas)
+
+
 def _draw_key(canvas: Image.Image, corner: tuple[int, int], height: int, threshold: float) -> None:
-    """Draw the colours of `heat` from 1 down to 0, with the threshold marked."""
+    """Draw the colour key of `heat` from 1 down to 0, with the threshold marked."""
     falling = np.linspace(255, 0, height).astype(np.uint8)[:, None].repeat(_KEY_BAR, axis=1)
     grey = np.full((height, _KEY_BAR, 3), 96, np.uint8)
     canvas.paste(Image.fromarray(heat(grey, falling)), corner)
@@ -210,14 +243,14 @@ def _write(
     text: str,
     at: tuple[int, int],
     anchor: str,
-    colour: tuple[int, int, int],
+    colour: Colour,
     size: int = 15,
 ) -> None:
     ImageDraw.Draw(canvas).text(at, text, colour, _font(size), anchor)
 
 
 def _shorten(text: str, width: float, size: int = 15) -> str:
-    """Leave out the beginning of a text wider than `width` pixels; ids differ at the end."""
+    """Cut off the beginning of a text wider than `width` pixels; ids differ at the end."""
     font = _font(size)
     for start in range(len(text)):
         part = f"…{text[start:]}" if start else text

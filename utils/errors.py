@@ -1,4 +1,4 @@
-"""The error that a user can act on, and how a command ends with it."""
+"""The error that a user can act on, and how a command exits with it."""
 
 import errno
 import functools
@@ -6,13 +6,14 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from utils.console import say
-from utils.signals import TRY_AGAIN, Stopped
+from utils.console import print0
+from utils.signals import EXIT_RETRY, Stopped
 
-_NAMED = 10
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAX_LISTED = 20
+"""Problems that are listed one by one; further ones are counted."""
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit code that shells know for a command that Ctrl-C ended."""
+"""Exit code that shells use for a command ended by Ctrl-C."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(Exception):
@@ -22,12 +23,18 @@ class InputError(Exception):
     """
 
 
-class ToldByFirst(InputError):
-    """An `InputError` of all processes, which the first one tells."""
+class ReportedByRankZero(InputError):
+    """An `InputError` that every process raises and rank 0 reports."""
 
 
-def refuse(problems: Sequence[str], advice: str) -> None:
-    """Raise one error for all problems, if there are any: ten are named, the others counted.
+def list_problems(problems: Sequence[str]) -> list[str]:
+    """Return the first `MAX_LISTED` problems, and a line that counts the others if any."""
+    others = len(problems) - MAX_LISTED
+    return [*problems[:MAX_LISTED], *([f"and {others:,} more"] if others > 0 else [])]
+
+
+def raise_problems(problems: Sequence[str], advice: str) -> None:
+    """Raise one error for all problems; do nothing if there are none.
 
     Args:
         problems: what is wrong, one text each.
@@ -37,12 +44,11 @@ def refuse(problems: Sequence[str], advice: str) -> None:
         InputError: there is a problem.
     """
     if problems:
-        others = [f"and {len(problems) - _NAMED:,} more"] if len(problems) > _NAMED else []
-        raise InputError("\n".join([*problems[:_NAMED], *others, advice]))
+        raise InputError("\n".join([*list_problems(problems), advice]))
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Make `main` a command: an `InputError` becomes one message and exit code 2.
+    """Decorate a command's `main`: an `InputError` becomes one message and exit code 2.
 
     Returns:
         A function that returns the exit code for `sys.exit`.
@@ -52,25 +58,26 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     def run(*args, **kwargs) -> int:
         try:
             return main(*args, **kwargs) or 0
-        except ToldByFirst:
+        except ReportedByRankZero:
             return 2
         except Stopped as stopped:
-            say(str(stopped))
-            return TRY_AGAIN
+            print0(str(stopped))
+            return EXIT_RETRY
         except KeyboardInterrupt:
-            say("interrupted")
+            print0("interrupted")
             return INTERRUPTED
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
             print(
-                f"error: {error.strerror}: {error.filename or 'a file'} cannot be written. What was"
-                " there is whole: make room, then call again (a training with --resume true)",
+                f"error: {error.strerror}: cannot write {error.filename or 'a file'}. Files written"
+                " before are complete: free some space, then run the command again (a training "
+                "with --resume true)",
                 file=sys.stderr,
             )
             return 2
         except InputError as error:
-            # torch puts the traceback of a loader's worker in front of the message.
+            # In a DataLoader worker, torch prepends the worker's traceback to the message.
             message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
             print(f"error: {message}", file=sys.stderr)
             return 2

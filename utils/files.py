@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes: a file is complete or absent, never half written."""
 
 import json
 import math
@@ -10,42 +10,42 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic(path: str | Path, flush: bool = True, replace: bool = True) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` once it is written.
+def atomic_write(path: str | Path, flush: bool = True, replace: bool = True) -> Iterator[Path]:
+    """Write to a temporary file next to `path`, then rename it to `path`.
 
-    If the block raises, `path` stays as it was and the temporary file is removed.
+    If the block raises, `path` is unchanged and the temporary file is removed.
 
     Args:
-        path: the file to make or replace.
-        flush: force the bytes to disk before the renaming, so that a power cut leaves the old
-            or the new file; False for many files that can be made again.
-        replace: take the place of a file that is there.
+        path: the file to create or replace.
+        flush: sync to disk before renaming, so that after a power cut either the old or the new
+            file is there; False for many files that can be made again.
+        replace: overwrite an existing file.
 
     Yields:
-        The path to write to. Its suffix is that of `path`, because writers choose by suffix.
+        The path to write to, with the suffix of `path`, since many writers pick a format by suffix.
 
     Raises:
-        FileExistsError: `path` is there, and is not to be replaced.
+        FileExistsError: `path` exists and `replace` is False.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
         if flush:
-            _to_disk(temporary)
+            _sync(temporary)
         if replace:
             os.replace(temporary, path)
         else:
-            give_second_name(temporary, path)
+            link_or_copy(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def give_second_name(source: Path, target: Path) -> None:
-    """Give one file two names; where the file system cannot, copy it.
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link `target` to `source`; copy it where the file system has no hard links.
 
     Raises:
-        FileExistsError: `target` is there.
+        FileExistsError: `target` exists.
     """
     try:
         os.link(source, target)
@@ -56,9 +56,9 @@ def give_second_name(source: Path, target: Path) -> None:
             shutil.copyfileobj(old, new)
 
 
-def write_json(path: str | Path, content: dict) -> None:
-    """Write `content` as indented JSON, atomically; NaN, which JSON does not have, becomes null."""
-    with atomic(path) as temporary:
+def write_json(path: str | Path, content: dict | list) -> None:
+    """Write `content` as indented JSON, atomically; NaN, which JSON lacks, becomes null."""
+    with atomic_write(path) as temporary:
         text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -71,6 +71,6 @@ def _without_nan(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())

@@ -1,34 +1,40 @@
 """Work in threads, results in order."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
-
-from utils.cores import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 4
+_PENDING_PER_THREAD = 4
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Do `work` on every item in a thread per core, and yield the results in the items' order.
+def usable_cores() -> int:
+    """Count the cores granted, often fewer in a container or batch job than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    For work that lets go of the interpreter, such as OpenCV's decoding. Only a few results per
-    thread wait to be taken, so that memory does not grow with the number of items. The first error
-    ends the work that has not begun and is raised.
+
+def map_in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Apply `work` to every item in one thread per core, and yield the results in item order.
+
+    Meant for work that releases the GIL, such as decoding with OpenCV. At most a few results per
+    thread are pending, so memory does not grow with the number of items. The first error cancels
+    the work that has not started and is raised.
     """
     threads = usable_cores()
     pool = ThreadPoolExecutor(threads)
-    waiting = deque()
+    pending: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > _AHEAD * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(work, item))
+            if len(pending) > _PENDING_PER_THREAD * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

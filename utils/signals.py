@@ -1,42 +1,42 @@
-"""Being told to stop: SIGTERM from a scheduler, SIGINT from a keyboard."""
+"""Stop requests: SIGTERM from a scheduler, SIGINT from the keyboard."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-TRY_AGAIN = 75
-"""Exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h."""
+EXIT_RETRY = 75
+"""Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h."""
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """The process was told to stop, and has; the message says how to go on."""
+    """The process stopped because it was asked to; the message says how to resume."""
 
 
 @contextmanager
-def noting_signals() -> Iterator[Callable[[], bool]]:
-    """Only note the first SIGTERM or SIGINT, so that the step under way can be finished.
+def deferred_signals() -> Iterator[Callable[[], bool]]:
+    """Record the first SIGTERM or SIGINT instead of acting on it, so the current step can finish.
 
-    A second one does what it does without this: it ends the process at once.
+    A second signal has its usual effect: it ends the process at once.
 
     Yields:
-        A function that says whether a signal has come.
+        A function that tells whether a signal has arrived.
     """
-    noted = []
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    received: list[int] = []
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def restore() -> None:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
+    def record(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         restore()
 
     for number in _SIGNALS:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
-        yield lambda: bool(noted)
+        yield lambda: bool(received)
     finally:
         restore()

@@ -14,18 +14,18 @@ from utils.csv_files import open_csv
 from utils.errors import InputError
 from utils.limits import ROWS_PER_IMAGE
 
-COLUMNS = ("ImageId", "EncodedPixels")
+RLE_COLUMNS = ("ImageId", "EncodedPixels")
 RUN_LENGTHS = re.compile(r"\s*(-1|\d+(\s+\d+)*)\s*")
 
 
-class Row(NamedTuple):
+class RleRow(NamedTuple):
     """One row: its line in the csv file (from 1, the header counted) and its run-length text."""
 
     number: int
     rle: str
 
 
-def read_annotations(path: str | Path) -> dict[str, list[Row]]:
+def read_annotations(path: str | Path) -> dict[str, list[RleRow]]:
     """Read all rows, by image id and in the order of the file.
 
     Spaces around names and values and a byte-order mark are ignored. Columns beside `ImageId` and
@@ -47,7 +47,7 @@ def read_annotations(path: str | Path) -> dict[str, list[Row]]:
         raise InputError(f"{path}: is not a csv file in UTF-8 ({error})") from error
 
 
-def annotated_mask(rows: Sequence[Row], height: int, width: int, source: object) -> np.ndarray:
+def annotated_mask(rows: Sequence[RleRow], height: int, width: int, source: object) -> np.ndarray:
     """Join all rows of one image: a pixel belongs to the mask if any row says so.
 
     Several rows of `-1` say the same thing twice. `-1` beside run lengths is a contradiction that
@@ -75,27 +75,29 @@ def annotated_mask(rows: Sequence[Row], height: int, width: int, source: object)
     return functools.reduce(np.bitwise_or, masks)
 
 
-def _decode(row: Row, height: int, width: int, source: object) -> np.ndarray:
+def _decode(row: RleRow, height: int, width: int, source: object) -> np.ndarray:
     try:
         return rle.decode(row.rle, height, width)
     except ValueError as error:
         raise InputError(f"{source} row {row.number}: {error}") from error
 
 
-def _by_image(rows: Iterator[tuple[str, Row]], path: Path) -> dict[str, list[Row]]:
-    images: dict[str, list[Row]] = {}
+def _by_image(rows: Iterator[tuple[str, RleRow]], path: Path) -> dict[str, list[RleRow]]:
+    images: dict[str, list[RleRow]] = {}
     for name, row in rows:
         if not name:
-            raise InputError(f"{path} row {row.number}: has no {COLUMNS[0]}")
+            raise InputError(f"{path} row {row.number}: has no {RLE_COLUMNS[0]}")
         images.setdefault(name, []).append(row)
         if len(images[name]) > ROWS_PER_IMAGE:
             raise InputError(f"{path} row {row.number}: is one of over {ROWS_PER_IMAGE} of {name}")
     if not images:
-        raise InputError(f"{path}: has no rows; columns {' and '.join(COLUMNS)} were looked for")
+        raise InputError(
+            f"{path}: has no rows; columns {' and '.join(RLE_COLUMNS)} were looked for"
+        )
     return images
 
 
-def _rows(reader, path: Path) -> Iterator[tuple[str, Row]]:
+def _rows(reader, path: Path) -> Iterator[tuple[str, RleRow]]:
     columns = None
     for fields in reader:
         values = [field.strip() for field in fields]
@@ -106,16 +108,16 @@ def _rows(reader, path: Path) -> Iterator[tuple[str, Row]]:
             if columns == values:
                 continue
         found = dict(zip(columns, values, strict=False))
-        name, text = (found.get(column, "") for column in COLUMNS)
-        yield name, Row(reader.line_num, text)
+        name, text = (found.get(column, "") for column in RLE_COLUMNS)
+        yield name, RleRow(reader.line_num, text)
 
 
 def _columns(first: list[str], path: Path) -> list[str]:
-    if set(COLUMNS) <= set(first):
+    if set(RLE_COLUMNS) <= set(first):
         return first
     if len(first) == 2 and RUN_LENGTHS.fullmatch(first[1]):
-        return list(COLUMNS)
+        return list(RLE_COLUMNS)
     raise InputError(
-        f"{path}: columns {' and '.join(COLUMNS)} were looked for; "
+        f"{path}: columns {' and '.join(RLE_COLUMNS)} were looked for; "
         f"the first row is {', '.join(first)[:80]!r}"
     )

@@ -33,7 +33,7 @@ def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
     return mode, (height, width)
 
 
-def is_whole(data: bytes) -> bool:
+def is_complete(data: bytes) -> bool:
     """Say whether a JPEG or a PNG of one picture reaches its end; the pixels are not decoded."""
     if data.startswith(JPEG_START):
         # An embedded thumbnail has an end marker too, but stands before the last scan.

@@ -1,13 +1,15 @@
 """Finds, names, reads and preprocesses images: the one place for training and prediction alike."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
-from datasets.formats.dicom import grey_pixels, instance_uid, jpeg_frame, read_dicom
-from datasets.formats.headers import image_header, is_whole
+from datasets.formats.dicom import dicom_size, grey_pixels, instance_uid, jpeg_frame, read_dicom
+from datasets.formats.headers import image_header, is_complete
 from utils.errors import InputError
 from utils.limits import IMAGE_BYTES, read_bytes
 
@@ -36,6 +38,24 @@ def find_images(folder: str | Path) -> list[Path]:
         seen.add(real)
         found += [Path(root, name) for name in names if _is_image_name(name)]
     return sorted(found)
+
+
+def find_images_by_id(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
+    """Find the files of these images at any depth of a folder, with a progress bar.
+
+    Raises:
+        InputError: the folder is missing, has none of them or one of them twice, or the id of a
+            file cannot be read.
+    """
+    wanted: set[str] = set(ids)
+    found: dict[str, Path] = {}
+    for path in tqdm(find_images(folder), "finding images", unit="image", disable=None):
+        name = image_id(path)
+        if name in wanted and found.setdefault(name, path) != path:
+            raise InputError(f"{found[name]} and {path} are both {name}; give one folder of images")
+    if not found:
+        raise InputError(f"{folder}: has none of the {len(wanted)} images looked for")
+    return found
 
 
 def image_id(path: str | Path) -> str:
@@ -74,7 +94,7 @@ def read_image(path: str | Path) -> np.ndarray:
     return grey_pixels(dataset, path) if frame is None else _decode(frame, path)
 
 
-def ready_bytes(path: str | Path) -> bytes | None:
+def copyable_bytes(path: str | Path) -> bytes | None:
     """Give the image as a complete 8-bit grey JPEG or PNG file, where it is one already.
 
     Returns:
@@ -87,43 +107,15 @@ def ready_bytes(path: str | Path) -> bytes | None:
     path = Path(path)
     if path.suffix.lower() == ".dcm":
         data = jpeg_frame(read_dicom(path), path)
-        plain = data is not None
     else:
         data = read_file(path)
-        plain = image_header(data, path)[0] == "L"
-    if not plain:
+        if image_header(data, path)[0] != "L":
+            data = None
+    if data is None:
         return None
-    if not is_whole(data):
+    if not is_complete(data):
         raise InputError(f"{path}: the image is cut short, or animated")
     return data
-
-
-def preprocess(grey: np.ndarray, size: int, clahe: bool) -> np.ndarray:
-    """Prepare an image for the network; training, validation and prediction all call this.
-
-    CLAHE (clip limit 2.0, 8x8 tiles) comes before resizing, at the original size.
-
-    Args:
-        grey: [H,W] uint8.
-        size: height and width of the result in pixels.
-        clahe: equalise the local contrast.
-
-    Returns:
-        [size,size] uint8.
-    """
-    return resize_image(equalise(grey) if clahe else grey, size)
-
-
-def equalise(grey: np.ndarray) -> np.ndarray:
-    """Equalise the local contrast: the first half of `preprocess`, uint8 [H,W] -> [H,W]."""
-    return cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(grey)
-
-
-def resize_image(grey: np.ndarray, size: int) -> np.ndarray:
-    """Resize to [size,size]: the second half of `preprocess`."""
-    shrinks = size < max(grey.shape)
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(grey, (size, size), interpolation=interpolation)
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -135,10 +127,10 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises:
         InputError: the file cannot be read or has further grey levels (a smoothed or lossy mask).
     """
-    return to_mask(read_image(path), path)
+    return binary_mask(read_image(path), path)
 
 
-def to_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
+def binary_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
     """Take the pixels of a mask file, uint8 [H,W], as `read_mask` does.
 
     Args:
@@ -155,11 +147,6 @@ def to_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
     if (grey[mask] != grey.max()).any():
         raise InputError(f"{path}: is not a mask; it has more grey levels than black and one other")
     return mask.astype(np.uint8)
-
-
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resize a [H,W] uint8 mask of 0 and 1 to [size,size] by its nearest pixels."""
-    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _is_image_name(name: str) -> bool:
@@ -185,7 +172,7 @@ def read_file(path: Path) -> bytes:
 
 
 def _decode(data: bytes, path: Path) -> np.ndarray:
-    if not is_whole(data):
+    if not is_complete(data):
         raise InputError(f"{path}: is cut short, animated, or neither a JPEG nor a PNG")
     image_header(data, path)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
@@ -196,3 +183,14 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
     if grey is None:
         raise InputError(f"{path}: cannot be decoded")
     return grey
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Read height and width of an image, in pixels, without decoding it.
+
+    Raises:
+        InputError: the file cannot be read as an image.
+    """
+    if path.suffix.lower() == ".dcm":
+        return dicom_size(read_dicom(path, pixels=False), path)
+    return image_header(read_file(path), path)[1]

@@ -22,14 +22,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from datasets.formats.images import equalise, read_image, read_mask, resize_image, resize_mask
-from datasets.siim import Sample, check_alike
-from datasets.sources.base import read_all
+from datasets.formats.images import read_image, read_mask
+from datasets.preprocessing import equalise, resize_image, resize_mask
+from datasets.sources.base import Sample, check_same_size, read_all
 from datasets.sources.memmap import MappedRows, PackedMasks, unpack, write_rows
-from utils.console import say
+from utils.console import print0
 from utils.errors import InputError
-from utils.files import atomic
-from utils.parallel import in_order
+from utils.files import atomic_write
+from utils.parallel import map_in_order
 
 _FORMAT = 1
 """Counts the forms that the files have had; another form is another fingerprint."""
@@ -38,7 +38,7 @@ _GB = 1e9
 _ORIGINALS, _SHAPES = "masks_original.bin", "shapes.npy"
 
 
-class Cache:
+class CacheSource:
     """The prepared pixels of a data set at some sizes.
 
     Args:
@@ -60,7 +60,7 @@ class Cache:
         self.root = Path(root)
         self.folder = self.root / _fingerprint(samples)
 
-    def shares(self) -> dict[str, float]:
+    def mask_fractions(self) -> dict[str, float]:
         """Give the share of mask pixels of every image; masks that were never read are read.
 
         Raises:
@@ -80,12 +80,12 @@ class Cache:
             InputError: files cannot be read, images differ in size from their masks, or the cache
                 cannot be written.
         """
-        self.shares()
+        self.mask_fractions()
         if self._missing():
             with self._building():
-                sizes = [size for size in self.sizes if not self._masks(size).is_whole()]
+                sizes = [size for size in self.sizes if not self._masks(size).is_complete()]
                 self._build_masks(sizes)
-                sizes = [size for size in self.sizes if not self._images(size).is_whole()]
+                sizes = [size for size in self.sizes if not self._images(size).is_complete()]
                 self._build_images(sizes)
 
     def pixels(self, ids: Sequence[str], size: int) -> "CachedPixels":
@@ -104,7 +104,7 @@ class Cache:
                 yield [np.packbits(mask)]
 
         write_rows([self.folder / _ORIGINALS], rows())
-        with atomic(self.folder / _SHAPES) as temporary:
+        with atomic_write(self.folder / _SHAPES) as temporary:
             np.save(temporary, np.array(shapes, dtype=np.int64))
 
     def _build_masks(self, sizes: list[int]) -> None:
@@ -114,7 +114,7 @@ class Cache:
             full_mask = full_masks[position]
             return [np.packbits(resize_mask(full_mask, size)) for size in sizes]
 
-        rows = in_order(resized, range(len(self.samples)))
+        rows = map_in_order(resized, range(len(self.samples)))
         paths = [self._masks(size).path for size in sizes]
         write_rows(paths, self._progress(rows, "resizing masks") if sizes else [])
 
@@ -122,7 +122,7 @@ class Cache:
         def prepared(item: tuple[Sample, np.ndarray]) -> list[np.ndarray]:
             sample, mask_shape = item
             grey = read_image(sample.image)
-            check_alike(sample, grey.shape, mask_shape)
+            check_same_size(sample, grey.shape, tuple(mask_shape.tolist()))
             grey = equalise(grey) if self.clahe else grey
             return [resize_image(grey, size) for size in sizes]
 
@@ -149,11 +149,11 @@ class Cache:
         return np.load(self.folder / _SHAPES, allow_pickle=False)
 
     def _has_originals(self) -> bool:
-        return (self.folder / _SHAPES).exists() and self._originals().rows.is_whole()
+        return (self.folder / _SHAPES).exists() and self._originals().rows.is_complete()
 
     def _missing(self) -> list[MappedRows]:
         wanted = [kind(size) for size in self.sizes for kind in (self._images, self._masks)]
-        return [rows for rows in wanted if not rows.is_whole()]
+        return [rows for rows in wanted if not rows.is_complete()]
 
     @contextmanager
     def _building(self) -> Iterator[None]:
@@ -188,7 +188,7 @@ class Cache:
             )
         if needed:
             others = sum(path.is_dir() for path in self.root.iterdir()) - 1
-            say(text + (f" ({others} other caches lie beside it)" if others else ""))
+            print0(text + (f" ({others} other caches lie beside it)" if others else ""))
 
     def _estimate_originals(self) -> int:
         samples = list(self.samples.values())
@@ -221,7 +221,9 @@ class CachedPixels:
     def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image and mask, uint8 [S,S]; the mask is of 0 and 1."""
         row = self.positions[position]
-        return self.images[row].copy(), unpack(self.masks[row], self.images.shape[1:])
+        return self.images[row].copy(), unpack(
+            self.masks[row], (self.images.shape[1], self.images.shape[2])
+        )
 
     def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
@@ -255,7 +257,7 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"waiting for another process that builds the cache {folder}")
+        print0(f"waiting for another process that builds the cache {folder}")
         lock.acquire()
     try:
         yield

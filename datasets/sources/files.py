@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from datasets.formats.images import preprocess, read_image, read_mask, resize_mask
-from datasets.siim import Sample, check_alike
-from datasets.sources.base import read_all
+from datasets.formats.images import read_image, read_mask
+from datasets.preprocessing import preprocess, resize_mask
+from datasets.sources.base import Sample, check_same_size, read_all
 
 
-class Files:
+class FileSource:
     """The data set without a cache.
 
     Args:
@@ -22,14 +22,14 @@ class Files:
         self.samples = samples
         self.clahe = clahe
 
-    def shares(self) -> dict[str, float]:
+    def mask_fractions(self) -> dict[str, float]:
         """Read every mask and give, for each image id, the share of its pixels that belong to it.
 
         Raises:
             InputError: masks cannot be read.
         """
-        shares = read_all(lambda s: float(read_mask(s.mask).mean()), self.samples.values())
-        bar = tqdm(shares, "reading masks", len(self.samples), unit="mask", leave=False)
+        mask_fractions = read_all(lambda s: float(read_mask(s.mask).mean()), self.samples.values())
+        bar = tqdm(mask_fractions, "reading masks", len(self.samples), unit="mask", leave=False)
         return dict(zip(self.samples, bar, strict=True))
 
     def build(self) -> None:
@@ -70,6 +70,6 @@ class FilePixels:
         """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
         sample = self.samples[position]
         grey, full_mask = read_image(sample.image), read_mask(sample.mask)
-        check_alike(sample, grey.shape, full_mask.shape)
+        check_same_size(sample, grey.shape, full_mask.shape)
         image = preprocess(grey, self.size, self.clahe)
         return image, resize_mask(full_mask, self.size), full_mask

@@ -1,4 +1,4 @@
-"""Bytes in files: written behind one another, read through a memory map."""
+"""Rows of bytes in a file: written one after another, read through a memory map."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic
+from utils.files import atomic_write
 
 
 class MappedRows:
@@ -30,7 +30,7 @@ class MappedRows:
         """Bytes of the whole file."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Say whether the file is there, as long as the shape says."""
         return self.path.exists() and self.path.stat().st_size == self.nbytes
 
@@ -58,7 +58,8 @@ class PackedMasks:
 
     def __getitem__(self, position: int) -> np.ndarray:
         start = self._ends[position - 1] if position else 0
-        return unpack(self.rows[start : self._ends[position]], self.shapes[position])
+        height, width = self.shapes[position].tolist()
+        return unpack(self.rows[start : self._ends[position]], (height, width))
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -77,8 +78,9 @@ def write_rows(paths: list[Path], rows: Iterable[list[np.ndarray]]) -> None:
     """
     with ExitStack() as stack:
         files = [
-            stack.enter_context(open(stack.enter_context(atomic(path)), "wb")) for path in paths
+            stack.enter_context(open(stack.enter_context(atomic_write(path)), "wb"))
+            for path in paths
         ]
         for row in rows:
             for file, array in zip(files, row, strict=True):
-                file.write(array)
+                file.write(array.data)

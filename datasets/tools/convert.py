@@ -1,17 +1,18 @@
 """One image of the originals becomes one file for training, and its rows become its mask."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from datasets.formats.annotations import Row, annotated_mask
-from datasets.formats.headers import JPEG_START, image_header, is_whole
-from datasets.formats.images import SUFFIXES, read_image, ready_bytes
+from datasets.formats.annotations import RleRow, annotated_mask
+from datasets.formats.headers import JPEG_START, image_header, is_complete
+from datasets.formats.images import SUFFIXES, copyable_bytes, read_image
 from utils.errors import InputError
-from utils.files import atomic
+from utils.files import atomic_write
 
 
 class Job(NamedTuple):
@@ -20,7 +21,7 @@ class Job(NamedTuple):
     image_id: str
     paths: list[Path]
     folders: list[Path]
-    rows: list[Row] | None = None
+    rows: Sequence[RleRow] = ()
     csv: Path | None = None
 
 
@@ -57,11 +58,11 @@ def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
 def _convert(job: Job) -> Outcome:
     images, *masks = job.folders
     path = _one_of_the_copies(job.paths)
-    data = ready_bytes(path)
+    data = copyable_bytes(path)
     suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"
     target = images / f"{job.image_id}{suffix}"
     there = target.read_bytes() if target.is_file() else b""
-    kept = is_whole(there) if data is None else there == data
+    kept = is_complete(there) if data is None else there == data
     if not kept:
         there = _png(read_image(path)) if data is None else data
     # The mask first: an image is never there without one.
@@ -99,5 +100,5 @@ def _png(grey: np.ndarray) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with atomic(path, flush=False) as temporary:
+    with atomic_write(path, flush=False) as temporary:
         temporary.write_bytes(data)

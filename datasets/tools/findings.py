@@ -1,31 +1,30 @@
-"""What is found by reading every file of a data set: sizes, masks, bad files and duplicates."""
+"""What decoding every file of a data set finds: sizes, masks, bad files and duplicates."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets.formats.images import read_image, to_mask
-from datasets.siim import Sample, check_alike, survey
+from datasets.formats.images import binary_mask, read_image
+from datasets.sources.base import Sample, check_same_size
 from utils.errors import InputError
-from utils.parallel import in_order
+from utils.parallel import Result, map_in_order
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What is kept of an image and its mask.
+class ImageRecord:
+    """What is kept of an image and its mask after decoding.
 
     Attributes:
         id: image id.
         size: height and width in pixels.
-        area: pixels of the mask.
-        level: grey level of those pixels in the mask's file, 0 where there are none.
-        image_digest: the same for the same decoded pixels.
-        mask_digest: likewise, of the mask of 0 and 1.
+        area: of the mask in pixels.
+        level: grey level of those pixels in the mask's file; 0 if the mask is empty.
+        image_digest: SHA-256 of the decoded pixels.
+        mask_digest: SHA-256 of the mask of 0 and 1.
     """
 
     id: str
@@ -38,12 +37,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Images of the same pixels under several ids.
+    """Images with identical pixels under several ids.
 
     Attributes:
         ids: two or more, sorted.
-        masks_differ: their masks are not all the same.
-        folds: the folds they lie in, ascending; None where folds are not known.
+        masks_differ: their masks are not all identical.
+        folds: the folds they are in, ascending; None if folds are not known.
     """
 
     ids: list[str]
@@ -51,63 +50,41 @@ class Duplicates:
     folds: list[int] | None
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What is found in a data set.
-
-    Attributes:
-        pairs: images that can be trained on, by id.
-        unannotated: ids of images without a mask.
-        without_image: ids of masks without an image.
-        refused: why files cannot be used; each would stop a training.
-    """
-
-    pairs: list[Pair]
-    unannotated: list[str]
-    without_image: list[str]
-    refused: list[str]
-
-    @property
-    def areas(self) -> np.ndarray:
-        """[N] int64: pixels of each mask."""
-        return np.array([pair.area for pair in self.pairs], dtype=np.int64)
-
-
-def examine(root: str | Path, excluded: frozenset[str] = frozenset()) -> Findings:
-    """Read every image that has a mask, in threads and with a progress bar.
+def inspect_images(samples: Iterable[Sample], total: int) -> tuple[list[ImageRecord], list[str]]:
+    """Decode every image and its mask, in threads and with a progress bar.
 
     Args:
-        root: folder with train_images/ and train_mask/.
-        excluded: ids of images to leave out.
+        samples: the images.
+        total: their number, for the progress bar.
 
-    Raises:
-        InputError: a folder is missing, or there is no image of an excluded id.
+    Returns:
+        The images that can be trained on, in order; and for the others why they cannot be used.
     """
-    found = survey(root, excluded)
-    pairs, refused = [], list(found.problems)
-    results = in_order(_examine, found.samples.values())
-    for pair, problems in tqdm(results, "reading", len(found.samples), unit="image", disable=None):
+    records: list[ImageRecord] = []
+    refused: list[str] = []
+    results = map_in_order(_inspect, samples)
+    for record, problems in tqdm(results, "reading", total, unit="image", disable=None):
         refused += problems
-        pairs += [pair] if pair else []
-    return Findings(pairs, found.unannotated, found.without_image, refused)
+        records += [record] if record else []
+    return records, refused
 
 
 def find_duplicates(
-    pairs: Iterable[Pair], fold_of: dict[str, int] | None = None
+    records: Iterable[ImageRecord], fold_of: dict[str, int] | None = None
 ) -> list[Duplicates]:
-    """Group the images whose decoded pixels are the same, whatever their files look like.
+    """Group images whose decoded pixels are identical, whatever their files look like.
 
     Args:
-        pairs: the images.
-        fold_of: fold of each image id, as far as known; None without folds.
+        records: the images.
+        fold_of: fold of each image id, where known; None without folds.
     """
-    groups = defaultdict(list)
-    for pair in pairs:
-        groups[pair.image_digest].append(pair)
+    groups: dict[bytes, list[ImageRecord]] = defaultdict(list)
+    for record in records:
+        groups[record.image_digest].append(record)
     return [_duplicates(group, fold_of) for group in groups.values() if len(group) > 1]
 
 
-def _duplicates(group: list[Pair], fold_of: dict[str, int] | None) -> Duplicates:
+def _duplicates(group: list[ImageRecord], fold_of: dict[str, int] | None) -> Duplicates:
     ids = sorted(pair.id for pair in group)
     masks_differ = len({pair.mask_digest for pair in group}) > 1
     folds = None
@@ -116,27 +93,31 @@ def _duplicates(group: list[Pair], fold_of: dict[str, int] | None) -> Duplicates
     return Duplicates(ids, masks_differ, folds)
 
 
-def _examine(sample: Sample) -> tuple[Pair | None, list[str]]:
-    grey, no_image = _result_or_reason(read_image, sample.image)
-    levels, no_mask = _result_or_reason(read_image, sample.mask)
-    if no_image or no_mask:
-        return None, [reason for reason in (no_image, no_mask) if reason]
-    mask, no_mask = _result_or_reason(to_mask, levels, sample.mask)
-    _, unlike = _result_or_reason(check_alike, sample, grey.shape, levels.shape)
-    if no_mask or unlike:
-        return None, [reason for reason in (no_mask, unlike) if reason]
+def _inspect(sample: Sample) -> tuple[ImageRecord | None, list[str]]:
+    problems: list[str] = []
+    grey = _attempt(problems, read_image, sample.image)
+    levels = _attempt(problems, read_image, sample.mask)
+    if grey is None or levels is None:
+        return None, problems
+    mask = _attempt(problems, binary_mask, levels, sample.mask)
+    _attempt(problems, check_same_size, sample, grey.shape, levels.shape)
+    if mask is None or problems:
+        return None, problems
+    size = grey.shape[0], grey.shape[1]
     area, level = int(np.count_nonzero(mask)), int(levels.max())
-    return Pair(sample.id, grey.shape, area, level, _digest(grey), _digest(mask)), []
+    return ImageRecord(sample.id, size, area, level, _digest(grey), _digest(mask)), []
 
 
-def _result_or_reason(work: Callable, *args) -> tuple[np.ndarray | None, str]:
+def _attempt(problems: list[str], work: Callable[..., Result], *args) -> Result | None:
+    """Return the result, or None after adding why there is none to `problems`."""
     try:
-        return work(*args), ""
+        return work(*args)
     except InputError as error:
-        return None, str(error)
+        problems.append(str(error))
+        return None
 
 
 def _digest(pixels: np.ndarray) -> bytes:
     digest = hashlib.sha256(f"{pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()

@@ -279,7 +279,7 @@ def _expose(rng: np.random.Generator, density: np.ndarray, size: int) -> np.ndar
     light = np.clip(density / rng.uniform(1.0, 1.3), 0, 1) ** rng.uniform(0.75, 1.35)
     picture = 255 * (black + span * (1 - black) * _scaled(light.astype(np.float32), size))
     corner = rng.uniform([0.9, 0.06], [0.94, 0.12])
-    letter_l = size * np.add(corner, [[0, -0.03], [0, 0], [0.018, 0]])
+    letter_l = size * (corner + np.array([[0, -0.03], [0, 0], [0.018, 0]]))
     cv2.polylines(picture, [letter_l.astype(np.int32)], False, 240.0, max(1, size // 250))
     picture += rng.uniform(1, 3.5) * rng.standard_normal((size, size), dtype=np.float32)
     return np.clip(picture, 0, 255).astype(np.uint8)

@@ -1,45 +1,79 @@
-"""The command line of the entry scripts: every setting of `Config` is a flag."""
+"""The command line of the training scripts: every setting of `Config` is a flag."""
 
-from argparse import RawDescriptionHelpFormatter
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from dataclasses import fields
+from pathlib import Path
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
 
+from utils.config.checks import check_settings
+from utils.config.number_types import plain
 from utils.config.settings import Config
-from utils.config.yaml_files import PlainConfigFile
+from utils.config.yaml_files import PlainConfigFile, read_yaml
+from utils.errors import InputError
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Shows types and defaults, and leaves the lines of the description as they are."""
+    """Shows types and defaults, and keeps the line breaks of the description."""
 
 
-def parse(args: list[str] | None, description: str) -> tuple[Config, frozenset[str]]:
-    """Read the command line, and the YAML files that it names with `--config`.
+def parse_config(args: list[str] | None, description: str) -> tuple[Config, frozenset[str]]:
+    """Parse a command line, and the YAML files that it names with `--config`.
 
     Args:
-        args: the words behind the script's name; None takes those of the process.
+        args: the words after the script's name; None takes those of the process.
         description: opens the help.
 
     Returns:
         The settings, and the names of those that were given rather than left at their defaults.
 
     Raises:
-        InputError: settings contradict each other or are out of range.
-        SystemExit: a flag is unknown or of the wrong type (code 2), or help was asked for.
+        InputError: settings contradict each other.
+        SystemExit: a flag is unknown or its value is not of its type or range (code 2), or help
+            was asked for.
     """
     parser = ArgumentParser(
-        description=description, formatter_class=HelpFormatter, allow_abbrev=False
+        description=description,
+        usage="%(prog)s [--help] [--config FILE.yaml] [--SETTING VALUE ...]",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", action=PlainConfigFile, help="YAML file with settings, see recipes/."
     )
     parser.add_class_arguments(Config)
-    every = parser.parse_args(args)
+    config = _to_config(parser.parse_args(args))
     given = parser.parse_args(args, defaults=False)
-    names = [setting.name for setting in fields(Config)]
-    return (
-        Config(**{name: every[name] for name in names}),
-        frozenset(name for name in names if name in given),
-    )
+    check_settings(config)
+    return config, frozenset(setting.name for setting in fields(Config) if setting.name in given)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a config.yaml that `Config.save` wrote.
+
+    Raises:
+        InputError: the file is missing or not plain YAML, or its settings do not exist, have a
+            wrong type or range, or contradict each other.
+    """
+    content = read_yaml(path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config)
+    try:
+        if not isinstance(content, dict) or not content:
+            raise InputError("it has none")
+        config = _to_config(parser.parse_object(content))
+        check_settings(config)
+    except (ArgumentError, InputError) as error:
+        raise InputError(f"{path} cannot be read as the settings of a run: {error}") from error
+    return config
+
+
+def _to_config(found: Namespace) -> Config:
+    config = Config(**{setting.name: plain(found[setting.name]) for setting in fields(Config)})
+    for setting in fields(Config):
+        # In a file, jsonargparse accepts null for any type.
+        if getattr(config, setting.name) is None and setting.default is not None:
+            raise InputError(f"--{setting.name} null: must have a value")
+    return config

@@ -1,221 +1,172 @@
-"""Every setting: one dataclass behind the command line, `--help`, YAML files and config.yaml."""
+"""Every setting of a training: one dataclass behind flags, `--help`, YAML files and config.yaml."""
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
-from utils.config.checks import check_ranges, check_together, check_types
-from utils.config.stages import Stage, parse_share
-from utils.config.yaml_files import read_yaml
-from utils.cores import usable_cores
+from utils.config.number_types import (
+    AtLeastTwo,
+    BelowOne,
+    FoldCount,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from utils.errors import InputError
-from utils.files import atomic
+from utils.files import atomic_write
+from utils.parallel import usable_cores
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a run."""
+    """Settings of a run.
+
+    Types and ranges are checked where settings come in (`command_line`), what they say together by
+    `checks.check_settings`.
+    """
 
     model_type: str = "unet_resnet34"
-    """Network, by its name in models/: see the list above."""
+    """Network, one of the names listed above."""
     pretrained: bool = True
-    """Start the encoder from ImageNet weights, fetched once."""
+    """Start the encoder from ImageNet weights, downloaded on first use."""
     encoder_weights: str | None = None
-    """File with weights for the encoder, instead of fetching them: a state dict of torchvision, or
-    a checkpoint of a network with that encoder."""
-    t: int = 3
+    """File with encoder weights, used instead of a download: a torchvision state dict, or a
+    checkpoint of a network with the same encoder."""
+    t: PositiveInt = 3
     """Recurrent steps of R2U_Net and R2AttU_Net."""
     two_stage: bool = True
     """Train stage 2 after stage 1."""
-    image_size_stage1: int = 512
-    """Side of the square input of stage 1, in pixels."""
-    batch_size_stage1: int = 20
-    """Images per step of stage 1, over all processes."""
-    epoch_stage1: int = 60
+    image_size_stage1: PositiveInt = 512
+    """Input size of stage 1: side of the square image, in pixels."""
+    batch_size_stage1: PositiveInt = 20
+    """Images per batch in stage 1, over all devices."""
+    epoch_stage1: PositiveInt = 60
     """Epochs of stage 1."""
-    epoch_stage1_freeze: int = 3
-    """First epochs of stage 1 in which the encoder is held frozen; 0 never freezes."""
-    image_size_stage2: int = 1024
-    """Side of the square input of stage 2, in pixels."""
-    batch_size_stage2: int = 4
-    """Images per step of stage 2, over all processes."""
-    epoch_stage2: int = 20
+    epoch_stage1_freeze: NonNegativeInt = 3
+    """Epochs at the start of stage 1 with a frozen encoder; 0 never freezes it."""
+    image_size_stage2: PositiveInt = 1024
+    """Input size of stage 2: side of the square image, in pixels."""
+    batch_size_stage2: PositiveInt = 4
+    """Images per batch in stage 2, over all devices."""
+    epoch_stage2: PositiveInt = 20
     """Epochs of stage 2."""
-    epoch_stage2_accumulation: int = 3
-    """Last epochs of stage 2 in which gradients are accumulated."""
-    accumulation_steps: int = 10
+    epoch_stage2_accumulation: NonNegativeInt = 3
+    """Epochs at the end of stage 2 that accumulate gradients."""
+    accumulation_steps: PositiveInt = 10
     """Batches per optimizer step in those epochs."""
-    epoch_stage3: int = 0
-    """Epochs of stage 3, on positives only, at the sizes of stage 2: the network of stage 2 then
-    decides whether there is a mask, and that of stage 3 draws it; 0 has no such stage."""
-    lr: float = 2e-4
-    """Learning rate of stage 1: train_sfold.py takes it, main.py draws U(0,1) * lr + 5e-7."""
-    lr_stage2: float = 5e-5
+    epoch_stage3: NonNegativeInt = 0
+    """Epochs of stage 3, which trains on positives only, with the sizes of stage 2. Its network
+    then draws the masks, and that of stage 2 decides whether there is one. 0 skips stage 3."""
+    lr: PositiveFloat = 2e-4
+    """Learning rate of stage 1: train_sfold.py uses it, main.py draws U(0,1) * lr + 5e-7."""
+    lr_stage2: PositiveFloat = 5e-5
     """Learning rate of stage 2."""
-    lr_stage3: float = 1e-5
+    lr_stage3: PositiveFloat = 1e-5
     """Learning rate of stage 3."""
     loss: str = "bce"
-    """Terms of the loss and their weights, such as bce:3,dice:1,focal:4; of bce, dice (of the whole
-    batch), dice_image, focal and lovasz; bce(0.75) weighs the pixels of masks."""
+    """Loss: a weighted sum such as bce:3,dice:1,focal:4. Terms: bce, dice (over the whole batch),
+    dice_image, focal, lovasz; bce(0.75) sets the weight of mask pixels."""
     loss_stage2: str | None = None
-    """Loss of stage 2; that of stage 1 if not given."""
+    """Loss of stage 2. Default: that of stage 1."""
     loss_stage3: str | None = None
-    """Loss of stage 3; that of stage 2 if not given."""
+    """Loss of stage 3. Default: that of stage 2."""
     positive_share: float | str | None = None
-    """Share of images with a mask in an epoch, such as 0.5, or from the first to the last epoch of
-    a stage, such as 0.8:0.4: all of them and as many others as it asks for. Every image if not
-    given."""
+    """Share of positives in an epoch, such as 0.5, or from the first to the last epoch of a stage,
+    such as 0.8:0.4. An epoch then has every positive and as many negatives, drawn anew, as the
+    share allows. Default: every image."""
     positive_share_stage2: float | str | None = None
-    """Likewise in stage 2; that of stage 1 if not given. A share below that of all images, such as
-    0.01, takes every image."""
+    """Share of positives in stage 2; a share below that of the data set, such as 0.01, uses every
+    image. Default: that of stage 1."""
     schedule: Literal["cosine", "restarts", "one_cycle"] = "cosine"
-    """Learning rate over a stage: cosine falls to 0, restarts does so every restart_epochs,
-    one_cycle rises to lr and falls again."""
+    """Learning-rate schedule of a stage: cosine decays to 0, restarts does so every restart_epochs,
+    one_cycle rises to lr and decays."""
     schedule_stage2: Literal["cosine", "restarts", "one_cycle"] | None = None
-    """Schedule of stages 2 and 3; that of stage 1 if not given."""
-    warmup_epochs: int = 0
-    """First epochs of every stage in which the rate rises to lr, before cosine or restarts."""
-    restart_epochs: int | None = None
-    """Epochs between two restarts."""
+    """Schedule of stages 2 and 3. Default: that of stage 1."""
+    warmup_epochs: NonNegativeInt = 0
+    """Linear warm-up epochs at the start of every stage, before cosine or restarts."""
+    restart_epochs: AtLeastTwo | None = None
+    """Epochs between restarts, for --schedule restarts."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimizer of every stage."""
-    momentum: float = 0.9
+    momentum: BelowOne = 0.9
     """Momentum of sgd."""
-    weight_decay: float = 0.0
-    """Weight decay of the optimizer."""
-    ema: float = 0.0
-    """Decay of a moving average of the weights (such as 0.999), which is then what is validated and
-    kept; 0 keeps the weights themselves."""
-    keep_best: int = 1
-    """Best epochs of a stage that are kept, and averaged in prediction."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Weight decay."""
+    ema: BelowOne = 0.0
+    """Decay of an exponential moving average of the weights, such as 0.999. If above 0, the average
+    is validated and saved instead of the weights."""
+    keep_best: PositiveInt = 1
+    """Number of best epochs to keep per stage; prediction averages them."""
     best_by: Literal["dice", "loss", "last"] = "dice"
-    """What the best epochs are chosen by: the highest validation Dice (then the lower loss), the
-    lowest validation loss, or last, which takes the last ones whatever they reach: the rate has
-    fallen to 0 there, and nothing is chosen on the images that are scored."""
-    presence_weight: float = 0.0
-    """Above 0 the network also says whether an image has a mask at all, trained with its own
-    cross-entropy, which counts so much in the loss."""
+    """What makes an epoch the best: highest validation Dice (ties: lower loss), lowest validation
+    loss, or last, which keeps the last epochs: nothing is then selected on the images that are
+    scored."""
+    presence_weight: NonNegativeFloat = 0.0
+    """Weight of an image-level loss. If above 0, the network gets a presence head, which predicts
+    whether an image has a mask."""
     augmentation_flag: bool = True
-    """Change training images at random."""
+    """Augment training images."""
     augmentation: Literal["original", "final", "winner", "none"] = "original"
-    """How; see python -m utils.augmentation --preview."""
+    """Augmentation set; python -m datasets.preview --out sheet.png shows what each does."""
     clahe: bool = True
-    """Equalise the local contrast of every image (CLAHE) before resizing."""
-    n_splits: int = 5
-    """Number of folds the images are cut into."""
+    """Apply CLAHE to every image before resizing."""
+    n_splits: FoldCount = 5
+    """Number of folds."""
     folds: str | int = "all"
     """Folds to train: all, one (0) or several (0,3)."""
     groups: str | None = None
-    """A csv with ImageId and PatientId: images of one patient then stay in one fold."""
+    """A csv with the columns ImageId and PatientId; all images of a patient go into one fold."""
     exclude: str | None = None
-    """A text file with one image id per line (# begins a comment): these are left out."""
+    """Text file of image ids to leave out, one per line; # begins a comment."""
     mode: Literal["train", "train_stage2", "choose_threshold"] = "train"
     """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name;
-    choose_threshold searches the thresholds of --run_name, which training does at its end too."""
-    seed: int | None = None
-    """Seed of weights, order and augmentation; drawn, printed and stored where not given."""
+    choose_threshold searches the thresholds of --run_name, as training does at its end."""
+    seed: NonNegativeInt | None = None
+    """Seed of weights, order and augmentation. Default: drawn, printed and saved."""
     run_name: str | None = None
-    """Name of the run's folder; the time if not given; last is the newest run."""
+    """Name of the run's folder; last is the newest run. Default: the current time."""
     resume: bool = False
-    """Go on where the run --run_name stopped."""
-    num_workers: int = field(default_factory=lambda: min(8, usable_cores()))
-    """Processes that load images, for each training process; 0 loads in the training process."""
+    """Resume the run --run_name where it stopped."""
+    num_workers: NonNegativeInt = field(default_factory=lambda: min(8, usable_cores()))
+    """Data loading processes per training process; 0 loads in the training process."""
     accelerator: str = "auto"
-    """What to train on: auto, cpu, cuda or mps."""
+    """Hardware to train on: auto, cpu, cuda or mps."""
     devices: int | str = "auto"
-    """How many devices (or CPU processes) to train on; auto takes all that are visible."""
-    num_nodes: int = 1
-    """How many machines take part (started by torchrun or SLURM)."""
+    """Number of devices (or CPU processes) to train on; auto uses all that are visible."""
+    num_nodes: PositiveInt = 1
+    """Number of machines (started by torchrun or SLURM)."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    """Arithmetic; auto is bfloat16 where the device has it, else float16 on a GPU, else float32."""
+    """Floating-point precision; auto is bfloat16 where the device supports it natively, else
+    float16 on a GPU, else float32."""
     cache: bool = True
-    """Prepare every image once and map it from disk; false reads and prepares it in every epoch."""
+    """Prepare every image once and memory-map it; false decodes and prepares it in every epoch."""
     cache_dir: str | None = None
-    """Folder of the cache; DATASET_ROOT/cache if not given."""
-    clip_grad_norm: float = 0.0
-    """Largest norm of a step's gradient; 0 leaves gradients as they are."""
+    """Folder of the cache. Default: DATASET_ROOT/cache."""
+    clip_grad_norm: NonNegativeFloat = 0.0
+    """Maximum gradient norm of a step; 0 disables clipping."""
     deterministic: bool = False
-    """Only use algorithms that give the same bits in every run, which on a GPU are slower."""
+    """Use only deterministic algorithms: bit-identical results, slower on a GPU."""
     compile: bool = False
-    """Compile the network: minutes at the start of a stage, faster steps on a GPU."""
+    """Compile the network: takes minutes at the start of a stage, then faster steps on a GPU."""
     model_path: str = "./checkpoints"
     """Folder of all runs."""
     dataset_root: str = "./datasets/SIIM_data"
     """Folder with train_images/ and train_mask/."""
 
-    def __post_init__(self):
-        check_types(self)
-        check_ranges(self)
-        check_together(self)
-        self.fold_numbers()
-
-    def stages(self, lr: float) -> tuple[Stage, ...]:
-        """Return the stages to train, in order.
-
-        Args:
-            lr: learning rate of stage 1, as taken or drawn by the entry script.
-        """
-        shares = [parse_share(self.positive_share, "--positive_share")]
-        shares.append(parse_share(self.positive_share_stage2, "--positive_share_stage2"))
-        first = Stage(
-            number=1,
-            image_size=self.image_size_stage1,
-            batch_size=self.batch_size_stage1,
-            epochs=self.epoch_stage1,
-            lr=lr,
-            loss=self.loss,
-            schedule=self.schedule,
-            positive_share=shares[0],
-            freeze_epochs=self.epoch_stage1_freeze,
-        )
-        second = Stage(
-            number=2,
-            image_size=self.image_size_stage2,
-            batch_size=self.batch_size_stage2,
-            epochs=self.epoch_stage2,
-            lr=self.lr_stage2,
-            loss=self.loss_stage2 or self.loss,
-            schedule=self.schedule_stage2 or self.schedule,
-            positive_share=shares[1] or shares[0],
-            accumulation_epochs=self.epoch_stage2_accumulation,
-            accumulation_steps=self.accumulation_steps,
-        )
-        third = replace(
-            second,
-            number=3,
-            epochs=self.epoch_stage3,
-            lr=self.lr_stage3,
-            loss=self.loss_stage3 or second.loss,
-            positive_share=None,
-            positives_only=True,
-            accumulation_epochs=0,
-        )
-        count = 1 + self.two_stage + (self.epoch_stage3 > 0)
-        return (first, second, third)[:count]
-
-    @property
-    def drawing_stage(self) -> Stage:
-        """The stage whose networks draw the masks: the last."""
-        return self.stages(self.lr)[-1]
-
-    @property
-    def deciding_stage(self) -> Stage:
-        """The stage whose networks decide whether there is a mask: the last on all images."""
-        return [stage for stage in self.stages(self.lr) if not stage.positives_only][-1]
-
     @property
     def presence_head(self) -> bool:
-        """Whether the networks say of an image as a whole if it has a mask."""
+        """Whether the networks have a presence head."""
         return self.presence_weight > 0
 
     def fold_numbers(self) -> list[int]:
         """Return the folds to train, ascending.
 
         Raises:
-            InputError: `folds` is not all, a number, or numbers with commas below `n_splits`.
+            InputError: `folds` is not all, nor comma-separated numbers below `n_splits`.
         """
         if self.folds == "all":
             return list(range(self.n_splits))
@@ -223,7 +174,7 @@ class Config:
         if not all(word.strip().isdecimal() and int(word) < self.n_splits for word in words):
             raise InputError(
                 f"--folds {self.folds}: give all, or fold numbers from 0 to {self.n_splits - 1} "
-                "with commas, such as 0,3"
+                "separated by commas, such as 0,3"
             )
         return sorted({int(word) for word in words})
 
@@ -231,35 +182,17 @@ class Config:
         """Write the settings as YAML that `--config` reads.
 
         Raises:
-            FileExistsError: the file is there, and is not to be replaced.
+            FileExistsError: the file exists and `replace` is False.
         """
-        with atomic(path, replace=replace) as temporary:
+        with atomic_write(path, replace=replace) as temporary:
             text = yaml.dump(asdict(self), Dumper=_Dumper, sort_keys=False)
             temporary.write_text(text, encoding="utf-8")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around text such as 2e-4, which jsonargparse, unlike yaml, takes for a number."""
+    """Quotes text such as 2e-4, which jsonargparse, unlike yaml, reads as a number."""
 
 
 _Dumper.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[\d.]+[eE][-+]?\d+$"), list("-+.0123456789")
 )
-
-
-def load(path: str | Path) -> Config:
-    """Read a config.yaml that `Config.save` wrote.
-
-    Raises:
-        InputError: the file is missing, is not plain YAML, or has settings that do not exist or are
-            out of range.
-    """
-    content = read_yaml(path)
-    unknown = content.keys() - Config.__annotations__.keys() if isinstance(content, dict) else None
-    if unknown or unknown is None:
-        names = f"there is no setting {min(map(str, unknown))}" if unknown else "it names none"
-        raise InputError(f"{path} cannot be read as the settings of a run: {names}")
-    try:
-        return Config(**content)
-    except InputError as error:
-        raise InputError(f"{path} cannot be read as the settings of a run: {error}") from error

@@ -1,4 +1,4 @@
-"""Reads YAML files of plain settings: names and values, as this program writes them."""
+"""Reading YAML files of plain settings: names and values only."""
 
 from pathlib import Path
 
@@ -25,11 +25,11 @@ def read_yaml(path: str | Path) -> object:
 
 
 def check_yaml(path: str | Path) -> str:
-    """Read the text of a YAML file, whose form is then safe to hand to any reader.
+    """Read the text of a YAML file and make sure that it is safe to parse.
 
     Raises:
-        InputError: it is missing, too large, not YAML, or has more than plain values: aliases, with
-            which few bytes stand for any amount, tags, or deep nesting.
+        InputError: it is missing, too large or not YAML, or has more than plain values: aliases,
+            with which a few bytes expand without limit, tags, or deep nesting.
     """
     try:
         text = limits.read_bytes(path, limits.SETTINGS_BYTES).decode("utf-8")
@@ -38,9 +38,10 @@ def check_yaml(path: str | Path) -> str:
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > _DEPTH:
+                line = event.start_mark.line + 1 if event.start_mark else "?"
                 raise InputError(
-                    f"{path} line {event.start_mark.line + 1}: settings are plain names and values,"
-                    f" without aliases (*), tags (!) or more than {_DEPTH} levels"
+                    f"{path} line {line}: settings are plain names and values, without aliases "
+                    f"(*), tags (!) or more than {_DEPTH} levels"
                 )
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from error
@@ -48,7 +49,7 @@ def check_yaml(path: str | Path) -> str:
 
 
 class PlainConfigFile(ActionConfigFile):
-    """The flag that names a YAML file; any but a plain one is refused."""
+    """The flag that names a YAML file; anything but plain settings is refused."""
 
     def __call__(self, parser, cfg, values, option_string=None):
         """Check the file, then read it."""

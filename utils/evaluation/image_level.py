@@ -1,24 +1,27 @@
-"""How well a probability of each image tells whether it has a mask at all."""
+"""Image-level results: how well an image's probability tells whether it has a mask."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import roc_curve
 
 from utils.csv_files import read_columns
 from utils.errors import InputError
-from utils.evaluation.bootstrap import DRAWS, number_groups
-from utils.evaluation.scoring import Estimate, estimate
+from utils.evaluation.bootstrap import DRAWS, index_groups
+from utils.evaluation.scoring import Estimate, mean_with_interval
 
-COLUMNS = ["ImageId", "probability", "area"]
-HALF = 0.5
+SCORE_COLUMNS = ["ImageId", "probability", "area"]
+FIXED_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Calling an image positive where its probability is at least `threshold`."""
+class OperatingPoint:
+    """Sensitivity and specificity when a probability of at least `threshold` means positive."""
 
     threshold: float
     sensitivity: Estimate
@@ -26,23 +29,23 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Detection:
+class ImageLevelScores:
     """Image-level results.
 
     Attributes:
-        auc: area under the ROC curve; NaN where all images are positive, or none.
-        half: at probability 0.5, a threshold that owes nothing to these images.
-        best: at the threshold with the largest sensitivity + specificity (Youden 1950), the
-            highest of several. It is chosen on these images and so a little kind to them.
+        auc: area under the ROC curve; NaN if all images are positive, or none.
+        half: at probability 0.5, a threshold not chosen on these images.
+        best: at the threshold with the largest sensitivity + specificity (Youden 1950). It is
+            chosen on these images, so it is slightly optimistic.
     """
 
     auc: Estimate
-    half: Cut
-    best: Cut
+    half: OperatingPoint
+    best: OperatingPoint
 
 
 def read_scores(path: Path, ids: list[str]) -> pd.DataFrame:
-    """Read the csv of scores that predict.py writes.
+    """Read a scores.csv that predict.py wrote.
 
     Args:
         path: csv with the columns ImageId, probability (0 to 1) and area (pixels).
@@ -52,11 +55,11 @@ def read_scores(path: Path, ids: list[str]) -> pd.DataFrame:
         `probability` and `area`, float64, one row per image in the order of `ids`.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, has a value out of range, or has not
-            exactly the images of the submission.
+        InputError: the file cannot be read, lacks a column, has a value out of range, or has other
+            images than the submission.
     """
-    rows = read_columns(path, COLUMNS, "a csv of scores")
-    table = pd.DataFrame(rows, columns=["row", *COLUMNS])
+    rows = read_columns(path, SCORE_COLUMNS, "a csv of scores")
+    table = pd.DataFrame([(row, *values) for row, values in rows], columns=["row", *SCORE_COLUMNS])
     for column, highest in (("probability", 1), ("area", np.inf)):
         values = pd.to_numeric(table[column], errors="coerce")
         bad = ~values.between(0, highest)
@@ -65,86 +68,94 @@ def read_scores(path: Path, ids: list[str]) -> pd.DataFrame:
             raise InputError(f"{path} row {row}: {column} is {value!r}")
         table[column] = values.astype(float)
     _check_ids(path, table, ids)
-    return table.set_index("ImageId").loc[ids, COLUMNS[1:]]
+    return table.set_index("ImageId").loc[ids, SCORE_COLUMNS[1:]]
 
 
-def detect(probability: np.ndarray, positive: np.ndarray, groups: np.ndarray) -> Detection:
-    """Work out the image-level results.
+def score_image_level(
+    probability: np.ndarray, positive: np.ndarray, groups: np.ndarray
+) -> ImageLevelScores:
+    """Compute the image-level results.
 
     Args:
         probability: [N] float, from 0 to 1.
-        positive: [N] bool, the true mask has a pixel.
+        positive: [N] bool, the true mask is not empty.
         groups: [N] patient of each image.
     """
-    return Detection(
+    return ImageLevelScores(
         auc=auc_with_interval(probability, positive, groups),
-        half=_cut(HALF, probability, positive, groups),
-        best=_cut(_youden(probability, positive), probability, positive, groups),
+        half=_operating_point(FIXED_THRESHOLD, probability, positive, groups),
+        best=_operating_point(_youden(probability, positive), probability, positive, groups),
     )
 
 
-def auc(probability: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
+def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
     """Area under the ROC curve: how often a positive outranks a negative, ties counting half.
 
     Args:
-        probability: [N] float.
+        scores: [N] float, higher for images more likely to have a mask.
         positive: [N] bool.
         weights: [N] how many times each image counts.
 
     Returns:
-        From 0 to 1; NaN where there are no positives or no negatives.
+        From 0 to 1; NaN without positives or without negatives.
     """
-    _, place = np.unique(probability, return_inverse=True)
-    return _auc_of_places(place, positive, weights)
+    _, rank = np.unique(scores, return_inverse=True)
+    return _auc_of_ranks(rank, positive, weights)
 
 
 def auc_with_interval(
-    scores: np.ndarray, positive: np.ndarray, groups: Sequence[str], seed: int = 0
+    scores: np.ndarray, positive: np.ndarray, groups: Sequence[str] | np.ndarray, seed: int = 0
 ) -> Estimate:
-    """AUC with its 95 % interval, from draws of patients with replacement as in utils.bootstrap.
+    """AUC with its 95 % bootstrap interval over patients, see utils/evaluation/bootstrap.py.
 
     Args:
-        scores: [N] float, larger for images more likely to have a mask.
-        positive: [N] bool, the true mask has a pixel.
+        scores: [N] float, higher for images more likely to have a mask.
+        positive: [N] bool, the true mask is not empty.
         groups: [N] patient of each image; an empty text is a patient of its own.
-        seed: decides the draws.
+        seed: of the draws.
     """
-    _, place = np.unique(scores, return_inverse=True)
-    value = _auc_of_places(place, positive, np.ones(len(place)))
+    _, rank = np.unique(scores, return_inverse=True)
+    value = _auc_of_ranks(rank, positive, np.ones(len(rank)))
     if np.isnan(value):
-        return Estimate(len(place), value, value, value)
-    count, group_of = number_groups(groups)
+        return Estimate(len(rank), value, value, value)
+    count, group_of = index_groups(groups)
     rng, equal = np.random.default_rng(seed), np.full(count, 1 / count)
     drawn = (rng.multinomial(count, equal)[group_of] for _ in range(DRAWS))
-    values = [_auc_of_places(place, positive, weights) for weights in drawn]
+    values = [_auc_of_ranks(rank, positive, weights) for weights in drawn]
     low, high = np.nanpercentile(values, (2.5, 97.5))
-    return Estimate(len(place), value, float(low), float(high))
+    return Estimate(len(rank), value, float(low), float(high))
 
 
-def _auc_of_places(place: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
-    positives = np.bincount(place, weights * positive)
-    negatives = np.bincount(place, weights * ~positive)
+def _auc_of_ranks(rank: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
+    # scikit-learn sorts anew in each call: 2,000 bootstrap draws would take seconds, not 0.05 s.
+    positives = np.bincount(rank, weights * positive)
+    negatives = np.bincount(rank, weights * ~positive)
     pairs = positives.sum() * negatives.sum()
     outranked = np.cumsum(negatives) - negatives / 2
     return float(positives @ outranked / pairs) if pairs else float("nan")
 
 
 def _youden(probability: np.ndarray, positive: np.ndarray) -> float:
-    thresholds = np.unique(probability)[::-1]
-    inside, outside = np.sort(probability[positive]), np.sort(probability[~positive])
-    found = 1 - np.searchsorted(inside, thresholds) / max(len(inside), 1)
-    kept = np.searchsorted(outside, thresholds) / max(len(outside), 1)
-    return float(thresholds[np.argmax(found + kept)])
+    """Return the threshold with the largest sensitivity + specificity; of several, the highest."""
+    with warnings.catch_warnings():
+        # Without positives (or negatives) one rate is undefined, and the other one decides.
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        false_rate, true_rate, thresholds = roc_curve(
+            positive, probability, drop_intermediate=False
+        )
+    gain = np.round(np.nan_to_num(true_rate) - np.nan_to_num(false_rate), 12)
+    # The first point is "no image at all", at an infinite threshold.
+    return float(thresholds[1:][gain[1:].argmax()])
 
 
-def _cut(
+def _operating_point(
     threshold: float, probability: np.ndarray, positive: np.ndarray, groups: np.ndarray
-) -> Cut:
+) -> OperatingPoint:
     right = ((probability >= threshold) == positive).astype(float)
-    return Cut(
+    return OperatingPoint(
         threshold,
-        sensitivity=estimate(right[positive], groups[positive]),
-        specificity=estimate(right[~positive], groups[~positive]),
+        sensitivity=mean_with_interval(right[positive], groups[positive]),
+        specificity=mean_with_interval(right[~positive], groups[~positive]),
     )
 
 
@@ -156,10 +167,10 @@ def _check_ids(path: Path, table: pd.DataFrame, ids: list[str]) -> None:
         (ids, found, "the submission only"),
         (found, ids, "the scores only"),
     ):
-        others = set(others)
-        lone = [name for name in names if name not in others]
-        if lone:
+        known = set(others)
+        unmatched = [name for name in names if name not in known]
+        if unmatched:
             raise InputError(
-                f"{path}: {lone[0]}, one of {len(lone)}, is in {where}; both must have the same "
-                "images"
+                f"{path}: {len(unmatched)} images are in {where}, the first is {unmatched[0]}; both"
+                " must have the same images"
             )

@@ -1,4 +1,4 @@
-"""Kaggle's score of a submission against the truth, and what stands behind it.
+"""Kaggle's score of a submission against the truth, and the figures behind it.
 
 Dice of an image is 2|A and B| / (|A| + |B|), and 1 when both are empty; the score is the mean over
 images. Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.annotations import Row, annotated_mask, read_annotations
+from datasets.formats.annotations import RleRow, annotated_mask, read_annotations
+from datasets.siim import MASK_SIZES
 from utils.errors import InputError
-from utils.evaluation.bootstrap import interval
+from utils.evaluation.bootstrap import bootstrap_interval
 
-SIZES = (2048, 8192, 32768)
-"""Areas of true masks, in pixels, that part small from large."""
+
+def dice_score(predicted: np.ndarray, overlap: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Dice from pixel counts of predicted masks, of true masks and of their overlap; float64."""
+    total = predicted + truth
+    return np.where(total == 0, 1.0, 2 * overlap / np.maximum(total, 1))
 
 
 @dataclass(frozen=True)
-class Pairs:
+class MaskPairs:
     """The rows of a submission and of the truth; masks are decoded one image at a time.
 
     Attributes:
@@ -31,8 +35,8 @@ class Pairs:
 
     submission: Path
     truth: Path
-    predicted: dict[str, Row]
-    true: dict[str, list[Row]]
+    predicted: dict[str, RleRow]
+    true: dict[str, list[RleRow]]
 
     @property
     def ids(self) -> list[str]:
@@ -41,7 +45,7 @@ class Pairs:
 
     @property
     def left_out(self) -> int:
-        """Number of annotated images that the submission lacks."""
+        """Number of annotated images that are not in the submission."""
         return len(self.true) - len(self.predicted)
 
     def masks(self, name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -62,14 +66,14 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Pixels of the true mask, of the predicted mask and of both at once.
+class PixelCounts:
+    """Pixel counts of the true mask, of the predicted mask and of their overlap.
 
     Attributes:
         ids: [N] image ids.
         truth: [N] int64.
         predicted: [N] int64.
-        both: [N] int64.
+        both: [N] int64, pixels in both masks.
     """
 
     ids: np.ndarray
@@ -79,18 +83,17 @@ class Counts:
 
     @property
     def positive(self) -> np.ndarray:
-        """[N] bool: the true mask has a pixel."""
+        """[N] bool: the true mask is not empty."""
         return self.truth > 0
 
     @property
     def dice(self) -> np.ndarray:
         """[N] float64: Dice of each image."""
-        total = self.truth + self.predicted
-        return np.where(total == 0, 1.0, 2 * self.both / np.maximum(total, 1))
+        return dice_score(self.predicted, self.both, self.truth)
 
-    def worst(self, count: int) -> np.ndarray:
-        """Return the places of the lowest Dice; ties by the larger true mask, then by id."""
-        return np.lexsort((self.ids, -self.truth, self.dice))[:count]
+    def worst(self, number: int) -> np.ndarray:
+        """Return the positions of the lowest Dice; ties by the larger true mask, then by id."""
+        return np.lexsort((self.ids, -self.truth, self.dice))[:number]
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Dice on the images whose true mask has from `first` to `last` pixels (None: no limit)."""
+    """Dice on the images whose true mask has `first` to `last` pixels (None: no limit)."""
 
     first: int
     last: int | None
@@ -114,15 +117,15 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a submission reaches.
+    """The scores of a submission.
 
     Attributes:
         dice: Kaggle's score.
         baseline: Dice of leaving every image empty, which is the share of empty images.
-        dice_positive: Dice on the images with a true mask.
-        by_size: the same, by the size of the true mask.
-        empty_kept: share of the empty images left empty: the specificity of "has a mask".
-        positive_found: share of the positives given a mask, right or wrong: its sensitivity.
+        dice_positive: Dice on positives.
+        by_size: Dice on positives, by the size of the true mask.
+        empty_kept: share of empty images left empty: image-level specificity.
+        positive_found: share of positives given any mask: image-level sensitivity.
         predicted: number of images given a mask.
     """
 
@@ -135,12 +138,12 @@ class Summary:
     predicted: int
 
 
-def read_pairs(submission: Path, truth: Path) -> Pairs:
+def read_mask_pairs(submission: Path, truth: Path) -> MaskPairs:
     """Read a submission and the truth of its images.
 
     Raises:
         InputError: a file is missing or is not a csv of masks, the submission repeats an image,
-            or has one that the truth does not know.
+            or has one that the truth lacks.
     """
     rows, true = _read(submission, "--submission"), _read(truth, "--truth")
     for name, several in rows.items():
@@ -152,18 +155,18 @@ def read_pairs(submission: Path, truth: Path) -> Pairs:
     unknown = [name for name in rows if name not in true]
     if unknown:
         raise InputError(
-            f"{submission} row {rows[unknown[0]][0].number}: {unknown[0]} is not in {truth}, "
-            f"as {len(unknown)} of the {len(rows)} images are not"
+            f"{submission} row {rows[unknown[0]][0].number}: {unknown[0]} is not in {truth}; "
+            f"{len(unknown)} of the {len(rows)} images are missing there"
         )
-    return Pairs(submission, truth, {name: row[0] for name, row in rows.items()}, true)
+    return MaskPairs(submission, truth, {name: row[0] for name, row in rows.items()}, true)
 
 
-def count(pairs: Pairs, sizes: Iterable[tuple[str, tuple[int, int]]]) -> Counts:
+def count_pixels(pairs: MaskPairs, sizes: Iterable[tuple[str, tuple[int, int]]]) -> PixelCounts:
     """Count the pixels of every image.
 
     Args:
-        pairs: what to decode.
-        sizes: image id, and its height and width in pixels, of every image to count.
+        pairs: the masks.
+        sizes: id, and height and width in pixels, of every image to count.
 
     Raises:
         InputError: a row cannot be decoded; file and row are named.
@@ -173,28 +176,28 @@ def count(pairs: Pairs, sizes: Iterable[tuple[str, tuple[int, int]]]) -> Counts:
         truth, predicted = (mask.view(bool) for mask in pairs.masks(name, size))
         ids.append(name)
         areas.append([np.count_nonzero(mask) for mask in (truth, predicted, truth & predicted)])
-    return Counts(np.array(ids), *np.array(areas, dtype=np.int64).T)
+    return PixelCounts(np.array(ids), *np.array(areas, dtype=np.int64).T)
 
 
-def estimate(values: np.ndarray, groups: np.ndarray) -> Estimate:
-    """Take the mean of [N] values and its interval over [N] groups (patients, or images)."""
+def mean_with_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
+    """Return the mean of [N] values with its interval over [N] groups (patients, or images)."""
     mean = float(values.mean()) if values.size else float("nan")
-    return Estimate(len(values), mean, *interval(values, groups))
+    return Estimate(len(values), mean, *bootstrap_interval(values, groups))
 
 
-def summarise(counts: Counts, groups: np.ndarray) -> Summary:
-    """Work out all scores of a submission; `groups` is the [N] patient of each image."""
+def score_submission(counts: PixelCounts, groups: np.ndarray) -> Summary:
+    """Compute all scores of a submission; `groups` is the [N] patient of each image."""
     dice, positive, has_mask = counts.dice, counts.positive, counts.predicted > 0
 
     def over(chosen: np.ndarray, values: np.ndarray) -> Estimate:
-        return estimate(values[chosen].astype(float), groups[chosen])
+        return mean_with_interval(values[chosen].astype(float), groups[chosen])
 
     buckets = []
-    for first, last in zip((1, *(size + 1 for size in SIZES)), (*SIZES, None), strict=True):
+    for first, last in MASK_SIZES:
         fits = (counts.truth >= first) & (counts.truth <= (last or counts.truth.max()))
         buckets.append(Bucket(first, last, over(fits, dice)))
     return Summary(
-        dice=estimate(dice, groups),
+        dice=mean_with_interval(dice, groups),
         baseline=float((~positive).mean()),
         dice_positive=over(positive, dice),
         by_size=tuple(buckets),
@@ -204,7 +207,7 @@ def summarise(counts: Counts, groups: np.ndarray) -> Summary:
     )
 
 
-def _read(path: Path, flag: str) -> dict[str, list[Row]]:
+def _read(path: Path, flag: str) -> dict[str, list[RleRow]]:
     if not path.is_file():
         raise InputError(f"{path}: is not a file; {flag} names a csv of masks")
     return read_annotations(path)

@@ -1,6 +1,7 @@
-"""Networks as one: the mean over those of a run, and the weighted mean over several runs."""
+"""Networks as one: the mean over the networks of a run, the weighted mean over several runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,25 +9,68 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from models.inputs import normalise
-from models.interface import read_output
+from models import build_model
+from models.interface import normalise, read_output
+from utils.config.settings import Config
 from utils.errors import InputError
+from utils.inference.runs import Checkpoints, View, WeightedRun, view_of
 from utils.postprocessing.histograms import resize_probability, to_levels
+from utils.safe_load import load_file, reason_of
 
 
-class Maps(NamedTuple):
-    """What a run says about a batch.
+class ProbabilityMaps(NamedTuple):
+    """The prediction of a run for a batch.
 
     Attributes:
-        drawn: [B,1,S,S] float32, probability of a mask at each pixel, for drawing it.
-        deciding: [B,1,S,S] float32, likewise, for deciding whether there is one at all; the very
-            tensor `drawn` where the same networks do both.
+        probability: [B,1,S,S] float32, of a mask at each pixel.
+        gate: [B,1,S,S] float32, the map that decides whether there is a mask at all; the very
+            tensor `probability` if the same networks do both.
         presence: [B] float32, probability of a mask anywhere; None without a presence head.
     """
 
-    drawn: Tensor
-    deciding: Tensor
+    probability: Tensor
+    gate: Tensor
     presence: Tensor | None
+
+
+class FullSizeMaps(NamedTuple):
+    """The prediction for one image, at its original size.
+
+    Attributes:
+        probability: [H,W] float32, see `ProbabilityMaps`.
+        gate: [H,W] float32; the very tensor `probability` if that is the gate.
+        presence: from 0 to 1, or None.
+    """
+
+    probability: Tensor
+    gate: Tensor
+    presence: float | None
+
+    def check(self, name: object) -> None:
+        """Refuse values that are not probabilities.
+
+        Args:
+            name: of the image, for the error.
+
+        Raises:
+            InputError: a value is not from 0 to 1.
+        """
+        for value in (self.probability.max().item(), self.gate_maximum(), self.presence or 0.0):
+            if not 0 <= value <= 1:
+                raise InputError(
+                    f"{name}: the predicted probability is {value}; try --precision 32-true"
+                )
+
+    def gate_maximum(self) -> float:
+        """Return the largest probability of the gate map."""
+        return self.gate.max().item()
+
+    def levels(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the levels of both maps, [H,W] uint8; None for the gate if it is the first."""
+        levels = to_levels(self.probability).cpu().numpy()
+        if self.gate is self.probability:
+            return levels, None
+        return levels, to_levels(self.gate).cpu().numpy()
 
 
 class Ensemble(nn.Module):
@@ -34,153 +78,179 @@ class Ensemble(nn.Module):
 
     Args:
         fabric: knows device and precision.
-        drawing: the networks that draw masks, [B,3,H,W] float32 -> logits [B,1,H,W], or both these
-            and the logits [B,1] of a presence head; they are moved to the device and put into
-            evaluation mode.
-        mirror: predict every image flipped left to right as well.
-        deciding: the networks that decide whether there is a mask, where others than `drawing` do.
+        networks: draw masks, [B,3,H,W] float32 -> logits [B,1,H,W], and logits [B,1] with a
+            presence head. They are moved to the device and put into evaluation mode.
+        mirror: average with the prediction of the image flipped left to right.
+        gate_networks: decide whether there is a mask; None if `networks` do.
     """
 
     def __init__(
         self,
         fabric: Fabric,
-        drawing: Iterable[nn.Module],
+        networks: Iterable[nn.Module],
         mirror: bool,
-        deciding: Iterable[nn.Module] | None = None,
+        gate_networks: Iterable[nn.Module] | None = None,
     ):
         super().__init__()
         self.fabric = fabric
-        self.drawing = nn.ModuleList(drawing)
-        self.deciding = None if deciding is None else nn.ModuleList(deciding)
+        self.networks = nn.ModuleList(networks)
+        self.gate_networks = None if gate_networks is None else nn.ModuleList(gate_networks)
         self.mirror = mirror
-        self.eval().to(fabric.device, memory_format=torch.channels_last)
+        self.eval().to(fabric.device)
+        self.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def forward(self, image: Tensor) -> Maps:
+    def forward(self, image: Tensor) -> ProbabilityMaps:
         """Predict a batch on the device, [B,1,S,S] uint8 grey."""
-        drawn, presence = self._predict(self.drawing, image)
-        if self.deciding is None:
-            return Maps(drawn, drawn, presence)
-        return Maps(drawn, *self._predict(self.deciding, image))
+        probability, presence = self._predict(self.networks, image)
+        if self.gate_networks is None:
+            return ProbabilityMaps(probability, probability, presence)
+        return ProbabilityMaps(probability, *self._predict(self.gate_networks, image))
 
     def _predict(self, networks: nn.ModuleList, image: Tensor) -> tuple[Tensor, Tensor | None]:
         probability, presence = self._mean(networks, image)
         if self.mirror:
-            mirrored, also = self._mean(networks, image.flip(-1))
+            mirrored, mirrored_presence = self._mean(networks, image.flip(-1))
             probability = (probability + mirrored.flip(-1)) / 2
-            presence = None if presence is None else (presence + also) / 2
+            if presence is not None and mirrored_presence is not None:
+                presence = (presence + mirrored_presence) / 2
         return probability, presence
 
     def _mean(self, networks: nn.ModuleList, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        pixels, total, present = normalise(image), 0.0, []
+        pixels = normalise(image)
+        total: Tensor | float = 0.0
+        presences = []
         for network in networks:
             with self.fabric.autocast():
                 output = read_output(network(pixels))
             total = total + torch.sigmoid(output.logits.float())
             if output.presence is not None:
-                present.append(torch.sigmoid(output.presence.float())[:, 0])
-        return total / len(networks), torch.stack(present).mean(dim=0) if present else None
-
-
-class View(NamedTuple):
-    """How a run is shown an image: the side of its square input in pixels, and CLAHE or not."""
-
-    size: int
-    clahe: bool
-
-
-class Whole(NamedTuple):
-    """What is predicted of one image, at its original size.
-
-    Attributes:
-        drawn: [H,W] float32, see `Maps`.
-        deciding: [H,W] float32; the very tensor `drawn` where that decides.
-        presence: from 0 to 1, or None.
-    """
-
-    drawn: Tensor
-    deciding: Tensor
-    presence: float | None
-
-    def check(self) -> None:
-        """Refuse what is not a probability.
-
-        Raises:
-            InputError: a number is not from 0 to 1.
-        """
-        for largest in (self.drawn.max().item(), self.largest(), self.presence or 0.0):
-            if not 0 <= largest <= 1:
-                raise InputError(f"the predicted probability is {largest}; try --precision 32-true")
-
-    def largest(self) -> float:
-        """Return the largest probability of the deciding map."""
-        return self.deciding.max().item()
-
-    def levels(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the levels of both maps, [H,W] uint8; None for the second if it is the first."""
-        drawn = to_levels(self.drawn).cpu().numpy()
-        if self.deciding is self.drawn:
-            return drawn, None
-        return drawn, to_levels(self.deciding).cpu().numpy()
+                presences.append(torch.sigmoid(output.presence.float())[:, 0])
+        mean = torch.as_tensor(total) / len(networks)
+        return mean, torch.stack(presences).mean(dim=0) if presences else None
 
 
 class Blend:
     """The weighted mean of runs, taken at each image's original size.
 
     Args:
-        ensembles: one for each run, [B,1,S,S] uint8 on the device -> `Maps`.
+        ensembles: one per run, [B,1,S,S] uint8 on the device -> `ProbabilityMaps`.
         views: how each run is shown an image.
-        weights: above 0, one for each run.
+        weights: above 0, one per run.
 
     Attributes:
-        views: the different ones among them, in the order in which a batch gives its images.
+        views: the distinct views, in the order in which a batch holds its images.
     """
 
     def __init__(
         self,
-        ensembles: Sequence[Callable[[Tensor], Maps]],
+        ensembles: Sequence[Callable[[Tensor], ProbabilityMaps]],
         views: Sequence[View],
         weights: Sequence[float],
     ):
         self.views = list(dict.fromkeys(views))
         self._ensembles = ensembles
-        self._places = [self.views.index(view) for view in views]
+        self._view_index = [self.views.index(view) for view in views]
         self._weights = weights
 
     def __call__(
         self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> Iterator[Whole]:
+    ) -> Iterator[FullSizeMaps]:
         """Predict a batch; yield its images one by one, so that one full-size map exists at a time.
 
         Args:
-            images: for each of `views` the batch, [B,1,S,S] uint8 on the device.
+            images: the batch for each of `views`, [B,1,S,S] uint8 on the device.
             sizes: height and width of the B originals.
         """
         maps = [
-            ensemble(images[place])
-            for ensemble, place in zip(self._ensembles, self._places, strict=True)
+            ensemble(images[index])
+            for ensemble, index in zip(self._ensembles, self._view_index, strict=True)
         ]
         for index, size in enumerate(sizes):
-            yield self._whole(maps, index, size)
+            yield self._full_size(maps, index, size)
 
     @torch.inference_mode()
-    def _whole(self, maps: list[Maps], index: int, size: tuple[int, int]) -> Whole:
-        drawn = self._mean(resize_probability(part.drawn[index, 0], *size) for part in maps)
-        deciding = drawn
-        if any(part.deciding is not part.drawn for part in maps):
-            deciding = self._mean(
-                resize_probability(part.deciding[index, 0], *size) for part in maps
-            )
+    def _full_size(
+        self, maps: list[ProbabilityMaps], index: int, size: tuple[int, int]
+    ) -> FullSizeMaps:
+        probability = gate = self._mean(
+            resize_probability(part.probability[index, 0], *size) for part in maps
+        )
+        if any(part.gate is not part.probability for part in maps):
+            gate = self._mean(resize_probability(part.gate[index, 0], *size) for part in maps)
+        presences = [part.presence for part in maps if part.presence is not None]
         presence = None
-        if all(part.presence is not None for part in maps):
-            presence = self._mean(part.presence[index] for part in maps).item()
-        return Whole(drawn, deciding, presence)
+        if len(presences) == len(maps):
+            presence = self._mean(part[index] for part in presences).item()
+        return FullSizeMaps(probability, gate, presence)
 
     def _mean(self, parts: Iterable[Tensor]) -> Tensor:
-        """Average as a running mean: what all parts agree on is left exactly as it is."""
+        """Return the weighted mean; a running mean leaves values that all parts share unchanged."""
         pairs = zip(parts, self._weights, strict=True)
         mean, total = next(pairs)
         for part, weight in pairs:
             total += weight
             mean = mean + (part - mean) * (weight / total)
         return mean
+
+
+def load_network(path: Path, config: Config) -> nn.Module:
+    """Build a network with the weights of a checkpoint.
+
+    Args:
+        path: the checkpoint.
+        config: the run's settings, which describe the network.
+
+    Raises:
+        InputError: the file is damaged, belongs to another network, or its weights do not fit.
+    """
+    content, model_type = load_file(path), config.model_type
+    if content.get("model_type") != model_type:
+        raise InputError(
+            f"{path} is of model_type {content.get('model_type')!r}, but the run's config.yaml says"
+            f" {model_type!r}"
+        )
+    network = build_model(
+        model_type, pretrained=False, t=config.t, presence_head=config.presence_head
+    )
+    try:
+        network.load_state_dict(content["state_dict"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{path} has no weights that fit {model_type}: {reason_of(error)}"
+        ) from error
+    return network
+
+
+def open_ensemble(
+    fabric: Fabric, config: Config, checkpoints: Checkpoints, mirror: bool
+) -> Ensemble:
+    """Load the networks of checkpoints onto the device; `mirror` as in `Ensemble`.
+
+    Raises:
+        InputError: see `load_network`.
+    """
+    networks, gates = ((load_network(path, config) for path in paths) for paths in checkpoints)
+    same = checkpoints.gate == checkpoints.mask
+    return Ensemble(fabric, networks, mirror, None if same else gates)
+
+
+def open_blend(
+    fabric: Fabric, runs: Sequence[WeightedRun], checkpoints: Sequence[Checkpoints], mirror: bool
+) -> Blend:
+    """Load the networks of runs onto the device.
+
+    Args:
+        fabric: knows device and precision.
+        runs: one or several.
+        checkpoints: of each of them.
+        mirror: average with the prediction of the image flipped left to right.
+
+    Raises:
+        InputError: see `load_network`.
+    """
+    ensembles = [
+        open_ensemble(fabric, run.config, paths, mirror)
+        for run, paths in zip(runs, checkpoints, strict=True)
+    ]
+    return Blend(ensembles, [view_of(run.config) for run in runs], [run.weight for run in runs])

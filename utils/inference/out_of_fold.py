@@ -1,16 +1,31 @@
-"""What is kept of the prediction of an image that its network has not seen."""
+"""Predicts the images that the networks of a fold were not trained on, and keeps their histograms.
 
-from collections.abc import Iterable, Sequence
+Thresholds are chosen on these, so images are predicted exactly as predict.py does.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
-from utils.postprocessing.components import find_components
+from datasets.sources.base import Pixels
+from utils.console import print0
+from utils.distributed import gather
+from utils.inference.ensemble import Blend, open_blend
+from utils.inference.loop import Batch, make_batch, open_prediction_loader, predict_batch
+from utils.inference.runs import Checkpoints, View, WeightedRun, device_batch_size
+from utils.parallel import map_in_order
+from utils.postprocessing.components import MAX_COMPONENTS, find_components
 from utils.postprocessing.histograms import Histograms, count_levels
 
 
-class Row(NamedTuple):
+class OutOfFoldRow(NamedTuple):
     """One image's part of `Histograms`; small, and sent between processes.
 
     Attributes:
@@ -18,10 +33,10 @@ class Row(NamedTuple):
         height: pixels.
         width: pixels.
         all: [256] int32, see `Histograms`.
-        mask: [256] int32, likewise.
-        gate: [256] int32, likewise; None where the drawn map decides.
-        presence: probability; None where no head gives it.
-        components: [C,4] int64, see `find_components`; None where there are too many.
+        mask: [256] int32, see `Histograms`.
+        gate: [256] int32, see `Histograms`; None if the probability map is the gate.
+        presence: probability; None without a presence head.
+        components: [C,4] int64, see `find_components`; None if there are too many.
     """
 
     id: str
@@ -34,34 +49,151 @@ class Row(NamedTuple):
     components: np.ndarray | None
 
 
-def describe_image(
+class OutOfFoldImage(NamedTuple):
+    """An image with its true mask.
+
+    Attributes:
+        position: in the data set.
+        views: the image for each view, uint8 [1,S,S].
+        mask: uint8 [H,W] of 0 and 1, at the original size.
+    """
+
+    position: int
+    views: list[Tensor]
+    mask: Tensor
+
+
+class OutOfFoldImages(Dataset):
+    """`dataset[index]` -> `OutOfFoldImage`.
+
+    Args:
+        pixels: for each view, the same images in the same order.
+    """
+
+    def __init__(self, pixels: Sequence[Pixels]):
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.pixels[0])
+
+    def __getitem__(self, index: int) -> OutOfFoldImage:
+        """Return one image for every view, with its mask."""
+        triples = [view.triple(index) for view in self.pixels]
+        views = [torch.from_numpy(image)[None] for image, _, _ in triples]
+        return OutOfFoldImage(index, views, torch.from_numpy(triples[0][2]))
+
+
+def write_out_of_fold(
+    fabric: Fabric,
+    runs: Sequence[WeightedRun],
+    checkpoints: Sequence[Checkpoints],
+    pixels_of: Callable[[View], Pixels],
+    ids: Sequence[str],
+    path: Path,
+    *,
+    mirror: bool,
+    batch_size: int | None,
+    num_workers: int,
+) -> None:
+    """Predict the validation images of a fold and write oof.npz.
+
+    Args:
+        fabric: knows device and processes.
+        runs: the runs that predict together.
+        checkpoints: of each run, networks that were not trained on these images.
+        pixels_of: returns the images as a view shows them, in the order of `ids`.
+        ids: of the images.
+        path: the file to write, from rank 0.
+        mirror: average with the prediction of the image flipped left to right.
+        batch_size: images per batch on each device; None for the runs' own.
+        num_workers: data loading processes per device.
+
+    Raises:
+        InputError: an image or a checkpoint cannot be used.
+    """
+    blend = open_blend(fabric, runs, checkpoints, mirror)
+    batch_size = batch_size or device_batch_size(runs, fabric.world_size)
+    pixels = [pixels_of(view) for view in blend.views]
+    histograms = predict_out_of_fold(fabric, blend, pixels, ids, batch_size, num_workers)
+    if fabric.is_global_zero:
+        histograms.save(path)
+
+
+def predict_out_of_fold(
+    fabric: Fabric,
+    blend: Blend,
+    pixels: Sequence[Pixels],
+    ids: Sequence[str],
+    batch_size: int,
+    num_workers: int,
+) -> Histograms:
+    """Predict images of a fold and measure the maps at their original sizes.
+
+    Each process predicts its share, and measures in threads while the device computes.
+
+    Args:
+        fabric: knows device and processes.
+        blend: networks that were not trained on these images.
+        pixels: the images, for each of `blend.views`.
+        ids: of the images, in the order of `pixels`.
+        batch_size: images per batch on each device.
+        num_workers: data loading processes per device.
+
+    Returns:
+        The histograms in the order of `ids`, the same in every process.
+
+    Raises:
+        InputError: an image cannot be read, or a prediction is not a probability.
+    """
+    mine = range(fabric.global_rank, len(ids), fabric.world_size)
+    loader = open_prediction_loader(
+        OutOfFoldImages(pixels), batch_size, num_workers, _collate, mine
+    )
+    rows = map_in_order(
+        lambda parts: measure_prediction(*parts), _predict(fabric, blend, loader, ids)
+    )
+    bar = tqdm(
+        rows,
+        "predict out of fold",
+        len(mine),
+        unit="image",
+        leave=False,
+        disable=not fabric.is_global_zero,
+    )
+    measured = gather(fabric, list[OutOfFoldRow](bar))
+    _warn_too_many_components(measured)
+    return collect_histograms(ids, measured)
+
+
+def measure_prediction(
     id: str,
     levels: np.ndarray,
     mask: np.ndarray,
-    deciding: np.ndarray | None = None,
+    gate: np.ndarray | None = None,
     presence: float | None = None,
-) -> Row:
+) -> OutOfFoldRow:
     """Measure one prediction at its image's original size.
 
     Args:
         id: image id.
-        levels: [H,W] uint8, level floor(255 p) of the map that draws the mask.
+        levels: [H,W] uint8, level floor(255 p) of the probability map.
         mask: [H,W] uint8 of 0 and 1, the truth.
-        deciding: [H,W] uint8, the map that decides whether there is a mask; None if it is `levels`.
-        presence: probability of an image-level head that there is a mask; None without a head.
+        gate: [H,W] uint8, levels of the gate map; None if it is `levels`.
+        presence: probability of the presence head; None without one.
     """
     everything, inside = _count(levels, mask)
-    gate = None if deciding is None else _count(deciding, mask)[0]
+    gate_counts = None if gate is None else _count(gate, mask)[0]
     components = find_components(levels, mask)
-    return Row(id, *levels.shape, everything, inside, gate, presence, components)
+    height, width = levels.shape
+    return OutOfFoldRow(id, height, width, everything, inside, gate_counts, presence, components)
 
 
-def collect(ids: Sequence[str], rows: Iterable[Row]) -> Histograms:
-    """Put the rows of images together; components only where every image has them.
+def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Histograms:
+    """Assemble the rows of images; components are kept only if every image has them.
 
     Args:
         ids: of the images, in the order wanted; at least one.
-        rows: one of each image, in any order; all with a gate or none, and so with presence.
+        rows: one per image, in any order; a gate and a presence in all of them or in none.
 
     Raises:
         KeyError: an image has no row.
@@ -74,7 +206,7 @@ def collect(ids: Sequence[str], rows: Iterable[Row]) -> Histograms:
     for name in ("gate", "presence"):
         if len({getattr(row, name) is None for row in ordered}) > 1:
             raise ValueError(f"some images have a {name} and some have none")
-    column = {name: [getattr(row, name) for row in ordered] for name in Row._fields}
+    column = {name: [getattr(row, name) for row in ordered] for name in OutOfFoldRow._fields}
     first = ordered[0]
     return Histograms(
         ids=np.array(ids),
@@ -84,18 +216,47 @@ def collect(ids: Sequence[str], rows: Iterable[Row]) -> Histograms:
         mask=np.stack(column["mask"]),
         gate=None if first.gate is None else np.stack(column["gate"]),
         presence=None if first.presence is None else np.array(column["presence"], np.float32),
-        components=_number(column["components"]),
+        components=_join_components(column["components"]),
     )
 
 
+def _predict(
+    fabric: Fabric, blend: Blend, loader: DataLoader, ids: Sequence[str]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray | None, float | None]]:
+    """Yield the arguments of `measure_prediction`, image by image."""
+    for batch in loader:
+        for image, maps in predict_batch(fabric, blend, batch):
+            name = ids[image.position]
+            maps.check(f"image {name}")
+            levels, gate = maps.levels()
+            yield name, levels, image.mask.numpy(), gate, maps.presence
+
+
+def _collate(items: list[OutOfFoldImage]) -> Batch[OutOfFoldImage]:
+    sizes = [(item.mask.shape[0], item.mask.shape[1]) for item in items]
+    # The views travel in the batch alone, not a second time in its items.
+    return make_batch([i.views for i in items], sizes, [i._replace(views=[]) for i in items])
+
+
 def _count(levels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    # A map that was flipped back is a view that torch cannot take.
+    # A map that was flipped back is a view with negative strides, which torch refuses.
     pixels = (torch.from_numpy(np.ascontiguousarray(array)) for array in (levels, mask))
     return count_levels(*pixels).numpy()
 
 
-def _number(tables: list[np.ndarray | None]) -> np.ndarray | None:
-    if any(table is None for table in tables):
+def _join_components(tables: list[np.ndarray | None]) -> np.ndarray | None:
+    """Concatenate the components of all images, with each image's position as first column."""
+    present = [table for table in tables if table is not None]
+    if len(present) < len(tables):
         return None
-    places = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    return np.column_stack((places, np.concatenate(tables)))
+    positions = np.repeat(np.arange(len(present)), [len(table) for table in present])
+    return np.column_stack((positions, np.concatenate(present)))
+
+
+def _warn_too_many_components(rows: list[OutOfFoldRow]) -> None:
+    crowded = sum(row.components is None for row in rows)
+    if crowded:
+        print0(
+            f"warning: the maps of {crowded} of {len(rows)} images have more than {MAX_COMPONENTS} "
+            "components each; thresholds are searched without component filters"
+        )

@@ -1,4 +1,4 @@
-"""Pictures of predictions, which appear only once all are there."""
+"""Pictures of predictions; they appear only once all of them are complete."""
 
 import os
 import shutil
@@ -11,24 +11,24 @@ import numpy as np
 from datasets.formats.images import read_image
 from datasets.formats.rle import decode
 from utils.drawing import contact_sheet, explanation, tile
-from utils.inference.submission import Prediction, Source
+from utils.inference.submission import InputImage, Prediction
 
 SHEET = "contact_sheet"
 SHEET_TILES = 36
 
 
 class Pictures:
-    """Writes pictures into hidden folders, whose files `publish` moves to where they belong.
+    """Writes pictures into hidden folders; `publish` moves them to their targets.
 
-    Several processes may write; leaving the context removes what was not published.
+    Several processes may write. Leaving the context removes what was not published.
 
     Args:
         overlays: folder for <id>.png (image, mask and probability) and a contact sheet, or None.
         probabilities: folder for <id>.png, the 8-bit levels floor(255 p) at the original size, or
             None.
-        threshold: marked on the key to the probabilities.
-        mark: tells the hidden folders from those of another command; the same in every process.
-        is_owner: this process publishes and removes.
+        threshold: marked on the colour key of probabilities.
+        mark: distinguishes the hidden folders from another command's; the same in every process.
+        is_owner: whether this process publishes and removes.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Pictures:
                 (self._overlays, overlays),
                 (self._probabilities, probabilities),
             )
-            if hidden is not None
+            if hidden is not None and target is not None
         }
         self._is_owner = is_owner
 
@@ -73,30 +73,30 @@ class Pictures:
         """Write the pictures of one image.
 
         Args:
-            prediction: what is said of it.
+            prediction: of the image.
             grey: [H,W] uint8, the image; only if `need_image`.
             mask: [H,W] uint8 of 0 and 1.
             levels: [H,W] uint8, level floor(255 p).
         """
         if self._probabilities is not None:
             _save(self._probabilities / f"{prediction.id}.png", levels)
-        if self._overlays is not None:
+        if self._overlays is not None and grey is not None:
             caption = (prediction.id, _describe(prediction, mask.size))
             picture = explanation(grey, mask, levels, self.threshold, caption)
             _save(self._overlays / f"{prediction.id}.png", picture[..., ::-1])
 
-    def write_sheet(self, predictions: list[Prediction], sources: Iterable[Source]) -> None:
-        """Draw the contact sheet, where overlays are asked for.
+    def write_sheet(self, predictions: list[Prediction], images: Iterable[InputImage]) -> None:
+        """Draw the contact sheet if overlays are wanted.
 
         Args:
             predictions: of all images.
-            sources: their files.
+            images: their files.
         """
         if self._overlays is not None:
-            _save(self._overlays / f"{SHEET}.png", _draw_sheet(predictions, sources)[..., ::-1])
+            _save(self._overlays / f"{SHEET}.png", _draw_sheet(predictions, images)[..., ::-1])
 
     def publish(self) -> None:
-        """Move all pictures to their folders."""
+        """Move all pictures to their target folders."""
         for hidden, target in self._targets.items():
             target.mkdir(parents=True, exist_ok=True)
             for path in hidden.iterdir():
@@ -109,12 +109,14 @@ def existing_folder(path: Path) -> Path:
 
 
 def _hidden(folder: Path | None, mark: str) -> Path | None:
-    return folder and existing_folder(folder) / f".{folder.resolve().name}.{mark}"
+    if folder is None:
+        return None
+    return existing_folder(folder) / f".{folder.resolve().name}.{mark}"
 
 
-def _draw_sheet(predictions: list[Prediction], sources: Iterable[Source]) -> np.ndarray:
-    """Draw the images with a mask, then the others, the most probable first."""
-    paths = {source.id: source.path for source in sources}
+def _draw_sheet(predictions: list[Prediction], images: Iterable[InputImage]) -> np.ndarray:
+    """Draw the images with a mask, then the others, each by falling probability."""
+    paths = {image.id: image.path for image in images}
     ranked = sorted(predictions, key=lambda p: (p.area == 0, -p.probability))
     tiles = []
     for shown in ranked[:SHEET_TILES]:

@@ -1,74 +1,76 @@
-"""Predict images with the networks of runs: settle everything first, write everything last."""
+"""predict.py's work: check everything first, predict, write everything last."""
 
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
-from utils.config.prediction import Options, choose_rule
-from utils.console import say
-from utils.distributed import decide_once, gather
-from utils.errors import InputError
+from utils.config.prediction import PredictOptions
+from utils.console import print0
+from utils.distributed import decide_on_rank_zero, gather
+from utils.errors import InputError, list_problems
+from utils.inference.ensemble import open_blend
 from utils.inference.images import ImageFiles, open_loader, predict_images
 from utils.inference.pictures import SHEET, Pictures, existing_folder
 from utils.inference.runs import (
     Checkpoints,
-    Member,
-    common_batch_size,
+    WeightedRun,
+    blend_command,
+    device_batch_size,
     find_checkpoints,
-    open_blend,
-    read_members,
+    read_runs,
+    results_folder,
 )
 from utils.inference.submission import (
     SCORES,
+    InputImage,
     Prediction,
     Problem,
-    Source,
-    find_sources,
+    find_input_images,
     read_sample,
-    select,
+    select_by_sample,
     write_submission,
 )
 from utils.memory import peak_gpu_memory, peak_memory
-from utils.postprocessing.rule import PostProcess
-
-_HANDFUL = 20
+from utils.postprocessing.rule import PostProcess, load_rule, load_tta
 
 
-class Plan(NamedTuple):
-    """What is decided once and handed to every process.
+class PredictionPlan(NamedTuple):
+    """What rank 0 decides and broadcasts.
 
     Attributes:
-        members: the runs.
+        runs: the runs that predict.
         checkpoints: of each of them.
         rule: turns probabilities into masks.
-        sources: the images, in the order of the rows.
+        images: the images, in the order of the rows.
         problems: the files whose id cannot be read.
-        mark: names the hidden folders of this command.
+        mark: part of the name of this command's temporary folders.
     """
 
-    members: list[Member]
+    runs: list[WeightedRun]
     checkpoints: list[Checkpoints]
     rule: PostProcess
-    sources: list[Source]
+    images: list[InputImage]
     problems: list[Problem]
     mark: str
 
 
-def predict(fabric: Fabric, options: Options) -> None:
-    """Predict all images, every process its share, and write what was asked for.
+def predict(fabric: Fabric, options: PredictOptions) -> None:
+    """Predict all images, each process its share, and write the results.
 
     Raises:
         InputError: run, images or settings cannot be used; nothing is written then.
     """
-    plan = decide_once(fabric, lambda: make_plan(options))
-    blend = open_blend(fabric, plan.members, plan.checkpoints, mirror=options.tta == "hflip")
+    plan = decide_on_rank_zero(fabric, lambda: make_plan(options))
+    blend = open_blend(fabric, plan.runs, plan.checkpoints, mirror=options.tta == "hflip")
     owner, folders = fabric.is_global_zero, (options.overlays, options.probabilities)
-    batch_size = options.batch_size or common_batch_size(plan.members)
+    batch_size = options.batch_size or device_batch_size(plan.runs, fabric.world_size)
     with Pictures(*folders, plan.rule.threshold, plan.mark, owner) as pictures:
-        mine = plan.sources[fabric.global_rank :: fabric.world_size]
+        mine = plan.images[fabric.global_rank :: fabric.world_size]
         dataset = ImageFiles(mine, blend.views, pictures.need_image)
         loader = open_loader(dataset, batch_size, options.num_workers)
         only_read = bool(plan.problems and not options.skip_bad)
@@ -78,86 +80,123 @@ def predict(fabric: Fabric, options: Options) -> None:
         )
         predictions, problems = gather(fabric, predictions), gather(fabric, problems)
         seconds = time.perf_counter() - started
-        _judge(plan.problems + problems, bool(predictions), options.skip_bad)
+        _report_problems(plan.problems + problems, bool(predictions), options.skip_bad)
         if owner:
             by_id = {prediction.id: prediction for prediction in predictions}
-            ordered = [by_id[source.id] for source in plan.sources if source.id in by_id]
-            pictures.write_sheet(ordered, plan.sources)
+            ordered = [by_id[image.id] for image in plan.images if image.id in by_id]
+            pictures.write_sheet(ordered, plan.images)
             write_submission(Path(options.out), ordered)
             pictures.publish()
             _report(options, ordered, seconds)
 
 
-def make_plan(options: Options) -> Plan:
-    """Find the runs, their rule and the images, and make sure that the results can be written.
+def make_plan(options: PredictOptions) -> PredictionPlan:
+    """Find the runs, their rule and the images, and check that the results can be written.
 
     Raises:
         InputError: something is missing, ambiguous or cannot be used.
     """
-    members = read_members(options.run, options.weights, options.folds)
-    checkpoints = [find_checkpoints(m.run, m.config, options.checkpoint) for m in members]
-    rule = choose_rule(options, members)
-    sources, problems = find_sources(options.images)
+    runs = read_runs(options.run, options.weights, options.folds)
+    checkpoints = [find_checkpoints(run.folder, run.config, options.checkpoint) for run in runs]
+    rule = choose_rule(options, runs)
+    images, problems = find_input_images(options.images)
     if options.sample_submission is not None:
-        ids, found = read_sample(options.sample_submission), len(sources)
-        sources, problems = select(sources, problems, ids, options.sample_submission)
-        if found > len(sources):
-            say(f"{found - len(sources)} images are not in {options.sample_submission}: left out")
-    _check_targets(options, sources)
-    return Plan(members, checkpoints, rule, sources, problems, str(os.getpid()))
+        ids, found = read_sample(options.sample_submission), len(images)
+        images, problems = select_by_sample(images, problems, ids, options.sample_submission)
+        if found > len(images):
+            print0(f"{found - len(images)} images are not in {options.sample_submission}: skipped")
+    _check_targets(options, images)
+    return PredictionPlan(runs, checkpoints, rule, images, problems, str(os.getpid()))
 
 
-def _check_targets(options: Options, sources: list[Source]) -> None:
-    """Refuse what could not be written, or would take the place of an image or of another file."""
+def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> PostProcess:
+    """Read the rule from the threshold.json of the run or blend; flags replace parts of it.
+
+    Raises:
+        InputError: the file is needed and cannot be read, or a presence threshold is given for
+            networks without a presence head.
+    """
+    given = {name: getattr(options, name) for name in PostProcess.__annotations__}
+    given = {name: value for name, value in given.items() if value is not None}
+    path = results_folder(runs) / "threshold.json"
+    if given.keys() == PostProcess.__annotations__.keys():
+        rule = PostProcess(**given)
+    elif given.keys() >= {"threshold", "min_area"} and not path.exists():
+        rule = PostProcess(**{"top_threshold": given["threshold"]} | given)
+    else:
+        rule = replace(_load_rule(path, runs), **given)
+        chosen_with = load_tta(path)
+        if chosen_with != options.tta:
+            print0(
+                f"note: the thresholds in {path} were chosen with --tta {chosen_with}, but this "
+                f"prediction uses --tta {options.tta}"
+            )
+    if rule.presence_threshold and not all(run.config.presence_head for run in runs):
+        raise InputError(
+            f"presence_threshold {rule.presence_threshold}: needs networks with a presence head, "
+            "and not every --run was trained with --presence_weight above 0; give "
+            "--presence_threshold 0"
+        )
+    return rule
+
+
+def _load_rule(path: Path, runs: Sequence[WeightedRun]) -> PostProcess:
+    if len(runs) > 1 and not path.exists():
+        raise InputError(
+            f"looked for the thresholds of this blend in {path}; choose them with\n"
+            f"  {blend_command(runs)}\nor give at least --threshold and --min_area"
+        )
+    return load_rule(path)
+
+
+def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
+    """Refuse targets that cannot be written, or would overwrite an image or another output."""
     out, sample = Path(options.out), options.sample_submission
     if out.is_dir() or out.name == SCORES:
         raise InputError(f"--out {out}: give the name of a csv file other than {SCORES}")
     if sample is not None and out.resolve() == sample.resolve():
         raise InputError(f"--out {out}: is the sample submission; give another name")
     folders = {"overlays": options.overlays, "probabilities": options.probabilities}
-    folders = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
-    originals = {source.path.resolve().parent for source in sources}
-    for name, folder in folders.items():
+    targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
+    originals = {image.path.resolve().parent for image in images}
+    for name, folder in targets.items():
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--{name} {folder}: is not a folder")
         if folder in originals:
             raise InputError(f"--{name} {folder}: holds images to predict; give another folder")
-    if len(folders) > len(set(folders.values())):
+    if len(targets) > len(set(targets.values())):
         raise InputError("--overlays and --probabilities name the same folder; give two")
-    if options.overlays and any(source.id == SHEET for source in sources):
+    if options.overlays and any(image.id == SHEET for image in images):
         raise InputError(f"an image is called {SHEET}, as is a picture that --overlays makes")
-    for target in (out.resolve(), *folders.values()):
+    for target in (out.resolve(), *targets.values()):
         if not os.access(existing_folder(target), os.W_OK):
             raise InputError(f"{target}: cannot be written to")
 
 
-def _judge(problems: list[Problem], any_predicted: bool, skip_bad: bool) -> None:
-    """Name the images that could not be predicted; refuse to go on unless they may be skipped."""
-    lines = [problem.reason for problem in problems[:_HANDFUL]]
-    if len(problems) > _HANDFUL:
-        lines.append(f"and {len(problems) - _HANDFUL} more")
-    text = "\n  ".join(lines)
+def _report_problems(problems: list[Problem], any_predicted: bool, skip_bad: bool) -> None:
+    """List the images that could not be predicted; raise unless they may be skipped."""
+    text = "\n  ".join(list_problems([problem.reason for problem in problems]))
     if problems and not skip_bad:
         raise InputError(
-            f"{len(problems)} images cannot be used; nothing was written. Repair or remove them, or"
-            f" leave them out with --skip_bad true:\n  {text}"
+            f"{len(problems)} images cannot be used; nothing was written. Fix or remove them, or "
+            f"skip them with --skip_bad true:\n  {text}"
         )
     if not any_predicted:
         raise InputError(f"no image can be used; nothing was written:\n  {text}")
     if problems:
-        say(f"{len(problems)} images skipped, they have no row:\n  {text}")
+        print0(f"{len(problems)} images skipped, they have no row:\n  {text}")
 
 
-def _report(options: Options, predictions: list[Prediction], seconds: float) -> None:
+def _report(options: PredictOptions, predictions: list[Prediction], seconds: float) -> None:
     positive = sum(prediction.area > 0 for prediction in predictions)
     gpu = peak_gpu_memory()
-    say(
+    print0(
         f"{len(predictions):,} images, {positive:,} with a mask; "
         f"{len(predictions) / seconds:.1f} images/s, peak memory {peak_memory():.2f} GiB"
         + (f", on the GPU {gpu:.2f} GiB" if gpu else "")
     )
-    say(f"submission: {options.out}, scores: {Path(options.out).with_name(SCORES)}")
+    print0(f"submission: {options.out}, scores: {Path(options.out).with_name(SCORES)}")
     if options.overlays:
-        say(f"pictures: {options.overlays / SHEET}.png and one for each image")
+        print0(f"pictures: {options.overlays / SHEET}.png and one for each image")
     if options.probabilities:
-        say(f"probabilities: {options.probabilities}")
+        print0(f"probabilities: {options.probabilities}")

@@ -1,4 +1,4 @@
-"""The runs that predict together: their settings, weights and checkpoints."""
+"""The trained runs that predict together: their settings, weights and checkpoint files."""
 
 import hashlib
 import math
@@ -9,220 +9,171 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_fabric import Fabric
-from torch import nn
-
-from models import build_model
-from utils.config.settings import Config, load
+from utils.config.command_line import load_config
+from utils.config.settings import Config
+from utils.config.stages import gate_stage, mask_stage
 from utils.errors import InputError
-from utils.inference.ensemble import Blend, Ensemble, View
-from utils.training.checkpoints import FoldCheckpoints, load_file, reason_of
+from utils.training.checkpoints import FoldCheckpoints
 
 _NAME_BYTES = 120
 
 
-class Checkpoints(NamedTuple):
-    """The checkpoints that predict.
-
-    Attributes:
-        drawing: of the stage that draws masks.
-        deciding: of the stage that decides whether there is one; the same where one stage does
-            both.
-    """
-
-    drawing: list[Path]
-    deciding: list[Path]
-
-
-class Member(NamedTuple):
+class WeightedRun(NamedTuple):
     """One run of those that predict together.
 
     Attributes:
-        run: its folder.
-        config: its settings, with the folds to use in place of those it trained last.
-        weight: its share, above 0; those of all members sum to 1.
+        folder: its folder.
+        config: its settings, with the folds to use instead of those it trained last.
+        weight: above 0; the weights of all runs sum to 1.
     """
 
-    run: Path
+    folder: Path
     config: Config
     weight: float
 
 
-def read_members(runs: Sequence[str | Path], weights: str | None, folds: str | int) -> list[Member]:
-    """Read the settings of runs, and how much each of them counts.
+class View(NamedTuple):
+    """How a run is shown an image: side of the square input in pixels, with or without CLAHE."""
+
+    size: int
+    clahe: bool
+
+
+class Checkpoints(NamedTuple):
+    """The checkpoint files that predict.
+
+    Attributes:
+        mask: of the stage that draws masks.
+        gate: of the stage that decides whether there is a mask; the same files if one stage does
+            both.
+    """
+
+    mask: list[Path]
+    gate: list[Path]
+
+
+def read_runs(
+    folders: Sequence[str | Path], weights: str | None, folds: str | int
+) -> list[WeightedRun]:
+    """Read the settings and weights of runs.
 
     Args:
-        runs: their folders.
-        weights: numbers above 0 with commas, one for each run; None for equal ones.
+        folders: of the runs.
+        weights: numbers above 0, separated by commas, one per run; None for equal weights.
         folds: all, one (0) or several (0,3).
 
     Raises:
-        InputError: a folder is not that of a run, a run has no such folds, or the weights are
-            others.
+        InputError: a folder is not a run's, a run lacks these folds, or the weights do not fit.
     """
-    shares = _parse_weights(weights, len(runs))
+    shares = _parse_weights(weights, len(folders))
     return [
-        Member(Path(run), read_settings(Path(run), folds), share)
-        for run, share in zip(runs, shares, strict=True)
+        WeightedRun(Path(folder), read_run_config(Path(folder), folds), share)
+        for folder, share in zip(folders, shares, strict=True)
     ]
 
 
-def read_settings(run: Path, folds: str | int) -> Config:
-    """Read the settings of a run, with the folds to use in place of those it trained last.
+def read_run_config(folder: Path, folds: str | int) -> Config:
+    """Read the settings of a run, with the folds to use instead of those it trained last.
 
     Raises:
-        InputError: the folder is not that of a run, or it has no such folds.
+        InputError: the folder is not a run's, or the run lacks these folds.
     """
-    if not (run / "config.yaml").is_file():
+    if not (folder / "config.yaml").is_file():
         raise InputError(
-            f"{run}: has no config.yaml; --run names the folder of a run, such as "
+            f"{folder}: has no config.yaml; --run takes the folder of a run, such as "
             "checkpoints/unet_resnet34/RUN"
         )
-    return replace(load(run / "config.yaml"), folds=folds)
+    config = replace(load_config(folder / "config.yaml"), folds=folds)
+    config.fold_numbers()
+    return config
 
 
 def view_of(config: Config) -> View:
     """Return how the networks of a run are shown an image."""
-    return View(config.drawing_stage.image_size, config.clahe)
+    return View(mask_stage(config).image_size, config.clahe)
 
 
-def common_batch_size(members: Sequence[Member]) -> int:
-    """Return the smallest batch size of the members' last stages, over all devices."""
-    return min(member.config.drawing_stage.batch_size for member in members)
+def device_batch_size(runs: Sequence[WeightedRun], devices: int) -> int:
+    """Return the default batch size per device: the smallest of the runs' last stages, shared out.
 
-
-def results_folder(members: Sequence[Member]) -> Path:
-    """Return the folder of threshold.json: that of a run alone, and a place for every blend.
-
-    The place of a blend follows from its runs, in whatever order, and their weights. It lies in
-    blends/ beside the folders of networks.
+    A stage's batch size counts the images of all devices together.
     """
-    if len(members) == 1:
-        return members[0].run
-    ordered = sorted((member.run.resolve(), member.weight) for member in members)
+    return max(1, min(mask_stage(run.config).batch_size for run in runs) // devices)
+
+
+def results_folder(runs: Sequence[WeightedRun]) -> Path:
+    """Return the folder of threshold.json: the run's own, or a blend's.
+
+    The folder of a blend is determined by its runs, in any order, and their weights. It is in
+    blends/ next to the folders of the networks.
+    """
+    if len(runs) == 1:
+        return runs[0].folder
+    ordered = sorted((run.folder.resolve(), run.weight) for run in runs)
     root = ordered[0][0].parent.parent
     weights = ",".join(f"{weight:.6g}" for _, weight in ordered)
-    # Relative, so that the folder of all runs may move.
-    runs = "\n".join(os.path.relpath(run, root) for run, _ in ordered)
-    mark = hashlib.sha256(f"{runs}\n{weights}".encode()).hexdigest()[:8]
-    title = "+".join(run.name for run, _ in ordered) + f"_{weights}"
+    # Relative paths, so that the folder of all runs may be moved.
+    paths = "\n".join(os.path.relpath(folder, root) for folder, _ in ordered)
+    mark = hashlib.sha256(f"{paths}\n{weights}".encode()).hexdigest()[:8]
+    title = "+".join(folder.name for folder, _ in ordered) + f"_{weights}"
     title = title.encode()[:_NAME_BYTES].decode(errors="ignore")
     return root / "blends" / f"{title}_{mark}"
 
 
-def blend_command(members: Sequence[Member]) -> str:
-    """Write the command that makes the thresholds of a blend."""
-    runs = " ".join(f"--run {shlex.quote(str(member.run))}" for member in members)
-    # Every digit, as the folder's name follows from the weights.
-    weights = ",".join(str(member.weight) for member in members)
-    return f"python -m utils.blend {runs} --weights {weights}"
+def blend_command(runs: Sequence[WeightedRun]) -> str:
+    """Return the command that chooses the thresholds of a blend."""
+    folders = " ".join(f"--run {shlex.quote(str(run.folder))}" for run in runs)
+    # Every digit, since the name of the results folder depends on the weights.
+    weights = ",".join(str(run.weight) for run in runs)
+    return f"python -m utils.blend {folders} --weights {weights}"
 
 
 def fold_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:
-    """List the checkpoints of one fold, whether or not they are there.
+    """List the checkpoint files of one fold, whether or not they exist.
 
     Args:
         folder: the fold's folder.
         config: the run's settings.
-        which: best, all kept epochs of a stage, or last.
+        which: best (all kept epochs of a stage) or last.
     """
     fold = FoldCheckpoints(folder)
-    numbers = config.drawing_stage.number, config.deciding_stage.number
+    mask, gate = mask_stage(config).number, gate_stage(config).number
     if which == "last":
-        return Checkpoints(*([fold.path(number, "last")] for number in numbers))
-    return Checkpoints(*(fold.best(number) for number in numbers))
+        return Checkpoints([fold.path(mask, "last")], [fold.path(gate, "last")])
+    return Checkpoints(fold.best(mask), fold.best(gate))
 
 
-def find_checkpoints(run: Path, config: Config, which: str) -> Checkpoints:
-    """List the checkpoints of the folds that `config.folds` names.
+def find_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:
+    """List the checkpoint files of the folds in `config.folds`.
 
     Args:
-        run: the run's folder.
+        folder: the run's folder.
         config: the run's settings.
         which: best or last.
 
     Raises:
-        InputError: a fold has none; it is named with what goes on without it.
+        InputError: a fold has none; the error names it, and the flag that goes on without it.
     """
     folds = {
-        number: fold_checkpoints(run / f"fold{number}", config, which)
+        number: fold_checkpoints(folder / f"fold{number}", config, which)
         for number in config.fold_numbers()
     }
-    absent = {
-        number: [path for path in (*fold.deciding, *fold.drawing) if not path.exists()]
-        for number, fold in folds.items()
-    }
-    missing = {number: paths[0] for number, paths in absent.items() if paths}
+    missing = {}
+    for number, fold in folds.items():
+        absent = [path for path in (*fold.gate, *fold.mask) if not path.exists()]
+        if absent:
+            missing[number] = absent[0]
     if missing:
-        there = ",".join(str(number) for number in folds if number not in missing)
+        complete = ",".join(str(number) for number in folds if number not in missing)
         raise InputError(
             f"fold {', '.join(map(str, missing))} has no checkpoint: {next(iter(missing.values()))}"
-            " is not there. Train it" + (f", or go on without it: --folds {there}" if there else "")
+            " does not exist. Train it"
+            + (f", or go on without it: --folds {complete}" if complete else "")
         )
     return Checkpoints(
-        *([path for fold in folds.values() for path in fold[part]] for part in range(2))
+        [path for fold in folds.values() for path in fold.mask],
+        [path for fold in folds.values() for path in fold.gate],
     )
-
-
-def load_network(path: Path, config: Config) -> nn.Module:
-    """Build a network with the weights of a checkpoint.
-
-    Args:
-        path: the checkpoint.
-        config: the run's settings, which say what network it is.
-
-    Raises:
-        InputError: the file is damaged, is of another network, or its weights do not fit.
-    """
-    content, model_type = load_file(path), config.model_type
-    if content.get("model_type") != model_type:
-        raise InputError(
-            f"{path} is of model_type {content.get('model_type')!r}, but the run's config.yaml says"
-            f" {model_type!r}"
-        )
-    network = build_model(
-        model_type, pretrained=False, t=config.t, presence_head=config.presence_head
-    )
-    try:
-        network.load_state_dict(content["state_dict"])
-    except (KeyError, RuntimeError, TypeError) as error:
-        raise InputError(
-            f"{path} has no weights that fit {model_type}: {reason_of(error)}"
-        ) from error
-    return network
-
-
-def open_ensemble(
-    fabric: Fabric, config: Config, checkpoints: Checkpoints, mirror: bool
-) -> Ensemble:
-    """Load the networks of checkpoints onto the device; `mirror` as in `Ensemble`.
-
-    Raises:
-        InputError: see `load_network`.
-    """
-    drawing, deciding = ((load_network(path, config) for path in paths) for paths in checkpoints)
-    same = checkpoints.deciding == checkpoints.drawing
-    return Ensemble(fabric, drawing, mirror, None if same else deciding)
-
-
-def open_blend(
-    fabric: Fabric, members: Sequence[Member], checkpoints: Sequence[Checkpoints], mirror: bool
-) -> Blend:
-    """Load the networks of several runs onto the device.
-
-    Args:
-        fabric: knows device and precision.
-        members: the runs.
-        checkpoints: of each of them.
-        mirror: predict every image flipped left to right as well.
-
-    Raises:
-        InputError: see `load_network`.
-    """
-    pairs = zip(members, checkpoints, strict=True)
-    ensembles = [open_ensemble(fabric, member.config, paths, mirror) for member, paths in pairs]
-    views = [view_of(member.config) for member in members]
-    return Blend(ensembles, views, [member.weight for member in members])
 
 
 def _parse_weights(text: str | None, count: int) -> list[float]:
@@ -233,7 +184,7 @@ def _parse_weights(text: str | None, count: int) -> list[float]:
         weights = []
     if len(weights) != count or not (min(weights) > 0 and sum(weights) < math.inf):
         raise InputError(
-            f"--weights {text}: give a number above 0 for each --run, {count} in all, with commas "
-            "between them"
+            f"--weights {text}: give one number above 0 per --run, {count} in all, separated by "
+            "commas"
         )
     return [weight / sum(weights) for weight in weights]

@@ -1,4 +1,4 @@
-"""Which images to predict, in which order, and the csv files that come of it."""
+"""The images to predict, in which order, and the csv files written for them."""
 
 import csv
 from collections.abc import Iterable
@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from datasets.formats.annotations import COLUMNS, read_annotations
+from datasets.formats.annotations import RLE_COLUMNS, read_annotations
 from datasets.formats.images import SUFFIXES, find_images, image_id
 from utils.errors import InputError
-from utils.files import atomic
+from utils.files import atomic_write
 
 SCORES = "scores.csv"
 
 
-class Source(NamedTuple):
+class InputImage(NamedTuple):
     """An image to predict: its id and its file."""
 
     id: str
@@ -23,21 +23,21 @@ class Source(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A file that cannot be predicted, and why; the id is the file's stem where it is unknown."""
+    """A file that cannot be predicted, and why; the id is the file's stem if it has none."""
 
     id: str
     reason: str
 
 
 class Prediction(NamedTuple):
-    """What is kept of an image.
+    """What is kept of a predicted image.
 
     Attributes:
         id: image id.
         rle: its mask as Kaggle's run-length text.
-        probability: that it has a mask at all: a presence head's, or else the largest of any pixel
-            of the deciding map at the image's original size.
-        area: pixels of the mask, at the image's original size.
+        probability: of a mask anywhere: the presence head's, or else the largest of the gate map
+            at the image's original size.
+        area: of the mask in pixels, at the image's original size.
     """
 
     id: str
@@ -46,8 +46,8 @@ class Prediction(NamedTuple):
     area: int
 
 
-def find_sources(given: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
-    """Find and name the images of files and folders, in the order given and by name in folders.
+def find_input_images(given: Iterable[Path]) -> tuple[list[InputImage], list[Problem]]:
+    """Find the images of files and folders, in the order given, within folders by name.
 
     Returns:
         The images, and the files whose id cannot be read.
@@ -56,19 +56,20 @@ def find_sources(given: Iterable[Path]) -> tuple[list[Source], list[Problem]]:
         InputError: a path is neither a folder with images nor an image file, or two files have
             the same id.
     """
-    # A file that is given twice, alone and with its folder, is one image.
+    # A file given twice, by itself and with its folder, is one image.
     paths = list(dict.fromkeys(path for place in given for path in _images_at(place)))
-    sources, problems = {}, []
+    images: dict[str, InputImage] = {}
+    problems: list[Problem] = []
     for path in tqdm(paths, "reading ids", unit="image", leave=False, disable=None):
         try:
-            source = Source(image_id(path), path)
+            image = InputImage(image_id(path), path)
         except InputError as error:
             problems.append(Problem(path.stem, str(error)))
             continue
-        other = sources.setdefault(source.id, source)
-        if other is not source:
-            raise InputError(f"{other.path} and {path} are both image {source.id}; leave one out")
-    return list(sources.values()), problems
+        other = images.setdefault(image.id, image)
+        if other is not image:
+            raise InputError(f"{other.path} and {path} are both image {image.id}; leave one out")
+    return list(images.values()), problems
 
 
 def read_sample(path: Path) -> list[str]:
@@ -89,15 +90,15 @@ def read_sample(path: Path) -> list[str]:
     return list(rows)
 
 
-def select(
-    sources: list[Source], problems: list[Problem], ids: list[str], sample: Path
-) -> tuple[list[Source], list[Problem]]:
-    """Take the images of a sample submission, in its order, and the unreadable files among them.
+def select_by_sample(
+    images: list[InputImage], problems: list[Problem], ids: list[str], sample: Path
+) -> tuple[list[InputImage], list[Problem]]:
+    """Select the images of a sample submission, in its order, and the unreadable files among them.
 
     Raises:
         InputError: an id has no image.
     """
-    files, unreadable = {s.id: s for s in sources}, {p.id: p for p in problems}
+    files, unreadable = {i.id: i for i in images}, {p.id: p for p in problems}
     missing = [name for name in ids if name not in files and name not in unreadable]
     if missing:
         hint = "".join(f"\n  {problem.reason}" for problem in problems[:1])
@@ -114,8 +115,8 @@ def select(
 def write_submission(path: Path, predictions: list[Prediction]) -> None:
     """Write Kaggle's csv, and scores.csv (ImageId,probability,area) beside it, both or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as submission, atomic(path.with_name(SCORES)) as scores:
-        _write_csv(submission, COLUMNS, ((p.id, p.rle) for p in predictions))
+    with atomic_write(path) as submission, atomic_write(path.with_name(SCORES)) as scores:
+        _write_csv(submission, RLE_COLUMNS, ((p.id, p.rle) for p in predictions))
         rows = ((p.id, f"{p.probability:.6f}", p.area) for p in predictions)
         _write_csv(scores, ("ImageId", "probability", "area"), rows)
 

@@ -10,10 +10,10 @@ import numpy as np
 
 COMPONENT_LEVELS = (15, 27, 39, 51, 63, 75, 103, 127, 151, 179, 191, 203, 231)
 """From a probability of 0.06 to one of 0.91; the search tries each without a filter as well."""
-COLUMNS = ("image", "level", "area", "total", "inside")
+COMPONENT_COLUMNS = ("image", "level", "area", "total", "inside")
 """Of a table of components: the image's place, the level that was cut above, pixels, the sum of
 levels over them, and how many of them lie in the true mask."""
-MOST = 4096
+MAX_COMPONENTS = 4096
 """Components of an image at all levels; more is noise, and would fill memory. Trained networks give
 some tens."""
 
@@ -26,10 +26,11 @@ def find_components(levels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
         mask: [H,W] uint8 of 0 and 1, the truth.
 
     Returns:
-        [C,4] int64, `COLUMNS` without the image; None where there are more than `MOST`.
+        [C,4] int64, `COMPONENT_COLUMNS` without the image; None if there are more than
+        `MAX_COMPONENTS`.
     """
     largest = levels.max(initial=0)
-    found = np.empty((0, len(COLUMNS) - 1), np.int64)
+    found = np.empty((0, len(COMPONENT_COLUMNS) - 1), np.int64)
     for level in (level for level in COMPONENT_LEVELS if level < largest):
         cut = (levels > level).astype(np.uint8)
         # Most of an X-ray is below the level; labelling takes as long as its pixels are many.
@@ -38,7 +39,7 @@ def find_components(levels: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
         labels, areas, totals = _label(cut[box], levels[box])
         inside = np.bincount(labels[mask[box] > 0], minlength=len(areas) + 1)[1:]
         rows = np.stack((np.full(len(areas), level), areas, totals, inside), axis=1)
-        if len(found) + len(rows) > MOST:
+        if len(found) + len(rows) > MAX_COMPONENTS:
             return None
         found = np.concatenate((found, rows))
     return found
@@ -74,7 +75,7 @@ def sum_by_image(
     """Put the components that stay together again.
 
     Args:
-        table: [C,5] int64 of `COLUMNS`.
+        table: [C,5] int64 of `COMPONENT_COLUMNS`.
         images: number of images, N.
         level: one of `COMPONENT_LEVELS`.
         min_area: see `drop_components`.
@@ -85,7 +86,7 @@ def sum_by_image(
     """
     image, _, areas, totals, inside = table[table[:, 1] == level].T
     kept = keeps(areas, totals, min_area, min_mean)
-    return tuple(_sum(image[kept], part[kept], images) for part in (areas, inside))
+    return _sum(image[kept], areas[kept], images), _sum(image[kept], inside[kept], images)
 
 
 def check_components(table: np.ndarray, areas: np.ndarray, inside: np.ndarray) -> None:
@@ -99,8 +100,10 @@ def check_components(table: np.ndarray, areas: np.ndarray, inside: np.ndarray) -
     Raises:
         ValueError: the form is another, or components do not add up to the histograms.
     """
-    if table.ndim != 2 or table.shape[1] != len(COLUMNS) or table.dtype.kind != "i":
-        raise ValueError(f"components is {table.dtype} {table.shape}, not of (C, {len(COLUMNS)})")
+    if table.ndim != 2 or table.shape[1] != len(COMPONENT_COLUMNS) or table.dtype.kind != "i":
+        raise ValueError(
+            f"components is {table.dtype} {table.shape}, not of (C, {len(COMPONENT_COLUMNS)})"
+        )
     image, level, area, total, within = table.T
     if not (np.isin(level, COMPONENT_LEVELS) & (image >= 0) & (image < len(areas))).all():
         raise ValueError("components are of other images or levels")

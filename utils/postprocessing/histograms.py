@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from utils.errors import InputError
-from utils.files import atomic
-from utils.limits import HISTOGRAM_BYTES, check_size
+from utils.evaluation.scoring import dice_score
+from utils.files import atomic_write
+from utils.limits import HISTOGRAM_BYTES, check_file_size
 from utils.postprocessing.components import check_components
 
 LEVELS = 256
@@ -63,12 +65,6 @@ def count_levels(levels: Tensor, mask: Tensor) -> Tensor:
     return torch.stack((outside_inside.sum(0), outside_inside[1])).to(torch.int32)
 
 
-def dice_of(area: np.ndarray, inside: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Dice of masks of `area` pixels, `inside` of them in true masks of `true` pixels."""
-    total = area + true
-    return np.where(total == 0, 1.0, 2 * inside / np.maximum(total, 1))
-
-
 @dataclass(frozen=True)
 class Histograms:
     """Pixel counts per level for a set of images, at their original sizes.
@@ -79,12 +75,11 @@ class Histograms:
         width: [N] int32, pixels.
         all: [N,256] int32, counts over all pixels.
         mask: [N,256] int32, counts over the pixels of the true mask.
-        gate: [N,256] int32, counts over all pixels of the map that decides whether an image has a
-            mask at all, where another network makes it; None where the drawn map decides.
-        presence: [N] float32, the probability of an image-level head that there is a mask; None
-            where the network has no such head.
-        components: [C,5] int64, the components of the drawn maps, see `utils.components.COLUMNS`;
-            None where they were not measured.
+        gate: [N,256] int32, counts over all pixels of the gate map; None if the probability map is
+            the gate.
+        presence: [N] float32, probability of the presence head; None without one.
+        components: [C,5] int64, the components of the probability maps, see
+            `utils.postprocessing.components.COMPONENT_COLUMNS`; None if they were not measured.
     """
 
     ids: np.ndarray
@@ -98,7 +93,7 @@ class Histograms:
 
     @property
     def positive(self) -> np.ndarray:
-        """[N] bool: the true mask has a pixel."""
+        """[N] bool: the true mask is not empty."""
         return self.mask.sum(axis=1) > 0
 
     def areas(self) -> np.ndarray:
@@ -106,11 +101,11 @@ class Histograms:
         return _above(self.all)
 
     def gate_areas(self) -> np.ndarray:
-        """[N,256] int64: pixels of the deciding map above each level."""
+        """[N,256] int64: pixels of the gate map above each level."""
         return _above(self.all if self.gate is None else self.gate)
 
     def image_scores(self) -> np.ndarray:
-        """[N] float: the probability of a mask, or else the deciding map's largest level."""
+        """[N] float: the presence probability, or without one the gate map's largest level."""
         if self.presence is not None:
             return self.presence
         counts = self.all if self.gate is None else self.gate
@@ -122,16 +117,17 @@ class Histograms:
 
     def dice(self) -> np.ndarray:
         """[N,256] float64: Dice of each image with its mask cut above each level."""
-        return dice_of(self.areas(), self.inside(), self.mask.sum(axis=1, keepdims=True))
+        return dice_score(self.areas(), self.inside(), self.mask.sum(axis=1, keepdims=True))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays that are there, by name."""
+        """Return the arrays that exist, by name."""
         return {name: array for name, array in vars(self).items() if array is not None}
 
     def save(self, path: str | Path) -> None:
-        """Write the arrays that are there as a compressed npz, atomically."""
-        with atomic(path) as temporary:
-            np.savez_compressed(temporary, **self.arrays())
+        """Write the arrays as a compressed npz, atomically."""
+        with atomic_write(path) as temporary:
+            arrays: dict[str, Any] = self.arrays()
+            np.savez_compressed(temporary, **arrays)
 
 
 def load_histograms(path: str | Path) -> Histograms:
@@ -143,7 +139,7 @@ def load_histograms(path: str | Path) -> Histograms:
     try:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(member.file_size for member in file.infolist())
-        check_size(path, unpacked, HISTOGRAM_BYTES)
+        check_file_size(path, unpacked, HISTOGRAM_BYTES)
         with np.load(path, allow_pickle=False) as arrays:
             names = {*_REQUIRED, *(name for name in _OPTIONAL if name in arrays.files)}
             histograms = Histograms(**{name: arrays[name] for name in names})
@@ -172,11 +168,11 @@ def _check_form(histograms: Histograms) -> None:
         check_components(components, histograms.areas(), histograms.inside())
 
 
-def alike(parts: Sequence[Histograms]) -> list[Histograms]:
-    """Give the histograms of several folds the same parts, so that one rule suits them all.
+def align_parts(parts: Sequence[Histograms]) -> list[Histograms]:
+    """Give the histograms of several folds the same parts, so that one rule fits them all.
 
-    Presence and components that a fold lacks, because an older version trained it, are left out of
-    the others. A gate is given to those whose drawn map decides.
+    Presence and components that one fold lacks, since an older version trained it, are dropped from
+    the others. A fold without a gate gets its probability map as one.
     """
     lacking = {n for n in ("presence", "components") if any(vars(p)[n] is None for p in parts)}
     changes: list[dict] = [dict.fromkeys(lacking) for _ in parts]
@@ -186,13 +182,13 @@ def alike(parts: Sequence[Histograms]) -> list[Histograms]:
     return [replace(part, **change) for part, change in zip(parts, changes, strict=True)]
 
 
-def join(parts: Sequence[Histograms]) -> Histograms:
-    """Put the histograms of several folds behind one another, made `alike`."""
-    parts = [part.arrays() for part in alike(parts)]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def concatenate(parts: Sequence[Histograms]) -> Histograms:
+    """Concatenate the histograms of several folds, after `align_parts`."""
+    arrays = [part.arrays() for part in align_parts(parts)]
+    joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
     if "components" in joined:
-        before = np.cumsum([0, *(len(part["ids"]) for part in parts)])[:-1]
-        rows = [len(part["components"]) for part in parts]
+        before = np.cumsum([0, *(len(part["ids"]) for part in arrays)])[:-1]
+        rows = [len(part["components"]) for part in arrays]
         joined["components"][:, 0] += np.repeat(before, rows)
     return Histograms(**joined)
 

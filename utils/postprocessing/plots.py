@@ -1,24 +1,21 @@
 """Figures drawn with matplotlib."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
-from utils.files import atomic
+from utils.files import atomic_write
 from utils.postprocessing.components import COMPONENT_LEVELS
 from utils.postprocessing.histograms import LEVELS, Histograms, level_of, threshold_of
 from utils.postprocessing.rule import PostProcess
-from utils.postprocessing.search import SEARCH_AREAS, SEARCH_LEVELS, dice_if_drawn
-from utils.postprocessing.surface import dice_surface
+from utils.postprocessing.search import SEARCH_AREAS, SEARCH_LEVELS, dice_if_drawn, dice_surface
 
 _ALL, _POSITIVE, _CHOSEN, _BASELINE = "#30638e", "#3b9c6f", "#d1495b", "#777777"
-_SIZES_SHOWN = 6
 _NEVER = -1
 """Pixels of an image that passes no minimum area."""
 
@@ -35,65 +32,19 @@ def draw_threshold(histograms: Histograms, rule: PostProcess, path: Path) -> np.
         The picture, [H,W,3] uint8 RGB.
     """
     figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
-    figure.suptitle(rule.in_words(), fontsize="small")
+    figure.suptitle(rule.describe(), fontsize="small")
     left, right = figure.subplots(1, 2)
     anyhow = replace(rule, min_area=0).passes(histograms)
     gate = np.where(anyhow, histograms.gate_areas()[:, level_of(rule.top_threshold)], _NEVER)
     _draw_curves(left, histograms, gate, rule)
     _draw_heat_map(right, histograms, gate, rule)
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary)
-        return cv2.cvtColor(cv2.imread(str(temporary)), cv2.COLOR_BGR2RGB)
-
-
-def draw_data(areas: np.ndarray, sizes: Sequence[tuple[int, int]], path: Path) -> None:
-    """Draw what a data set is made of, and write a png.
-
-    Left, how large the masks are; middle, how many images have one; right, how large the images
-    are.
-
-    Args:
-        areas: [N] int64, pixels of each mask.
-        sizes: height and width of each image in pixels.
-        path: the png.
-    """
-    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(2.4, 1, 1.4))
-    _draw_areas(left, areas[areas > 0])
-    positive = int(np.count_nonzero(areas))
-    _draw_counts(middle, {"no mask": len(areas) - positive, "mask": positive}, len(areas))
-    middle.set_title(f"{len(areas):,} images")
-    common = Counter(f"{width} x {height}" for height, width in sizes).most_common()
-    shown = dict(common[:_SIZES_SHOWN])
-    others = sum(count for _, count in common[_SIZES_SHOWN:])
-    _draw_counts(right, shown | ({"other": others} if others else {}), len(areas))
-    right.set_title("width x height, pixels")
-    with atomic(path) as temporary:
-        figure.savefig(temporary)
-
-
-def _draw_areas(axes: Axes, areas: np.ndarray) -> None:
-    axes.set(xlabel="pixels of the mask", ylabel="images")
-    axes.set_title("no image has a mask")
-    if areas.size:
-        low, high = np.log10(areas.min()) - 0.01, np.log10(areas.max()) + 0.01
-        axes.hist(areas, np.logspace(low, high, 41), color=_POSITIVE)
-        axes.axvline(np.median(areas), color=_CHOSEN, linestyle="--")
-        axes.set_xscale("log")
-        axes.set_title(f"size of the masks, median {np.median(areas):,.0f} px")
-
-
-def _draw_counts(axes: Axes, counts: dict[str, int], total: int) -> None:
-    bars = axes.bar(list(counts), list(counts.values()), color=_ALL, width=0.6)
-    texts = [f"{count:,}\n{count / max(total, 1):.1%}" for count in counts.values()]
-    axes.bar_label(bars, texts, padding=2)
-    axes.margins(y=0.15)
-    axes.set_xlim(-0.7, max(len(counts), 2) - 0.3)
-    axes.tick_params(axis="x", rotation=30 if len(counts) > 2 else 0)
+        return np.asarray(Image.open(temporary).convert("RGB"))
 
 
 def _draw_curves(axes: Axes, histograms: Histograms, gate: np.ndarray, rule: PostProcess) -> None:
-    levels = COMPONENT_LEVELS if rule.filters else range(LEVELS)
+    levels = COMPONENT_LEVELS if rule.filters_components else range(LEVELS)
     thresholds, drawn = _dice_over(histograms, rule, levels)
     positive, area = histograms.positive, np.array([rule.min_area])
     for chosen, colour, name in (
@@ -113,7 +64,10 @@ def _draw_curves(axes: Axes, histograms: Histograms, gate: np.ndarray, rule: Pos
 
 
 def _draw_heat_map(axes: Axes, histograms: Histograms, gate: np.ndarray, rule: PostProcess) -> None:
-    levels, areas = COMPONENT_LEVELS if rule.filters else SEARCH_LEVELS, np.array(SEARCH_AREAS)
+    levels, areas = (
+        COMPONENT_LEVELS if rule.filters_components else SEARCH_LEVELS,
+        np.array(SEARCH_AREAS),
+    )
     thresholds, drawn = _dice_over(histograms, rule, levels)
     surface = dice_surface(gate, drawn, histograms.positive, areas)
     mesh = axes.pcolormesh(thresholds, np.arange(len(areas)), surface, shading="nearest")

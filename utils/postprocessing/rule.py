@@ -1,40 +1,38 @@
-"""From probabilities to masks, and what that reaches on images whose truth is known."""
+"""The rule that turns probabilities into masks, and its scores on images with known truth."""
 
 import json
-from dataclasses import MISSING, dataclass, fields
+import math
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from utils.errors import InputError
+from utils.evaluation.scoring import dice_score
 from utils.limits import SETTINGS_BYTES, read_bytes
 from utils.postprocessing.components import COMPONENT_LEVELS, drop_components, sum_by_image
-from utils.postprocessing.histograms import Histograms, dice_of, level_of, threshold_of
-from utils.postprocessing.surface import dice_surface, mean_dice
-
-THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
-MIN_AREAS = (0, 256, 512, 1024, 2048, 4096, 8192)
+from utils.postprocessing.histograms import Histograms, level_of, threshold_of
 
 
 @dataclass(frozen=True)
 class PostProcess:
     """The rule that turns probabilities into a mask.
 
-    An image is left empty where fewer than `min_area` pixels exceed `top_threshold`, or where an
-    image-level head finds a mask too improbable; otherwise its mask is every pixel above
-    `threshold`, less the components that are too small or too improbable. The pixels that exceed
-    `top_threshold` are those of the map that decides, which may be another network's.
+    An image is left empty if fewer than `min_area` pixels of the gate map exceed `top_threshold`,
+    or if its presence head's probability is too low. Otherwise its mask is every pixel above
+    `threshold`, without the components that are too small or too improbable. The gate map is the
+    probability map itself, or that of another network.
     Source of the two thresholds: the competition's winning solution
     (github.com/sneddy/pneumothorax-segmentation).
 
     Attributes:
-        threshold: probability from 0 to 1; at 1 no pixel is above it.
-        min_area: pixels of the image at its original size.
-        top_threshold: probability from 0 to 1; equal to `threshold` for the ordinary pair.
-        presence_threshold: probability from 0 to 1 that the head's is above; at 0 all images pass,
-            and those without such a probability always do.
-        min_component_area: pixels that a component of the mask has at least.
-        min_component_mean: probability from 0 to 1 that it has at least in the mean.
+        threshold: probability from 0 to 1; no pixel is above 1.
+        min_area: pixels at the image's original size.
+        top_threshold: probability from 0 to 1; equal to `threshold` for a plain pair.
+        presence_threshold: probability from 0 to 1; at 0 every image passes. An image without a
+            presence probability always passes.
+        min_component_area: minimum pixels of a component of the mask.
+        min_component_mean: minimum mean probability of a component, from 0 to 1.
     """
 
     threshold: float
@@ -45,54 +43,54 @@ class PostProcess:
     min_component_mean: float = 0.0
 
     @property
-    def filters(self) -> bool:
-        """Components may be dropped."""
+    def filters_components(self) -> bool:
+        """Whether components may be dropped."""
         return self.min_component_area > 0 or self.min_component_mean > 0
 
-    def in_words(self) -> str:
-        """Say what the rule does, leaving out what it does not use."""
+    def describe(self) -> str:
+        """Describe the rule in words, without the parts it does not use."""
         text = (
-            f"masks above {self.threshold:.3f} where at least {self.min_area} pixels exceed "
+            f"masks above {self.threshold:.3f} if at least {self.min_area} pixels exceed "
             f"{self.top_threshold:.3f}"
         )
         if self.presence_threshold > 0:
-            text += f" and the presence of a mask {self.presence_threshold:.3f}"
+            text += f" and the presence exceeds {self.presence_threshold:.3f}"
         least = [f"{self.min_component_area} pixels"] if self.min_component_area > 0 else []
         if self.min_component_mean > 0:
             least.append(f"mean probability {self.min_component_mean:.3f}")
-        return text + (f", of components of at least {' and '.join(least)}" if least else "")
+        return text + (f", components of at least {' and '.join(least)}" if least else "")
 
     def mask(
         self,
         levels: np.ndarray,
-        deciding: np.ndarray | None = None,
+        gate: np.ndarray | None = None,
         presence: float | None = None,
     ) -> np.ndarray:
-        """Turn a map into a mask at its image's original size.
+        """Turn a probability map into a mask, at the image's original size.
 
         Args:
-            levels: [H,W] uint8, level floor(255 p) of the map that draws the mask.
-            deciding: [H,W] uint8, the map that decides whether there is one; None if `levels` does.
-            presence: probability of an image-level head that there is one; None without a head.
+            levels: [H,W] uint8, level floor(255 p) of the probability map.
+            gate: [H,W] uint8, levels of the gate map; None if it is `levels`.
+            presence: probability of the presence head; None without one.
 
         Returns:
             [H,W] uint8 mask of 0 and 1.
         """
-        deciding = levels if deciding is None else deciding
-        area = np.count_nonzero(deciding > level_of(self.top_threshold))
+        gate = levels if gate is None else gate
+        area = np.count_nonzero(gate > level_of(self.top_threshold))
         if area < self.min_area or not self._is_present(presence):
             return np.zeros(levels.shape, dtype=np.uint8)
         mask = self.cut(levels)
-        if self.filters:
+        if self.filters_components:
             mask = drop_components(mask, levels, self.min_component_area, self.min_component_mean)
         return mask
 
     def cut(self, levels: np.ndarray) -> np.ndarray:
-        """Return every pixel above `threshold`, whatever their area; [H,W] uint8 of 0 and 1."""
+        """Return every pixel above `threshold`, [H,W] uint8 of 0 and 1."""
         return (levels > level_of(self.threshold)).astype(np.uint8)
 
     def passes(self, histograms: Histograms) -> np.ndarray:
-        """[N] bool: the image may have a mask."""
+        """[N] bool: the image passes the gate and the presence threshold."""
         areas = histograms.gate_areas()[:, level_of(self.top_threshold)]
         return (areas >= self.min_area) & self._is_present(histograms.presence)
 
@@ -103,20 +101,20 @@ class PostProcess:
     def dice(self, histograms: Histograms) -> np.ndarray:
         """[N] float64: the Dice of each image; raises as `drawn` does."""
         area, inside = self.drawn(histograms)
-        drawn = dice_of(area, inside, histograms.mask.sum(axis=1))
+        drawn = dice_score(area, inside, histograms.mask.sum(axis=1))
         return np.where(self.passes(histograms), drawn, ~histograms.positive).astype(float)
 
     def drawn(self, histograms: Histograms) -> tuple[np.ndarray, np.ndarray]:
-        """Measure what is drawn on each image if it passes.
+        """Measure the mask of each image if it passes.
 
         Returns:
-            [N] int64 pixels, and [N] int64 of them in the true mask.
+            [N] int64 pixels, and [N] int64 pixels within the true mask.
 
         Raises:
-            InputError: components are dropped and `histograms` cannot say what that leaves.
+            InputError: components are dropped, and `histograms` does not have what that needs.
         """
         level = level_of(self.threshold)
-        if not self.filters:
+        if not self.filters_components:
             return histograms.areas()[:, level], histograms.inside()[:, level]
         if histograms.components is None:
             raise InputError("the out-of-fold histograms have no components to filter")
@@ -136,7 +134,7 @@ class PostProcess:
     def _is_present(self, presence: float | np.ndarray | None) -> bool | np.ndarray:
         if presence is None or self.presence_threshold == 0:
             return True
-        # Files hold float32; what is compared must not depend on whether it came from one.
+        # oof.npz holds float32; the comparison must be the same for a value that was never stored.
         return np.asarray(presence, np.float32).astype(float) > self.presence_threshold
 
 
@@ -145,28 +143,38 @@ LEAVE_EMPTY = PostProcess(threshold=1.0, min_area=0, top_threshold=1.0)
 
 
 def load_rule(path: str | Path) -> PostProcess:
-    """Read the rule of a threshold.json; parts that came later may be absent.
+    """Read the rule of a threshold.json; parts added in later versions may be absent.
 
     Raises:
-        InputError: the file is missing, is too large, is not JSON, or lacks a part of the rule.
+        InputError: the file is missing, too large or not JSON, or a part of the rule is missing or
+            out of range.
     """
     try:
         content = _read(path)
         parts = [f.name for f in fields(PostProcess) if f.default is MISSING or f.name in content]
-        return PostProcess(**{name: content[name] for name in parts})
+        rule = PostProcess(**{name: content[name] for name in parts})
     except FileNotFoundError as error:
         raise InputError(
-            f"looked for the thresholds in {path}; make it with "
-            "python main.py --mode choose_threshold --run_name RUN, or give thresholds by flags"
+            f"looked for the thresholds in {path}; choose them with "
+            "python main.py --mode choose_threshold --run_name RUN, or give thresholds as flags"
         ) from error
     # RecursionError: thousands of brackets.
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as thresholds: {error!r}") from error
+    _check_ranges(rule, path)
+    return rule
 
 
 def load_tta(path: str | Path) -> str:
-    """Return what the rule of a threshold.json that `load_rule` reads was chosen with."""
+    """Return the --tta that the rule of a readable threshold.json was chosen with."""
     return str(_read(path).get("tta", "none"))
+
+
+def _check_ranges(rule: PostProcess, path: str | Path) -> None:
+    for name, value in asdict(rule).items():
+        highest = math.inf if name.endswith("_area") else 1
+        if type(value) not in (int, float) or not 0 <= value <= highest:
+            raise InputError(f"{path}: {name} {value!r}: must be a number from 0 to {highest}")
 
 
 def _read(path: str | Path) -> dict:
@@ -175,12 +183,12 @@ def _read(path: str | Path) -> dict:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a rule reaches on a set of images.
+    """Scores of a rule on a set of images.
 
     Attributes:
         dice: mean Dice over all images.
-        dice_positive: mean Dice over the images with a mask; NaN where there are none.
-        empty_kept: share of the empty images that are left empty; NaN where there are none.
+        dice_positive: mean Dice over positives; NaN without any.
+        empty_kept: share of empty images that are left empty; NaN without any.
         predicted: number of images given a mask.
         baseline: mean Dice of leaving every image empty, which is the share of empty images.
     """
@@ -193,17 +201,17 @@ class Scores:
 
 
 def score(histograms: Histograms, rule: PostProcess) -> Scores:
-    """Measure what `rule` reaches."""
+    """Score a rule."""
     return score_images(rule.dice(histograms), rule.areas(histograms) > 0, histograms.positive)
 
 
 def score_images(dice: np.ndarray, predicted: np.ndarray, positive: np.ndarray) -> Scores:
-    """Sum up images.
+    """Average over images.
 
     Args:
         dice: [N] Dice of each image.
         predicted: [N] bool, the image was given a mask.
-        positive: [N] bool, the true mask has a pixel.
+        positive: [N] bool, the true mask is not empty.
     """
     return Scores(
         dice=float(dice.mean()),
@@ -212,23 +220,6 @@ def score_images(dice: np.ndarray, predicted: np.ndarray, positive: np.ndarray) 
         predicted=int(predicted.sum()),
         baseline=float((~positive).mean()),
     )
-
-
-def best_pair(histograms: Histograms) -> PostProcess:
-    """Choose (threshold, min_area) on a small grid, for ranking the epochs of a stage.
-
-    The grid holds the rule that leaves every image empty, so the best is never below that baseline.
-    Ties go to the threshold nearest 0.5, then to the smaller area.
-    """
-    areas, dice, positive = histograms.gate_areas(), histograms.dice(), histograms.positive
-    best, best_dice = LEAVE_EMPTY, mean_dice(~positive)
-    for threshold in sorted(THRESHOLDS, key=lambda t: (abs(t - 0.5), t)):
-        level = level_of(threshold)
-        surface = dice_surface(areas[:, level], dice[:, [level]], positive, np.array(MIN_AREAS))
-        if surface.max() > best_dice:
-            best_dice = surface.max()
-            best = PostProcess(threshold, MIN_AREAS[surface.argmax()], threshold)
-    return best
 
 
 def _mean(values: np.ndarray) -> float:

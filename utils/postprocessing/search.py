@@ -1,4 +1,4 @@
-"""The search for the rule with the highest Dice, over every combination of its parts."""
+"""The threshold search: the rule with the highest Dice, over every combination of its parts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,24 +6,32 @@ from itertools import product
 
 import numpy as np
 
+from utils.evaluation.scoring import dice_score
 from utils.postprocessing.components import COMPONENT_LEVELS
-from utils.postprocessing.histograms import LEVELS, Histograms, dice_of, level_of, threshold_of
+from utils.postprocessing.histograms import LEVELS, Histograms, level_of, threshold_of
 from utils.postprocessing.rule import LEAVE_EMPTY, PostProcess
-from utils.postprocessing.surface import count_passed, dice_volume, mean_dice
 
 SEARCH_LEVELS = tuple(range(3, LEVELS - 1, 4))
-"""63 levels, from a probability of 0.012 to one of 0.984."""
+"""63 levels, from a probability of 0.012 to 0.984."""
 SEARCH_AREAS = (0, *np.geomspace(64, 65536, 31).round().astype(int).tolist())
 """Pixels; the real masks have 55 to 161,421."""
 
 
+THRESHOLDS = tuple(percent / 100 for percent in range(5, 100, 5))
+"""The small grid that ranks epochs; probabilities."""
+MIN_AREAS = (0, 256, 512, 1024, 2048, 4096, 8192)
+"""The small grid that ranks epochs; pixels."""
+
+_DECIMALS = 12
+
+
 @dataclass(frozen=True)
 class Grid:
-    """What is tried; every sequence but `levels` ascends from 0, which switches its part off.
+    """The values to try; every sequence but `levels` ascends from 0, which disables its part.
 
     Attributes:
-        levels: of top threshold and threshold; behind a component filter the threshold is one of
-            `utils.components.COMPONENT_LEVELS`.
+        levels: of top threshold and threshold; with a component filter the threshold is one of
+            `COMPONENT_LEVELS`.
         min_areas: pixels.
         presence_thresholds: probabilities.
         component_areas: pixels.
@@ -38,16 +46,16 @@ class Grid:
 
 
 def best_rule(histograms: Histograms, grid: Grid | None = None) -> PostProcess:
-    """Choose the rule by Dice over every combination that `histograms` can tell.
+    """Choose the rule with the highest Dice over every combination that `histograms` allows.
 
-    Presence is searched where there is one, and component filters where components were measured.
+    Presence and component filters are searched where `histograms` has what they need.
     Leaving every image empty is one of the rules. Ties go to the rule that uses fewest of presence,
     component area and component mean, then to the top threshold nearest 0.5, the smaller area, the
     threshold nearest 0.5, the smaller component area and mean, and the lower presence threshold.
 
     Args:
         histograms: the images to choose on.
-        grid: what is tried; None is `Grid()`.
+        grid: the values to try; None is `Grid()`.
     """
     grid = grid or Grid()
     areas, positive = histograms.gate_areas(), histograms.positive
@@ -77,17 +85,34 @@ def best_rule(histograms: Histograms, grid: Grid | None = None) -> PostProcess:
     return best
 
 
+def best_pair(histograms: Histograms) -> PostProcess:
+    """Choose (threshold, min_area) on a small grid, for ranking the epochs of a stage.
+
+    Leaving every image empty is one of the rules, so the best is never below that baseline.
+    Ties go to the threshold nearest 0.5, then to the smaller area.
+    """
+    areas, dice, positive = histograms.gate_areas(), histograms.dice(), histograms.positive
+    best, best_dice = LEAVE_EMPTY, mean_dice(~positive)
+    for threshold in sorted(THRESHOLDS, key=lambda t: (abs(t - 0.5), t)):
+        level = level_of(threshold)
+        surface = dice_surface(areas[:, level], dice[:, [level]], positive, np.array(MIN_AREAS))
+        if surface.max() > best_dice:
+            best_dice = surface.max()
+            best = PostProcess(threshold, MIN_AREAS[surface.argmax()], threshold)
+    return best
+
+
 def dice_if_drawn(histograms: Histograms, rules: Sequence[PostProcess]) -> np.ndarray:
     """[N,T] float64: Dice of each image under each of T rules if it passes their gates."""
     unfiltered, true = histograms.dice(), histograms.mask.sum(axis=1)
-    # A filter looks at the components of one level alone: most of the table is not its business.
-    levels = {level_of(rule.threshold) for rule in rules if rule.filters}
+    # A filter needs the components of a single level, a small part of the table.
+    levels = {level_of(rule.threshold) for rule in rules if rule.filters_components}
     of_level = {level: _at_level(histograms, level) for level in levels}
     columns = []
     for rule in rules:
         level = level_of(rule.threshold)
-        if rule.filters:
-            columns.append(dice_of(*rule.drawn(of_level[level]), true))
+        if rule.filters_components:
+            columns.append(dice_score(*rule.drawn(of_level[level]), true))
         else:
             columns.append(unfiltered[:, level])
     return np.stack(columns, axis=1)
@@ -101,7 +126,7 @@ def _at_level(histograms: Histograms, level: int) -> Histograms:
 
 
 def _ways_to_draw(grid: Grid, with_components: bool) -> Iterator[PostProcess]:
-    """List the rules that pass every image, less those whose filter drops nothing."""
+    """Yield the rules without a gate, except those whose component filter drops nothing."""
     for level in grid.levels:
         yield PostProcess(threshold_of(level), 0, 1.0)
     levels = COMPONENT_LEVELS if with_components else ()
@@ -126,11 +151,11 @@ def _count_present(
 def _order(
     presence_thresholds: tuple[float, ...], min_areas: tuple[int, ...], ways: list[PostProcess]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Order the cells of [presence, minimum area, way to draw], laid flat, for ties.
+    """Order the flattened cells of [presence, minimum area, way to draw] for ties.
 
     Returns:
-        The cells, those that win ties first; and for each cell how many of presence, component area
-        and component mean it uses.
+        The cells, winners of ties first; and for each cell how many of presence, component area and
+        component mean it uses.
     """
     shape = (len(presence_thresholds), len(min_areas), len(ways))
     presence, area, way = (index.ravel() for index in np.indices(shape))
@@ -148,3 +173,58 @@ def _rank(way: PostProcess) -> tuple[float, ...]:
 
 def _from_middle(level: int) -> tuple[int, int]:
     return abs(2 * level - LEVELS + 1), level
+
+
+def dice_volume(
+    passes: np.ndarray, dice: np.ndarray, positive: np.ndarray, gates: tuple[int, int]
+) -> np.ndarray:
+    """Mean Dice for every pair of two kinds of gates; a stricter gate passes fewer images.
+
+    Args:
+        passes: [2,N] int, how many gates of each kind an image passes, counted from the loosest.
+        dice: [N,T] Dice of each image under each of T ways to draw, if it passes.
+        positive: [N] bool, the true mask is not empty. Images that do not pass are left empty.
+        gates: number of gates of the first kind, G, and of the second, H.
+
+    Returns:
+        [G,H,T] float64, rounded to 12 decimals so that equal scores compare equal.
+    """
+    if_empty = (~positive).astype(float)
+    shape = tuple(count + 1 for count in gates)
+    cell = np.ravel_multi_index(passes, shape)
+    order = np.argsort(cell, kind="stable")
+    # Images that pass the same gates are summed first, so that the sums over gates are small.
+    cells, starts = np.unique(cell[order], return_index=True)
+    gain = np.zeros((np.prod(shape), dice.shape[1]))
+    gain[cells] = np.add.reduceat((dice - if_empty[:, None])[order], starts, axis=0)
+    gain = gain.reshape(*shape, -1)[::-1, ::-1].cumsum(axis=0).cumsum(axis=1)[::-1, ::-1]
+    return np.round((if_empty.sum() + gain[1:, 1:]) / len(dice), _DECIMALS)
+
+
+def dice_surface(
+    gate: np.ndarray, dice: np.ndarray, positive: np.ndarray, min_areas: np.ndarray
+) -> np.ndarray:
+    """Mean Dice for every minimum area and threshold, at one top threshold.
+
+    Args:
+        gate: [N] pixels of each gate map above the top threshold.
+        dice: [N,T] Dice of each image at each threshold, if it passes the gate.
+        positive: [N] bool, the true mask is not empty.
+        min_areas: [A] pixels.
+
+    Returns:
+        [A,T] float64, rounded as `dice_volume` does.
+    """
+    ascending, place = np.unique(min_areas, return_inverse=True)
+    passes = np.stack((count_passed(ascending, gate), np.ones_like(gate)))
+    return dice_volume(passes, dice, positive, (len(ascending), 1))[place, 0]
+
+
+def count_passed(least: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """[N] int: how many of the ascending `least` [A] each of the [N] values reaches."""
+    return np.searchsorted(least, values, side="right")
+
+
+def mean_dice(dice: np.ndarray) -> float:
+    """Mean of [N] Dice, rounded as `dice_volume` does."""
+    return round(float(dice.mean()), _DECIMALS)

@@ -8,10 +8,10 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from datasets.folds import read_folds
-from utils.evaluation.bootstrap import interval
+from utils.evaluation.bootstrap import bootstrap_interval
 from utils.evaluation.image_level import auc_with_interval
 from utils.files import write_json
-from utils.postprocessing.histograms import Histograms, alike, join
+from utils.postprocessing.histograms import Histograms, align_parts, concatenate
 from utils.postprocessing.plots import draw_threshold
 from utils.postprocessing.rule import PostProcess, score_images
 from utils.postprocessing.search import best_rule
@@ -19,7 +19,7 @@ from utils.postprocessing.summary import load_folds
 
 
 @dataclass(frozen=True)
-class ByFold:
+class FoldScores:
     """Every fold under a rule of its own.
 
     Attributes:
@@ -33,9 +33,9 @@ class ByFold:
     predicted: np.ndarray
 
 
-def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> ByFold:
+def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> FoldScores:
     """Score each fold by the rule of the same number."""
-    return ByFold(
+    return FoldScores(
         rules,
         np.concatenate([rules[number].dice(folds[number]) for number in folds]),
         np.concatenate([rules[number].areas(folds[number]) > 0 for number in folds]),
@@ -44,7 +44,7 @@ def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> 
 
 def cross_fit(
     folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_rule
-) -> ByFold:
+) -> FoldScores:
     """Choose on the other folds, score on this one: the honest figure for thresholds.
 
     Args:
@@ -52,7 +52,8 @@ def cross_fit(
         choose: gives a rule for the images it is shown.
     """
     others = {
-        number: join([h for other, h in folds.items() if other != number]) for number in folds
+        number: concatenate([h for other, h in folds.items() if other != number])
+        for number in folds
     }
     return apply_rules(folds, {number: choose(shown) for number, shown in others.items()})
 
@@ -74,8 +75,8 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
         InputError: the run has no finished fold.
     """
     folds = load_folds(folder)
-    folds = dict(zip(folds, alike(list(folds.values())), strict=True))
-    pooled = join(list(folds.values()))
+    folds = dict(zip(folds, align_parts(list(folds.values())), strict=True))
+    pooled = concatenate(list(folds.values()))
     patients = _patients(folder, pooled)
     rule = best_rule(pooled)
     ways = {
@@ -100,10 +101,10 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     return content
 
 
-def describe(content: dict) -> str:
+def describe_thresholds(content: dict) -> str:
     """Say in a few lines what `choose_thresholds` found."""
     rule = PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
-    lines = [f"thresholds: {rule.in_words()}"]
+    lines = [f"thresholds: {rule.describe()}"]
     for name, title in (
         ("cross_fitted", "cross-fitted"),
         ("pooled", "best for all folds, on the images it was chosen on"),
@@ -131,9 +132,9 @@ def _patients(folder: Path, pooled: Histograms) -> list[str]:
     return [of_image.get(name, "") for name in pooled.ids.tolist()]
 
 
-def _scores(way: ByFold, pooled: Histograms, patients: list[str]) -> dict:
+def _scores(way: FoldScores, pooled: Histograms, patients: list[str]) -> dict:
     scores = score_images(way.dice, way.predicted, pooled.positive)
-    return {**asdict(scores), "interval": interval(way.dice, patients)}
+    return {**asdict(scores), "interval": bootstrap_interval(way.dice, patients)}
 
 
 def _auc(pooled: Histograms, patients: list[str]) -> dict:

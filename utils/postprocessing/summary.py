@@ -7,13 +7,14 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import write_json
-from utils.postprocessing.histograms import Histograms, join, load_histograms
-from utils.postprocessing.rule import best_pair, score
+from utils.postprocessing.histograms import Histograms, concatenate, load_histograms
+from utils.postprocessing.rule import score
+from utils.postprocessing.search import best_pair
 
 _AVERAGED = ("dice", "baseline", "dice_positive", "empty_kept")
 
 
-def summarise(folder: Path) -> dict:
+def summarise_run(folder: Path) -> dict:
     """Score the out-of-fold histograms of every finished fold and write summary.json.
 
     Each fold's rule (threshold, min_area) is chosen on the fold itself, and the pooled rule on all
@@ -36,7 +37,7 @@ def summarise(folder: Path) -> dict:
             name: float(values.std(ddof=1)) if len(values) > 1 else 0.0
             for name, values in columns.items()
         },
-        "pooled": _row(join(list(finished.values()))),
+        "pooled": _row(concatenate(list(finished.values()))),
     }
     write_json(folder / "summary.json", summary)
     return summary
@@ -64,7 +65,7 @@ def _row(histograms: Histograms) -> dict:
     }
 
 
-def as_table(summary: dict) -> str:
+def format_table(summary: dict) -> str:
     """Lay a summary out as text: a line a fold, then mean, deviation and all folds pooled."""
     heading = ("fold", "images", "positive", "Dice", "all-empty", "positives", "empties kept")
     lines = [[*heading, "masks", "threshold", "min area"]]

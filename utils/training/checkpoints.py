@@ -1,66 +1,70 @@
-"""Checkpoints: dicts of tensors and plain types, written whole, opened by torch's safe loader."""
+"""The checkpoints of a fold: which are kept, which is the best, where a resume continues.
+
+A checkpoint is a dict of tensors and plain types that torch's safe loader opens.
+"""
 
 import shutil
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from utils.config.settings import Config
+from utils.config.stages import Stage
 from utils.errors import InputError
-from utils.files import atomic, give_second_name
+from utils.files import atomic_write, link_or_copy
+from utils.safe_load import DamagedError, load_file, reason_of
 
 _GB = 1e9
-_NUMPY_FLOATS = [
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-]
-"""What a numpy float is made of, under its name before numpy 2 and since: checkpoints of the
-original hold their best Dice as one. None of these runs code that a file brings along."""
+
+_RANKS: dict[str, Callable[[dict], tuple[float, ...]]] = {
+    "dice": lambda result: (result["dice"], -result["loss"]),
+    "loss": lambda result: (-result["loss"],),
+    "last": lambda result: (result["epoch"],),
+}
+"""Sort key of an epoch for each --best_by; the best epoch has the largest."""
 
 
-class DamagedError(InputError):
-    """A checkpoint that cannot be read."""
+def keep_best(kept: list[dict], result: dict, config: Config) -> list[dict]:
+    """Return the `config.keep_best` best epochs, best first; ties go to the earlier epoch.
+
+    Args:
+        kept: the best epochs so far, best first.
+        result: of the epoch to rank: `epoch`, and validation `dice` and `loss`.
+        config: how many to keep, and `best_by`.
+    """
+    ordered = sorted([*kept, result], key=_RANKS[config.best_by], reverse=True)
+    return ordered[: config.keep_best]
 
 
-def reason_of(error: Exception) -> str:
-    """Say in one line why torch could not read a file."""
-    if isinstance(error, OSError | RuntimeError) and str(error):
-        return str(error).splitlines()[0]
-    # For a refused pickle torch's own words advise to load it without safety.
-    return "it is damaged, or holds more than tensors and plain types"
+def find_resume_point(
+    checkpoints: "FoldCheckpoints", stages: tuple[Stage, ...], skip_first: bool
+) -> tuple[int, int]:
+    """Find the first epoch that is still to do.
 
+    1. A stage whose last checkpoint is of its last epoch is finished. So is stage 1 if it is
+       skipped, as with --mode train_stage2.
+    2. A stage with a last checkpoint continues after that epoch.
+    3. A stage without one starts at its first epoch.
 
-def load_file(path: str | Path) -> dict:
-    """Read a dict of tensors, plain types and numpy floats onto the CPU with torch's safe loader.
+    Args:
+        checkpoints: of the fold.
+        stages: all stages of the run, in order.
+        skip_first: do not train stage 1, whatever exists of it.
+
+    Returns:
+        The index of the stage in `stages`, and the epoch (from 0) in that stage; len(stages) and 0
+        if every stage is finished.
 
     Raises:
-        InputError: the file is missing or holds something else.
-        DamagedError: the file cannot be read, or a byte of it has changed.
+        InputError: a checkpoint is damaged.
     """
-    try:
-        _check_sums(path)
-        with torch.serialization.safe_globals(_NUMPY_FLOATS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"no checkpoint at {path}") from error
-    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
-        raise DamagedError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights")
-    return content
-
-
-def _check_sums(path: str | Path) -> None:
-    """Compare every part of a checkpoint, a zip file, with its checksum, which torch does not."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as parts:
-            damaged = parts.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
+    for index, stage in enumerate(stages):
+        skipped = skip_first and stage.number == 1
+        done = stage.epochs if skipped else checkpoints.epochs_done(stage.number)
+        if done < stage.epochs:
+            return index, done
+    return len(stages), 0
 
 
 class FoldCheckpoints:
@@ -74,23 +78,34 @@ class FoldCheckpoints:
         self.folder = folder
 
     def path(self, stage_number: int, which: str) -> Path:
-        """Return the file of a stage's checkpoint; `which` is last or best."""
+        """Return the path of a stage's checkpoint; `which` is last or best."""
         return self.folder / f"stage{stage_number}_{which}.pth"
 
     def load(self, stage_number: int, which: str) -> dict:
-        """Read a stage's checkpoint onto the CPU.
+        """Load a stage's checkpoint onto the CPU.
 
         Raises:
-            InputError: it is missing, or damaged; then with what can be used instead.
+            InputError: it is missing or damaged; if damaged, the error says what to use instead.
         """
         path = self.path(stage_number, which)
         try:
             return load_file(path)
         except DamagedError as error:
-            raise InputError(f"{error}. {self._instead(stage_number, which)}") from error
+            raise InputError(f"{error}. {self._alternative(stage_number, which)}") from error
+
+    def load_start(self, stage_number: int, first_epoch: int) -> dict:
+        """Load the checkpoint that a stage starts from; empty if there is none.
+
+        Args:
+            stage_number: the stage.
+            first_epoch: 0 to start it; otherwise the epoch after its last checkpoint.
+        """
+        if first_epoch:
+            return self.load(stage_number, "last")
+        return self.load(stage_number - 1, "best") if stage_number > 1 else {}
 
     def epochs_done(self, stage_number: int) -> int:
-        """Return how many epochs of a stage its last checkpoint has behind it, 0 without one.
+        """Return how many epochs of a stage its last checkpoint has completed, 0 without one.
 
         Raises:
             InputError: the checkpoint is damaged.
@@ -100,44 +115,45 @@ class FoldCheckpoints:
         return self.load(stage_number, "last")["epoch"] + 1
 
     def best(self, stage_number: int) -> list[Path]:
-        """List the kept epochs of a stage: several with `keep_best`, otherwise its best alone."""
+        """List the kept epochs of a stage: several with `keep_best`, otherwise only its best."""
         kept = sorted(self.folder.glob(f"stage{stage_number}_epoch*.pth"))
         return kept or [self.path(stage_number, "best")]
 
-    def save(self, content: dict, kept: list[int], several: bool = False) -> None:
-        """Write the last checkpoint of a stage, which gets further names if it is to be kept.
+    def save(self, content: dict, several: bool = False) -> None:
+        """Write the last checkpoint of a stage, with further names if it is among the kept ones.
 
-        These names appear first: an interruption in between leaves an epoch to repeat, not one
-        whose weights are missing. What is no longer kept is removed last.
+        The further names appear first, so that an interruption in between leaves an epoch to
+        repeat, not one whose weights are missing. Epochs no longer kept are removed last.
 
         Args:
-            content: of the checkpoint.
-            kept: epochs (from 0) to keep, best first: the first as stageN_best.pth.
-            several: keep each of them as stageN_epochE.pth too, E counted from 1.
+            content: of the checkpoint; `kept` lists the epochs to keep, best first.
+            several: keep each of them as stageN_epochE.pth, E counted from 1, besides the best as
+                stageN_best.pth.
 
         Raises:
-            InputError: the disk does not take it; the checkpoints before it are as they were.
+            InputError: it cannot be written; existing checkpoints are unchanged.
         """
         number, epoch = content["stage"], content["epoch"]
+        kept = [result["epoch"] for result in content["kept"]]
         names = [self._numbered(number, epoch)] if several and epoch in kept else []
         names += [self.path(number, "best")] if epoch == kept[0] else []
         last = self.path(number, "last")
         try:
-            with atomic(last) as temporary:
+            with atomic_write(last) as temporary:
                 torch.save(content, temporary)
                 for name in names:
-                    with atomic(name) as second_name:
-                        give_second_name(temporary, second_name)
+                    with atomic_write(name) as second_name:
+                        link_or_copy(temporary, second_name)
         except (OSError, RuntimeError) as error:  # torch's writer has no error class of its own
             free = shutil.disk_usage(self.folder).free / _GB
             raise InputError(
-                f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB are free). What was "
-                "there is whole: make room, then go on with --resume true"
+                f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB free). Existing "
+                "checkpoints are complete: free some space, then use --resume true"
             ) from error
         self._keep_only(number, kept)
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left half written, or did not come to remove.
+        """Remove files that a killed process left half written or had no time to remove.
 
         Raises:
             InputError: a checkpoint is damaged.
@@ -147,7 +163,7 @@ class FoldCheckpoints:
         for number in {p.name[len("stage")] for p in self.folder.glob("stage?_epoch*.pth")}:
             if self.path(int(number), "last").exists():
                 kept = self.load(int(number), "last")["kept"]
-                self._keep_only(int(number), [reached["epoch"] for reached in kept])
+                self._keep_only(int(number), [result["epoch"] for result in kept])
 
     def _numbered(self, stage_number: int, epoch: int) -> Path:
         return self.folder / f"stage{stage_number}_epoch{epoch + 1}.pth"
@@ -158,16 +174,16 @@ class FoldCheckpoints:
             if path not in names:
                 path.unlink()
 
-    def _instead(self, stage_number: int, which: str) -> str:
-        """Say how to go on without a damaged checkpoint."""
+    def _alternative(self, stage_number: int, which: str) -> str:
+        """Say how to continue without a damaged checkpoint."""
         last, best = (self.path(stage_number, name) for name in ("last", "best"))
         other = best if which == "last" else last
         try:
             epoch = load_file(other)["epoch"] + 1
         except InputError:
             names = f"{last.name} and {best.name}"
-            return f"Remove {names} from {self.folder}, and --resume true begins the stage again"
+            return f"Remove {names} from {self.folder}; --resume true then restarts the stage"
         return (
-            f"{other.name} is whole, of epoch {epoch}: copy it to {self.path(stage_number, which)},"
-            " then go on with --resume true"
+            f"{other.name} is intact, of epoch {epoch}: copy it to "
+            f"{self.path(stage_number, which)}, then use --resume true"
         )

@@ -1,21 +1,25 @@
-"""One pass over training images: forward, backward, a step for every group of batches."""
+"""One pass over training images: forward, backward, an optimizer step per group of batches."""
 
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from datasets.sampling import Part
-from models.inputs import normalise
-from utils.training.watch import Watch
+from datasets.sampling import StepPart
+from models.interface import NetworkOutput, normalise
+from utils.signals import Stopped
+
+SYNC_EVERY = 20
+"""Batches between two checks of the losses, each of which makes the host wait for the device."""
+_NONE = torch.iinfo(torch.int64).max
 
 
-class Trained(NamedTuple):
-    """What a pass over the training images gives.
+class TrainResult(NamedTuple):
+    """Result of a pass over the training images.
 
     Attributes:
         loss: mean over all images, of all processes.
@@ -26,56 +30,120 @@ class Trained(NamedTuple):
     images_per_second: float
 
 
-def train(
+def train_epoch(
     fabric: Fabric,
     model: nn.Module,
     optimizer: Optimizer,
     batches: Iterable[tuple[Tensor, Tensor]],
-    parts: list[Part],
-    loss_function: Callable[[Tensor, Tensor], Tensor],
-    behind_step: Callable[[], None] = lambda: None,
+    parts: list[StepPart],
+    loss_function: Callable[[NetworkOutput, Tensor], Tensor],
+    after_step: Callable[[], None] = lambda: None,
     clip_grad_norm: float = 0.0,
-    told_to_stop: Callable[[], bool] = lambda: False,
-) -> Trained:
-    """Learn from every batch once.
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> TrainResult:
+    """Train on every batch once.
 
-    The host waits for the device at the readings of `Watch` only: losses are summed there and read
-    at the end.
+    Losses are summed on the device and read at the end, so the host waits for the device only when
+    `LossMonitor` checks them.
 
     Args:
         fabric: knows device, precision and processes.
         model: the network, set up by `fabric`, in training mode.
         optimizer: set up by `fabric`.
         batches: images and masks of this process, uint8 [B,1,S,S].
-        parts: the place of each batch in its optimizer step.
-        loss_function: the network's output and mask -> mean over the batch.
-        behind_step: called behind every optimizer step.
-        clip_grad_norm: largest norm of a step's gradient; 0 leaves it.
-        told_to_stop: says whether this process is to stop.
+        parts: the position of each batch in its optimizer step.
+        loss_function: the network's output and the mask -> mean over the batch.
+        after_step: called after every optimizer step.
+        clip_grad_norm: maximum gradient norm of a step; 0 disables clipping.
+        stop_requested: tells whether this process should stop.
 
     Raises:
-        NotFinite: a loss was not a finite number.
-        Stopped: this process, or another that trains with it, was told to stop.
+        NonFiniteLoss: a loss was NaN or infinite.
+        Stopped: this process, or another one in the same training, was asked to stop.
     """
-    watch = Watch(fabric, len(parts), told_to_stop)
+    monitor = LossMonitor(fabric, len(parts), stop_requested)
     started, images = time.perf_counter(), 0
     loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
     for number, (part, (image, mask)) in enumerate(zip(parts, batches, strict=True)):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (image, mask))
         # DDP averages over processes, which may hold unequal parts of a batch.
         weight = len(image) * fabric.world_size / part.step_images
-        with fabric.no_backward_sync(model, enabled=not part.last):
+        # Fabric's type for the modules that it sets up is private.
+        with fabric.no_backward_sync(cast(Any, model), enabled=not part.last):
             loss = loss_function(model(normalise(image)), mask)
             fabric.backward(loss * weight)
         loss_sum += loss.detach().double() * len(image)
-        watch.follow(number, loss)
+        monitor.record(number, loss)
         if part.last:
             _step(fabric, model, optimizer, clip_grad_norm)
-            behind_step()
+            after_step()
             images += part.step_images
-            watch.look(number)
-    loss = fabric.all_reduce(loss_sum, reduce_op="sum").item() / images
-    return Trained(loss, images / (time.perf_counter() - started))
+            monitor.check(number)
+    total = torch.as_tensor(fabric.all_reduce(loss_sum, reduce_op="sum")).item()
+    return TrainResult(total / images, images / (time.perf_counter() - started))
+
+
+class NonFiniteLoss(Exception):
+    """A loss was NaN or infinite.
+
+    Attributes:
+        first: number of its batch.
+        since: first batch after the last check that passed.
+        until: one after the last batch that was trained on.
+    """
+
+    def __init__(self, first: int, since: int, until: int):
+        super().__init__(f"the loss of batch {first} is not finite")
+        self.first = first
+        self.since = since
+        self.until = until
+
+
+class LossMonitor:
+    """Records on the device whether losses are finite, and checks that every `SYNC_EVERY` batches.
+
+    Args:
+        fabric: knows device and processes.
+        batches: number of batches in the pass.
+        stop_requested: tells whether this process should stop.
+    """
+
+    def __init__(self, fabric: Fabric, batches: int, stop_requested: Callable[[], bool]):
+        self.fabric = fabric
+        self.batches = batches
+        self.stop_requested = stop_requested
+        self._since = 0
+        self._first_bad = torch.full((), _NONE, device=fabric.device)
+
+    def record(self, batch: int, loss: Tensor) -> None:
+        """Record the loss of a batch without making the host wait."""
+        bad = torch.where(torch.isfinite(loss.detach()), _NONE, batch)
+        self._first_bad = torch.minimum(self._first_bad, bad)
+
+    def check(self, batch: int) -> None:
+        """Decide, after the optimizer step that ended with `batch`, whether to go on.
+
+        A single process stops right after this step. Several stop at a check, where they agree on
+        it: if one left alone, the others would wait for it forever.
+
+        Raises:
+            NonFiniteLoss: a loss since the last check was not finite, in any process.
+            Stopped: this process, or another one in the same training, was asked to stop.
+        """
+        if self.fabric.world_size == 1 and self.stop_requested():
+            raise Stopped
+        done = batch + 1
+        if done == self.batches or done // SYNC_EVERY > self._since // SYNC_EVERY:
+            stop = torch.tensor(int(self.stop_requested()), device=self.fabric.device)
+            # One reduction for both: the largest negated number is the first bad batch.
+            both = torch.stack((-self._first_bad, stop))
+            reduced = torch.as_tensor(self.fabric.all_reduce(both, reduce_op="max"))
+            negated_first, any_stop = reduced.tolist()
+            if -negated_first != _NONE:
+                raise NonFiniteLoss(-negated_first, self._since, done)
+            if any_stop:
+                raise Stopped
+            self._since = done
 
 
 def _step(fabric: Fabric, model: nn.Module, optimizer: Optimizer, clip_grad_norm: float) -> None:

@@ -1,4 +1,4 @@
-"""What a user is told where an epoch cannot be finished: where it was, and how to go on."""
+"""Readable errors for an epoch that cannot be finished: where it was, and how to resume."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ from utils.config.stages import Stage
 from utils.errors import InputError
 from utils.memory import is_out_of_memory
 from utils.signals import Stopped
-from utils.training.watch import NotFinite
+from utils.training.epoch import NonFiniteLoss
 
 
 @dataclass(frozen=True)
-class Place:
-    """An epoch of a run.
+class EpochContext:
+    """Where in a run an epoch is.
 
     Attributes:
         run_name: name of the run.
@@ -24,10 +24,10 @@ class Place:
         fold: number of the fold.
         stage: the stage.
         epoch: from 0.
-        processes: how many train together.
+        processes: number of processes in the training.
     """
 
-    run_name: str
+    run_name: str | None
     folder: Path
     fold: int
     stage: Stage
@@ -38,81 +38,81 @@ class Place:
         return f"fold {self.fold}, stage {self.stage.number}, epoch {self.epoch + 1}"
 
     @property
-    def resume(self) -> str:
-        """The flags that go on with the run."""
+    def resume_flags(self) -> str:
+        """The flags that resume the run."""
         return f"--run_name {self.run_name} --resume true"
 
 
 @contextmanager
-def explaining(
-    place: Place, batches: EpochBatches, told_to_stop: Callable[[], bool]
+def readable_errors(
+    context: EpochContext, batches: EpochBatches, stop_requested: Callable[[], bool]
 ) -> Iterator[None]:
-    """Turn what ends an epoch early into words.
+    """Turn what ends an epoch early into a message for the user.
 
     Args:
-        place: the epoch.
-        batches: which images make up its training batches.
-        told_to_stop: says whether this process is to stop.
+        context: the epoch.
+        batches: its training batches.
+        stop_requested: tells whether this process should stop.
 
     Raises:
-        Stopped: the process was told to stop; also where another one, or a loader's worker, was
-            gone before.
-        InputError: the memory is too small, or a loss was not a finite number.
+        Stopped: the process was asked to stop, also if another process or a DataLoader worker had
+            ended before.
+        InputError: out of memory, or a loss was not finite.
     """
     try:
         yield
-    except NotFinite as error:
-        raise InputError(_not_finite(place, error, batches)) from error
+    except NonFiniteLoss as error:
+        raise InputError(_describe_non_finite(context, error, batches)) from error
     except Stopped as stopped:
-        raise Stopped(_stopped(place)) from stopped
+        raise Stopped(_describe_stop(context)) from stopped
     except RuntimeError as error:
-        if told_to_stop():
-            raise Stopped(_stopped(place)) from error
+        if stop_requested():
+            raise Stopped(_describe_stop(context)) from error
         if is_out_of_memory(error):
-            raise InputError(_out_of_memory(place)) from error
+            raise InputError(_describe_out_of_memory(context)) from error
         raise
 
 
-def check_validated(place: Place, loss: float) -> None:
-    """Refuse an epoch that ends in weights of no use, before it is ranked and kept.
+def check_validation_loss(context: EpochContext, loss: float) -> None:
+    """Refuse an epoch with useless weights before it is ranked and saved.
 
-    The losses of training are those before each step, so that they cannot tell of the last one.
+    A training loss is computed before its step, so none of them reflects the last step.
 
     Raises:
-        InputError: the validation loss is not a finite number.
+        InputError: the validation loss is not finite.
     """
     if not math.isfinite(loss):
         raise InputError(
-            f"{place}: the validation loss is not a finite number. {_advice(place.stage)}"
+            f"{context}: the validation loss is not finite. {_describe_remedy(context.stage)}"
         )
 
 
-def _stopped(place: Place) -> str:
-    return f"stopped in {place}, which begins again with {place.resume}"
+def _describe_stop(context: EpochContext) -> str:
+    return f"stopped in {context}; resume with {context.resume_flags}"
 
 
-def _out_of_memory(place: Place) -> str:
-    stage, flag = place.stage, f"--batch_size_stage{min(place.stage.number, 2)}"
+def _describe_out_of_memory(context: EpochContext) -> str:
+    stage, flag = context.stage, f"--batch_size_stage{min(context.stage.number, 2)}"
     return (
-        f"{place}: {stage.batch_size // place.processes} images of {stage.image_size} pixels at "
-        f"once ({flag} {stage.batch_size}, {place.processes} processes) do not fit into the memory."
-        f" Go on with {place.resume} and a smaller {flag} (or --precision bf16-mixed in a new run);"
-        f" a stage that has begun starts anew once {place.folder}/stage{stage.number}_*.pth are "
-        "removed"
+        f"{context}: out of memory with {stage.batch_size // context.processes} images of "
+        f"{stage.image_size} pixels per batch ({flag} {stage.batch_size}, {context.processes} "
+        f"processes). Resume with {context.resume_flags} and a smaller {flag} (or start a new run "
+        "with --precision bf16-mixed). A stage that has begun keeps its batch size; to restart it, "
+        f"remove {context.folder}/stage{stage.number}_*.pth"
     )
 
 
-def _not_finite(place: Place, error: NotFinite, batches: EpochBatches) -> str:
+def _describe_non_finite(context: EpochContext, error: NonFiniteLoss, batches: EpochBatches) -> str:
     return (
-        f"{place}, batch {error.first + 1}: the loss is not a finite number. Images of that batch: "
-        f"{', '.join(batches.ids_of(error.first, error.first + 1))}. Batches {error.since + 1} to "
-        f"{error.until} since the last good reading: "
-        f"{', '.join(batches.ids_of(error.since, error.until))}. {_advice(place.stage)}"
+        f"{context}, batch {error.first + 1}: the loss is not finite. Images of that batch: "
+        f"{', '.join(batches.ids_of(error.first, error.first + 1))}. Images of batches "
+        f"{error.since + 1} to {error.until}, since the last check: "
+        f"{', '.join(batches.ids_of(error.since, error.until))}. {_describe_remedy(context.stage)}"
     )
 
 
-def _advice(stage: Stage) -> str:
+def _describe_remedy(stage: Stage) -> str:
     return (
-        f"No checkpoint was overwritten. Try a lower rate (now {stage.lr:g} at its start), "
+        f"No checkpoint was overwritten. Try a lower learning rate (this stage: {stage.lr:g}), "
         "--clip_grad_norm 1 or --precision 32-true"
     )

@@ -1,15 +1,17 @@
-"""How the learning rate changes within a stage: torch's schedulers, by name.
+"""The optimizer of a stage, and its learning-rate schedule: torch's, by name.
 
-| name      | rate                                                                    | stepped by |
-|-----------|-------------------------------------------------------------------------|------------|
-| cosine    | falls from lr to 0 over the stage (arXiv 1608.03983)                    | epoch      |
-| restarts  | falls from lr to 0 again and again, every `restart_epochs`              | epoch      |
-| one_cycle | rises from lr / 25 to lr in 0.3 of the stage, falls to 0 (1708.07120)   | step       |
+| schedule  | learning rate                                                     | updated every |
+|-----------|-------------------------------------------------------------------|---------------|
+| cosine    | decays from lr to 0 over the stage (arXiv 1608.03983)             | epoch         |
+| restarts  | decays from lr to 0 again every `restart_epochs`                  | epoch         |
+| one_cycle | rises from lr / 25 to lr in 0.3 of the stage, decays (1708.07120) | step          |
 
-`warmup_epochs` go before cosine and restarts, in which the rate rises to lr in equal steps.
+`warmup_epochs` come before cosine and restarts and raise the rate to lr linearly.
 """
 
-from torch.optim import Optimizer
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
@@ -23,54 +25,74 @@ from utils.config.settings import Config
 from utils.config.stages import Stage
 
 
-class Schedule:
-    """The schedule of a stage, told of every step and every epoch.
+def build_optimizer(module: nn.Module, fabric: Fabric, config: Config, stage: Stage) -> Optimizer:
+    """Build Adam, AdamW or SGD over all parameters, including frozen ones.
 
     Args:
-        optimizer: its rate is changed.
+        module: the bare network.
+        fabric: knows the precision.
+        config: optimizer, weight decay, momentum, and whether gradients are clipped.
+        stage: learning rate.
+    """
+    # Fabric cannot clip gradients that a fused optimizer has yet to divide by the float16 scale.
+    scaled = bool(fabric.strategy.precision.state_dict())
+    fused = not (config.clip_grad_norm and scaled)
+    parameters, lr, decay = module.parameters(), stage.lr, config.weight_decay
+    if config.optimizer == "sgd":
+        return SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused)
+    if config.optimizer == "adamw":
+        return AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
+    return Adam(parameters, lr=lr, weight_decay=decay, fused=fused)
+
+
+class Schedule:
+    """The learning-rate schedule of a stage, updated after every step and every epoch.
+
+    Args:
+        optimizer: the optimizer to adjust.
         config: warm-up and restarts.
-        stage: name of the schedule, rate and number of epochs.
+        stage: name of the schedule, learning rate and number of epochs.
         steps: optimizer steps of the whole stage.
     """
 
     def __init__(self, optimizer: Optimizer, config: Config, stage: Stage, steps: int):
-        self._by_step = stage.schedule == "one_cycle"
-        if self._by_step:
-            self._scheduler: LRScheduler = OneCycleLR(
+        self._by_step: OneCycleLR | None = None
+        if stage.schedule == "one_cycle":
+            self._by_step = OneCycleLR(
                 optimizer, max_lr=stage.lr, total_steps=steps, cycle_momentum=False
             )
-        else:
-            self._scheduler = _by_epoch(optimizer, config, stage)
+        self._scheduler = self._by_step or _by_epoch(optimizer, config, stage)
 
     @property
     def lr(self) -> float:
-        """The rate of now."""
-        return self._scheduler.get_last_lr()[0]
+        """Current learning rate."""
+        return float(self._scheduler.get_last_lr()[0])
 
     def end_step(self) -> None:
-        """Go on behind an optimizer step."""
-        # A resume with another number of processes may cut an epoch into more steps.
-        if self._by_step and self._scheduler.last_epoch < self._scheduler.total_steps - 1:
-            self._scheduler.step()
+        """Update after an optimizer step."""
+        # Resumed with another number of processes, an epoch may have more steps than planned.
+        if self._by_step and self._by_step.last_epoch < self._by_step.total_steps - 1:
+            self._by_step.step()
 
     def end_epoch(self) -> None:
-        """Go on behind an epoch."""
+        """Update after an epoch."""
         if not self._by_step:
             self._scheduler.step()
 
     def state_dict(self) -> dict:
-        """Return where the schedule is, as plain types."""
+        """Return the state as plain types."""
         return self._scheduler.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore a state."""
         self._scheduler.load_state_dict(state)
 
 
 def _by_epoch(optimizer: Optimizer, config: Config, stage: Stage) -> LRScheduler:
     warmup = config.warmup_epochs
-    if stage.schedule == "restarts":
-        main: LRScheduler = CosineAnnealingWarmRestarts(optimizer, T_0=config.restart_epochs)
+    main: LRScheduler
+    if stage.schedule == "restarts" and config.restart_epochs is not None:
+        main = CosineAnnealingWarmRestarts(optimizer, T_0=config.restart_epochs)
     else:
         main = CosineAnnealingLR(optimizer, T_max=stage.epochs - warmup, eta_min=0)
     if not warmup:

@@ -1,27 +1,31 @@
-"""A network in training, with all that changes along with it: optimizer, schedule, average."""
+"""A network in training together with its optimizer, schedule and moving average."""
+
+from dataclasses import asdict
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.optim import Optimizer
 
 from utils.config.settings import Config
 from utils.config.stages import Stage
+from utils.distributed import broadcast_buffers, check_weights_equal
 from utils.training.ema import MovingAverage
-from utils.training.optim import Schedule
-from utils.training.optimizer import build_optimizer
+from utils.training.optim import Schedule, build_optimizer
 
-_FRESH_SCALER = torch.amp.GradScaler("cpu").state_dict()
-"""Where the scaling of float16 losses begins in every stage; other precisions have none."""
+_INITIAL_SCALER = torch.amp.GradScaler("cpu").state_dict()
+"""State of the float16 loss scaler at the start of every stage; other precisions have none."""
 
 
-class Learner:
-    """What a stage trains, from fresh optimizer, schedule and average on.
+class TrainingState:
+    """What a stage trains, starting from a fresh optimizer, schedule and average.
 
     Args:
         fabric: devices and precision.
-        module: the bare network with the weights to start from, on its device.
+        module: the bare network with its starting weights, on its device.
         config: settings of the run.
-        stage: what to train.
+        stage: the stage.
         steps: optimizer steps of the whole stage.
 
     Attributes:
@@ -33,42 +37,72 @@ class Learner:
     def __init__(self, fabric: Fabric, module: nn.Module, config: Config, stage: Stage, steps: int):
         self.module = module
         self._optimizer = build_optimizer(module, fabric, config, stage)
-        self.optimizer = fabric.setup_optimizers(self._optimizer)
+        self.optimizer = cast(Optimizer, fabric.setup_optimizers(self._optimizer))
         self.schedule = Schedule(self._optimizer, config, stage, steps)
         self._average = MovingAverage(module, config.ema) if config.ema else None
         self._precision = fabric.strategy.precision
-        self._precision.load_state_dict(_FRESH_SCALER)
+        self._precision.load_state_dict(_INITIAL_SCALER)
 
     @property
-    def judged(self) -> nn.Module:
-        """The bare network with the weights to validate and to keep."""
+    def eval_module(self) -> nn.Module:
+        """The bare network with the weights to validate and to save."""
         return self.module if self._average is None else self._average.module
 
     def end_step(self) -> None:
-        """Follow an optimizer step."""
+        """Update schedule and EMA."""
         self.schedule.end_step()
         if self._average is not None:
             self._average.update(self.module)
 
-    def content(self) -> dict:
-        """Return what a checkpoint keeps: `state_dict` holds the weights of `judged`.
+    def checkpoint(
+        self, config: Config, fold: int, stage: Stage, epoch: int, kept: list[dict]
+    ) -> dict:
+        """Return the content of a checkpoint; `state_dict` holds the weights of `eval_module`.
 
-        With a moving average, `live` holds the weights that training goes on with and the number of
-        steps in the average; it is None otherwise.
+        With a moving average, `live` holds the weights that training continues with and the number
+        of steps in the average; otherwise it is None.
+
+        Args:
+            config: settings of the run.
+            fold: number of the fold.
+            stage: the stage.
+            epoch: from 0.
+            kept: results of the best epochs so far, best first.
         """
         live = None
         if self._average is not None:
             live = {"state_dict": self.module.state_dict(), "steps": self._average.steps}
         return {
-            "state_dict": self.judged.state_dict(),
+            "state_dict": self.eval_module.state_dict(),
             "live": live,
             "optimizer": self._optimizer.state_dict(),
             "scheduler": self.schedule.state_dict(),
             "scaler": self._precision.state_dict(),
+            "model_type": config.model_type,
+            "stage": stage.number,
+            "epoch": epoch,
+            "fold": fold,
+            "best": kept[0],
+            "kept": kept,
+            "config": asdict(config),
         }
 
+    def broadcast_buffers(self, fabric: Fabric) -> None:
+        """Give every process rank 0's buffers: each updated its own batch-norm statistics."""
+        for module in dict.fromkeys((self.module, self.eval_module)):
+            broadcast_buffers(fabric, module)
+
+    def check_equal(self, fabric: Fabric) -> float:
+        """Return a checksum of the weights, after comparing it between processes.
+
+        Raises:
+            RuntimeError: it differs.
+        """
+        check_weights_equal(fabric, self.module)
+        return check_weights_equal(fabric, self.eval_module)
+
     def resume(self, content: dict) -> None:
-        """Go on where `content` was taken."""
+        """Restore the state from a checkpoint."""
         if self._average is None:
             self.module.load_state_dict(content["state_dict"])
         else:

@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.loaders import ValidBatch
-from models.inputs import normalise
-from models.interface import read_output
+from models.interface import NetworkOutput, normalise, read_output
 from utils.postprocessing.histograms import (
     LEVELS,
     Histograms,
@@ -23,8 +22,8 @@ from utils.postprocessing.histograms import (
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One image of the stage's size, kept for a picture.
+class OverlaySample:
+    """One image at the stage's size, kept for an overlay in TensorBoard.
 
     Attributes:
         index: position in the data set.
@@ -41,17 +40,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Validation:
-    """What a pass over the validation images gives.
+    """Result of a pass over the validation images.
 
     Attributes:
         histograms: of all images, in the order of the data set, the same in every process.
         loss: mean over all images.
-        shown: the images asked for that this process saw.
+        overlay_samples: those of the wanted images that this process saw.
     """
 
     histograms: Histograms
     loss: float
-    shown: list[Shown]
+    overlay_samples: list[OverlaySample]
 
 
 @torch.inference_mode()
@@ -60,52 +59,56 @@ def validate(
     module: nn.Module,
     loader: DataLoader,
     ids: list[str],
-    loss_function: Callable[[Tensor, Tensor], Tensor],
-    show: set[int],
-    behind_batch: Callable[[], None] = lambda: None,
+    loss_function: Callable[[NetworkOutput, Tensor], Tensor],
+    overlay_positions: set[int],
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Validation:
     """Predict every image once and count its pixels at every level.
 
-    Each process sees the images that its loader has; the counts are then summed over processes, so
+    Each process predicts the images of its loader; the counts are then summed over processes, so
     that no image is missed or counted twice.
 
     Args:
         fabric: knows device, precision and processes.
         module: the bare network; a DDP wrapper would wait for processes with more batches.
-        loader: gives `ValidBatch`.
+        loader: yields `ValidBatch`.
         ids: of all images, in the order of the data set.
-        loss_function: the network's output and mask -> mean over the batch.
-        show: positions of images to keep for pictures.
-        behind_batch: called behind every batch; may raise to end the pass.
+        loss_function: the network's output and the mask -> mean over the batch.
+        overlay_positions: positions of images to keep for overlays.
+        after_batch: called after every batch; may raise to end the pass.
     """
     module.eval()
     counts = torch.zeros(len(ids), 2, LEVELS, dtype=torch.int32, device=fabric.device)
     sizes = torch.zeros(len(ids), 2, dtype=torch.int32)
     loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
-    shown = []
+    samples = []
     for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (batch.image, batch.mask))
         with fabric.autocast():
             output = module(normalise(image))
         loss += loss_function(output, mask).double() * len(image)
         probabilities = torch.sigmoid(read_output(output).logits.float())
-        for i, index in enumerate(batch.index.tolist()):
+        for i, index in enumerate(batch.positions.tolist()):
             full_mask = batch.full_masks[i].to(fabric.device, non_blocking=True)
             full = resize_probability(probabilities[i, 0], *full_mask.shape)
             counts[index] = count_levels(to_levels(full), full_mask)
             sizes[index] = torch.tensor(full_mask.shape, dtype=torch.int32)
-        shown += _keep(batch, to_levels(probabilities), show)
-        behind_batch()
-    everything = (counts, sizes.to(fabric.device), loss)
-    counts, sizes, loss = (fabric.all_reduce(part, reduce_op="sum") for part in everything)
-    counts, sizes = counts.cpu().numpy(), sizes.cpu().numpy()
-    histograms = Histograms(np.array(ids), sizes[:, 0], sizes[:, 1], counts[:, 0], counts[:, 1])
-    return Validation(histograms, loss.item() / len(ids), shown)
+        samples += _samples(batch, to_levels(probabilities), overlay_positions)
+        after_batch()
+    all_counts, all_sizes, total_loss = (
+        torch.as_tensor(fabric.all_reduce(part, reduce_op="sum")).cpu()
+        for part in (counts, sizes.to(fabric.device), loss)
+    )
+    levels, (height, width) = all_counts.numpy(), all_sizes.numpy().T
+    histograms = Histograms(np.array(ids), height, width, levels[:, 0], levels[:, 1])
+    return Validation(histograms, total_loss.item() / len(ids), samples)
 
 
-def _keep(batch: ValidBatch, levels: Tensor, show: set[int]) -> list[Shown]:
+def _samples(batch: ValidBatch, levels: Tensor, positions: set[int]) -> list[OverlaySample]:
     return [
-        Shown(index, *(pixels[i, 0].cpu().numpy() for pixels in (batch.image, batch.mask, levels)))
-        for i, index in enumerate(batch.index.tolist())
-        if index in show
+        OverlaySample(
+            index, *(pixels[i, 0].cpu().numpy() for pixels in (batch.image, batch.mask, levels))
+        )
+        for i, index in enumerate(batch.positions.tolist())
+        if index in positions
     ]

@@ -1,0 +1,1 @@
+"""Damaged files, kills and long trainings: what must not break."""

@@ -1,0 +1,78 @@
+"""Small real trainings in processes of their own, for what only shows over many of them."""
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import main
+from datasets import prepare, sample
+
+_FLAGS = {
+    "pretrained": "false",
+    "n_splits": "2",
+    "folds": "0",
+    "image_size_stage1": "32",
+    "batch_size_stage1": "4",
+    "epoch_stage1_freeze": "1",
+    "image_size_stage2": "64",
+    "batch_size_stage2": "4",
+    "accelerator": "cpu",
+    "num_workers": "1",
+    "seed": "1",
+}
+
+
+@contextmanager
+def small_data(count: int) -> Iterator[Path]:
+    """Draw and prepare X-rays of 128x128 pixels in a temporary folder, which takes the runs too."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        sample.main(["--out", str(folder / "drawn"), "--size", "128", "--count", str(count)])
+        images = str(folder / "drawn" / "dicom-images-train")
+        rle = str(folder / "drawn" / "train-rle.csv")
+        prepare.main(["--images", images, "--out", str(folder), "--rle", rle])
+        yield folder
+
+
+def start(
+    folder: Path,
+    run_name: str,
+    changes: dict[str, str],
+    prepare_child: Callable[[], None] = lambda: None,
+) -> int:
+    """Begin a training as `python main.py` would, in a fork that has its imports behind it.
+
+    Args:
+        folder: of the data; runs go into checkpoints/ there, their output into RUN.txt.
+        run_name: name of the run.
+        changes: flags that differ from those of all these runs.
+        prepare_child: called in the new process first.
+
+    Returns:
+        The number of the process.
+    """
+    flags = _FLAGS | {"dataset_root": str(folder), "model_path": str(folder / "checkpoints")}
+    flags |= {"run_name": run_name} | changes
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            output = os.open(folder / f"{run_name}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            prepare_child()
+            code = main.main(words)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return process
+
+
+def fold_folder(folder: Path, run_name: str) -> Path:
+    """Return the folder of the fold that `start` trains."""
+    return folder / "checkpoints" / "unet_resnet34" / run_name / "fold0"

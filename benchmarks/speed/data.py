@@ -1,0 +1,52 @@
+"""X-rays to measure with: DICOMs that are given, or drawn ones of the same size."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from datasets import prepare, sample
+from datasets.formats.images import find_images
+from datasets.siim import find_samples
+from datasets.sources.base import Sample
+
+_DRAWN = 48
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the benchmarks read and where they may write.
+
+    Attributes:
+        dicoms: DICOM files.
+        samples: the images and masks prepared from them, by image id.
+        folder: for files of their own; removed in the end.
+    """
+
+    dicoms: list[Path]
+    samples: dict[str, Sample]
+    folder: Path
+
+
+@contextmanager
+def open_data(dicoms: Path | None, rle: Path | None, count: int) -> Iterator[Data]:
+    """Prepare at most `count` X-rays in a temporary folder.
+
+    Args:
+        dicoms: folder of DICOMs; None draws 48 X-rays of 1024x1024 pixels.
+        rle: csv of their masks.
+        count: how many to take.
+    """
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if dicoms is None:
+            sample.main(["--out", str(folder / "drawn"), "--count", str(_DRAWN)])
+            dicoms, rle = folder / "drawn/dicom-images-train", folder / "drawn/train-rle.csv"
+        chosen = folder / "dicoms"
+        chosen.mkdir()
+        paths = [path for path in find_images(dicoms) if path.suffix.lower() == ".dcm"][:count]
+        for path in paths:
+            (chosen / path.name).symlink_to(path.resolve())
+        prepare.main(["--images", str(chosen), "--rle", str(rle), "--out", str(folder)])
+        yield Data(paths, find_samples(folder)[0], folder)

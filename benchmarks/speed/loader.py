@@ -1,0 +1,66 @@
+"""How fast training images are fed, with augmentation, from the cache and as the original did."""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch.utils.data import DataLoader
+
+from benchmarks.speed.compare import Ratio, in_turns
+from benchmarks.speed.data import Data
+from benchmarks.speed.original import OriginalImages
+from datasets.folds import Fold
+from datasets.loaders import StageData, start_worker
+from datasets.sources.cache import CacheSource
+from utils.config.settings import Config
+from utils.config.stages import Stage
+
+_BATCHES = {512: 20, 1024: 4}
+"""Images in a batch, by size."""
+_OURS, _BASELINE = 1200, 96
+"""Images in a turn: about as many seconds of each."""
+
+
+def measure(data: Data, size: int, workers: int) -> Ratio:
+    """Compare images per second at a size."""
+    ours, baseline = open_ours(data, size, workers), _open_original(data, size, workers)
+    return in_turns(f"loader_{size}", ours, baseline, "images/s")
+
+
+def open_ours(data: Data, size: int, workers: int) -> Callable[[], int]:
+    """Return a function that loads training batches and counts their images."""
+    stage = open_stage(data, size, _BATCHES[size], workers)
+    load = partial(_count, stage.train)
+    load(1)
+    return partial(load, _OURS)
+
+
+def open_stage(data: Data, size: int, batch_size: int, workers: int) -> StageData:
+    """Open the loaders of all images at a size, from a cache."""
+    cache = CacheSource(data.samples, True, [size], data.folder / "cache")
+    cache.build()
+    ids = list(data.samples)
+    stage = Stage(number=1, image_size=size, batch_size=batch_size, epochs=1, lr=1e-4)
+    config = Config(num_workers=workers, seed=0)
+    return StageData(cache, Fold(0, ids, ids, frozenset()), stage, config)
+
+
+def _open_original(data: Data, size: int, workers: int) -> Callable[[], int]:
+    loader = DataLoader(
+        OriginalImages(list(data.samples.values()), size),
+        _BATCHES[size],
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=start_worker,
+    )
+    load = partial(_count, loader)
+    load(1)
+    return partial(load, _BASELINE)
+
+
+def _count(loader: DataLoader, images: int) -> int:
+    """Load whole epochs until so many images have come."""
+    count = 0
+    while count < images:
+        count += sum(len(batch[0]) for batch in loader)
+    return count

@@ -1,0 +1,216 @@
+"""How fast a network learns, beside a plain float32 loop, each in a process of its own.
+
+    python -m benchmarks.speed.step [--dicoms DIR --rle CSV] [--sizes 512,1024]
+
+Prints, for each size, images per second and peak memory of both; the share of our time that is
+spent waiting for images; and on a GPU how much of its peak arithmetic is reached. The plain loop
+is what one writes first: float32, NCHW, an unfused Adam, blocking copies of float32 images, and the
+loss read after every step. It gets its images for nothing, from memory.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice, repeat
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple, cast
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.speed.compare import Ratio
+from benchmarks.speed.data import Data, open_data
+from benchmarks.speed.loader import open_stage
+from datasets.sampling import StepPart
+from models import build_model
+from utils.distributed import launch, memory_format_for
+from utils.memory import peak_gpu_memory, peak_memory
+from utils.training.epoch import train_epoch
+from utils.training.losses import build_loss
+
+_BATCHES = {"cpu": {512: 2, 1024: 2}, "cuda": {512: 20, 1024: 4}}
+_STEPS = {"cpu": {512: 2, 1024: 1}, "cuda": {512: 30, 1024: 30}}
+_ROUNDS = 3
+_IMAGES = 200
+# Peak of dense half-precision arithmetic in FLOP/s, from the makers' data sheets.
+_PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12, "V100": 125e12}
+
+
+class Turn(NamedTuple):
+    """What a side reports of one turn: images per second, and its peak memory so far in GiB."""
+
+    rate: float
+    memory: float
+
+
+def measure(data: Data, size: int, workers: int) -> tuple[Ratio, str]:
+    """Compare images per second at a size.
+
+    Returns:
+        The ratio, and a line on memory, waiting and arithmetic.
+    """
+    with _side(_open_ours, size) as ours, _side(_open_plain, size) as plain:
+        turns = [(ours(), plain()) for _ in range(_ROUNDS)]
+    mine, theirs = zip(*turns, strict=True)
+    rate, plain_rate = (median(turn.rate for turn in side) for side in (mine, theirs))
+    ratio = Ratio(f"step_{size}", rate, plain_rate, "images/s")
+    text = (
+        f"{size} pixels: {ratio.ours:.2f} images/s in {mine[-1].memory:.1f} GiB, plain loop "
+        f"{ratio.baseline:.2f} images/s in {theirs[-1].memory:.1f} GiB; "
+        f"{100 * _share_of_waiting(data, size, workers):.1f} % of the time waiting for images"
+    )
+    return ratio, text + _describe_arithmetic(size, ratio.ours)
+
+
+@contextmanager
+def _side(build: Callable[[int], Callable[[], int]], size: int) -> Iterator[Callable[[], Turn]]:
+    """Run one of the two loops in a process of its own, whose memory is then its own too."""
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(build, size, there), daemon=True)
+    process.start()
+
+    def turn() -> Turn:
+        here.send(True)
+        return here.recv()
+
+    try:
+        yield turn
+    finally:
+        here.send(False)
+        process.join()
+
+
+def _serve(build: Callable[[int], Callable[[], int]], size: int, connection: Connection) -> None:
+    work = build(size)
+    work()
+    while connection.recv():
+        start = time.perf_counter()
+        images = work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        rate = images / (time.perf_counter() - start)
+        connection.send(Turn(rate, peak_gpu_memory() or peak_memory()))
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _draw(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, 1, size, size)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return image, (image > 250).to(torch.uint8)
+
+
+def _open_ours(size: int) -> Callable[[], int]:
+    learn = _learner(size)
+    image, mask = _draw(size, _BATCHES[_device()][size])
+    if _device() == "cuda":
+        image, mask = image.pin_memory(), mask.pin_memory()
+    return partial(learn, repeat((image, mask)))
+
+
+def _learner(size: int) -> Callable[[Iterable], int]:
+    """Set up a network as the solver does; the result learns from batches and counts images."""
+    fabric = launch("auto", 1, 1, "auto")
+    module = build_model("unet_resnet34", pretrained=False)
+    module.to(fabric.device).to(memory_format=memory_format_for(fabric))
+    adam = torch.optim.Adam(module.parameters(), lr=1e-4, fused=True)
+    model, optimizer = fabric.setup_module(module), cast(Optimizer, fabric.setup_optimizers(adam))
+    loss_function = build_loss("bce")
+    model.train()
+    batch, steps = _BATCHES[_device()][size], _STEPS[_device()][size]
+
+    def learn(batches: Iterable) -> int:
+        parts = [StepPart(batch, last=True)] * steps
+        train_epoch(fabric, model, optimizer, islice(batches, steps), parts, loss_function)
+        return batch * steps
+
+    return learn
+
+
+def _open_plain(size: int) -> Callable[[], int]:
+    batch, steps, device = _BATCHES[_device()][size], _STEPS[_device()][size], _device()
+    network = build_model("unet_resnet34", pretrained=False).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    image, mask = _draw(size, batch)
+    image, mask = image.expand(-1, 3, -1, -1).float() / 255, mask.float()
+
+    def learn() -> int:
+        for _ in range(steps):
+            loss = binary_cross_entropy_with_logits(network(image.to(device)), mask.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        return batch * steps
+
+    return learn
+
+
+def _share_of_waiting(data: Data, size: int, workers: int) -> float:
+    """Learn from loaded batches, a turn to warm up and a turn to measure."""
+    learn = _learner(size)
+    stage = open_stage(data, size, _BATCHES[_device()][size], workers)
+    waits: list[float] = []
+    batches = _timed(chain.from_iterable(repeat(stage.train)), waits)
+    learn(batches)
+    waits.clear()
+    start = time.perf_counter()
+    learn(batches)
+    return sum(waits) / (time.perf_counter() - start)
+
+
+def _timed(batches: Iterator, waits: list[float]) -> Iterator:
+    """Pass batches on, and note the seconds that each was waited for."""
+    while True:
+        start = time.perf_counter()
+        batch = next(batches)
+        waits.append(time.perf_counter() - start)
+        yield batch
+
+
+def _describe_arithmetic(size: int, rate: float) -> str:
+    """Say how much arithmetic a GPU does, from the counted operations of a small image."""
+    if _device() != "cuda":
+        return ""
+    small = 64
+    with FlopCounterMode(display=False) as counter:
+        network = build_model("unet_resnet34", pretrained=False)
+        network(torch.zeros(1, 3, small, small)).sum().backward()
+    reached = rate * counter.get_total_flops() * (size / small) ** 2
+    name = torch.cuda.get_device_name()
+    peak = next((peak for key, peak in _PEAKS.items() if key in name), None)
+    share = f", {100 * reached / peak:.0f} % of its peak" if peak else ""
+    return f"; {reached / 1e12:.1f} TFLOP/s on {name}{share}"
+
+
+def main() -> None:
+    """Print a line for each size."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed.step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dicoms", type=Path, help="folder of DICOMs; drawn ones if not given")
+    parser.add_argument("--rle", type=Path, help="csv of their masks")
+    parser.add_argument("--sizes", default="512,1024", help="512, 1024 or both (512,1024)")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that load images (2)")
+    given = parser.parse_args()
+    with open_data(given.dicoms, given.rle, _IMAGES) as data:
+        for size in map(int, given.sizes.split(",")):
+            ratio, text = measure(data, size, given.num_workers)
+            print(f"{text}; ratio {ratio.ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

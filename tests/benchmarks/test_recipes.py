@@ -1,0 +1,185 @@
+"""Recipes: what every file of recipes/ has, and how the benchmark brings them to equal work."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from benchmarks import recipes
+from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale, work_of
+from tests.helpers.makers import measured
+from tests.helpers.tiny import write_dataset
+from utils.config.settings import Config
+from utils.config.stages import Stage, build_stages
+from utils.errors import InputError
+from utils.postprocessing.histograms import concatenate
+from utils.postprocessing.summary import load_folds
+
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+BOUNDS = Bounds(size=256, work=2600, batch=8, train=800, positives=200, valid=200)
+
+
+def test_the_recipes_are_there():
+    assert set(NAMES) >= {"best", "demo", "original_512", "original_final", "winner"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_what_it_is_and_its_command(name):
+    text = (RECIPES / f"{name}.yaml").read_text()
+    comment = re.match(r"(#.*\n)+", text)[0]
+    assert len(comment.splitlines()) > 5
+    scripts = re.findall(rf"^#   python (\w+\.py) --config recipes/{name}\.yaml", comment, re.M)
+    assert scripts
+    assert all((RECIPES.parent / script).is_file() for script in scripts)
+    assert re.search(r"\b(minutes|hours)\b", comment)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_can_be_read_and_says_nothing_twice(name):
+    config = read_recipe(name)
+    text = (RECIPES / f"{name}.yaml").read_text()
+    names = re.findall(r"^(\w+):", text, re.M)
+    assert len(names) == len(set(names))
+    assert build_stages(config)
+
+
+def test_a_recipe_is_changed_by_what_follows_its_name():
+    plain, changed = read_recipe("winner"), read_recipe("winner@loss=bce,dice;keep_best=1;seed=3")
+    assert changed == replace(plain, loss="bce,dice", keep_best=1, seed=3)
+    assert read_recipe("winner@positive_share_stage2=null").positive_share_stage2 is None
+
+
+@pytest.mark.parametrize("name", ["nowhere", "best@speed=3", "best@loss"])
+def test_what_is_no_recipe_is_refused(name):
+    with pytest.raises(InputError, match=name):
+        read_recipe(name)
+
+
+def test_work_is_counted_image_by_image():
+    """Every image of every epoch, by its pixels; a third for those that are validated."""
+    plain = Stage(1, 128, 8, epochs=3, lr=1)
+    assert work_of(plain, BOUNDS) == pytest.approx(3 * (800 + 200 / 3) / 4)
+    shared = Stage(1, 256, 8, epochs=3, lr=1, positive_share=(1.0, 0.5))
+    expected = 200 + 200 / 0.75 + 400 + 3 * 200 / 3
+    assert work_of(shared, BOUNDS) == pytest.approx(expected)
+    scarce = Stage(1, 256, 8, epochs=1, lr=1, positive_share=(0.1, 0.1))
+    assert work_of(scarce, BOUNDS) == pytest.approx(800 + 200 / 3)
+    positives = Stage(3, 256, 8, epochs=2, lr=1, positives_only=True)
+    assert work_of(positives, BOUNDS) == pytest.approx(2 * (200 + 50 / 3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_is_scaled_to_the_same_work(name):
+    config = read_recipe(name)
+    scaled = scale(config, BOUNDS)
+    before, after = build_stages(config), build_stages(scaled)
+    assert {stage.batch_size for stage in after} == {8}
+    for old, new in zip(before, after, strict=True):
+        assert (new.lr, new.loss, new.schedule) == (old.lr, old.loss, old.schedule)
+    # Epochs are whole, so each stage may be half of one off.
+    epochs = [work_of(stage, BOUNDS) / stage.epochs for stage in after]
+    total = sum(work_of(stage, BOUNDS) for stage in after)
+    assert abs(total - BOUNDS.work) <= sum(epochs) / 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "scaled_sizes"),
+    [
+        ([512], [256]),
+        ([256], [128]),
+        ([512, 1024], [128, 256]),
+        ([256, 512], [128, 256]),
+        ([768], [256]),
+        ([32], [32]),
+    ],
+)
+def test_large_images_end_at_the_size_and_smaller_ones_stay_smaller(sizes, scaled_sizes):
+    stages = {f"image_size_stage{n}": size for n, size in enumerate(sizes, start=1)}
+    scaled = scale(Config(two_stage=len(sizes) == 2, **stages), BOUNDS)
+    assert [stage.image_size for stage in build_stages(scaled)] == scaled_sizes
+
+
+def test_nothing_is_pretrained_or_frozen():
+    scaled = scale(Config(epoch_stage1_freeze=3), BOUNDS)
+    assert (scaled.pretrained, scaled.epoch_stage1_freeze) == (False, 0)
+
+
+def test_a_gain_is_the_difference_of_two_areas_and_its_interval_holds_it():
+    rng = np.random.default_rng(0)
+    positive = rng.random(300) < 0.3
+    weak, strong = rng.normal(size=300) + 0.3 * positive, rng.normal(size=300) + 2 * positive
+    groups = [f"patient {i // 2}" for i in range(300)]
+    value, low, high = recipes.auc_gain(strong, weak, positive, groups)
+    assert value == pytest.approx(roc_auc_score(positive, strong) - roc_auc_score(positive, weak))
+    assert 0 < low < value < high < 0.6
+    assert recipes.auc_gain(weak, weak, positive, groups) == [0, 0, 0]
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """The flags of a comparison whose two runs are there, as if they had been trained."""
+    root = write_dataset(tmp_path / "data", count=20)
+    patients = root / "patients.csv"
+    names = sorted(path.stem for path in (root / "train_images").iterdir())
+    pd.DataFrame({"ImageId": names, "PatientId": names}).to_csv(patients, index=False)
+    flags = [
+        "original_512",
+        "best",
+        "--data",
+        root,
+        "--groups",
+        patients,
+        "--out",
+        tmp_path / "out",
+    ]
+    flags = [str(flag) for flag in flags]
+    given = recipes._parse(flags)
+    for seed, name in enumerate(given.recipes):
+        config = recipes._place(scale(read_recipe(name), recipes._bounds(given)), name, given)
+        folder = recipes._folder(given, config)
+        rows = []
+        for number in range(2):
+            fold = folder / f"fold{number}"
+            fold.mkdir(parents=True)
+            histograms = measured(10 * seed + number)
+            ids = np.array([f"image{number}{i}" for i in range(len(histograms.ids))])
+            replace(histograms, ids=ids).save(fold / "oof.npz")
+            (fold / "log.txt").write_text("2026-01-01 00:00:00 it begins\n")
+            rows += [(name, number, 1, name) for name in ids]
+        table = pd.DataFrame(rows, columns=["ImageId", "fold", "positive", "PatientId"])
+        table.to_csv(folder / "folds.csv", index=False)
+        config.save(folder / "config.yaml")
+    return flags
+
+
+def test_the_table_is_that_of_the_out_of_fold_results(compared, capsys):
+    assert recipes.main(compared) == 0
+    out = recipes._parse(compared).out
+    lines = capsys.readouterr().out.splitlines()
+    rows = json.loads((out / "recipes.json").read_text())
+    pooled = [
+        concatenate(list(load_folds(out / "unet_resnet34" / row["recipe"]).values()))
+        for row in rows
+    ]
+    aucs = [roc_auc_score(each.positive, each.image_scores()) for each in pooled]
+    for row, auc in zip(rows, aucs, strict=True):
+        assert row["auc"][0] == pytest.approx(auc)
+        assert row["auc_gain"][0] == pytest.approx(auc - aucs[0])
+        content = json.loads((out / "unet_resnet34" / row["recipe"] / "threshold.json").read_text())
+        (line,) = (line for line in lines if line.startswith(f"| {row['recipe']} |"))
+        assert f"| {content['cross_fitted']['dice']:.4f} (" in line
+        assert f"| {auc:.4f} (" in line
+    assert aucs[0] != aucs[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(["--work", "9"], "trained with other settings"), (["--folds", "0"], "has folds [0, 1]")],
+)
+def test_runs_of_another_comparison_are_refused(compared, capsys, change, said):
+    assert recipes.main([*compared, *change]) == 2
+    assert said in capsys.readouterr().err

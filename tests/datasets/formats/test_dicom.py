@@ -1,0 +1,178 @@
+import warnings
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+
+from datasets.formats.dicom import grey_pixels, jpeg_frame, read_dicom
+from datasets.formats.images import copyable_bytes, read_image
+from tests.helpers.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
+from utils.errors import InputError
+
+
+def frame_of(path):
+    return jpeg_frame(read_dicom(path), path)
+
+
+def lookup_table(entries, bits):
+    table = Dataset()
+    table.LUTDescriptor = [len(entries), 0, bits]
+    table.LUTData = list(entries)
+    table["LUTData"].VR = "US"
+    return [table]
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (49, 65), (1, 1)])
+def test_a_jpeg_baseline_frame_comes_out_byte_for_byte(tmp_path, shape):
+    data = jpeg(picture(*shape))
+    path = write_jpeg_dicom(tmp_path / "a.dcm", picture(*shape), frame=data)
+    frame = frame_of(path)
+    assert frame.rstrip(b"\0") == data
+    assert len(frame) - len(data) == len(data) % 2  # DICOM pads fragments to an even length
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"WindowCenter": 100, "WindowWidth": 50},
+        {"RescaleSlope": -1, "RescaleIntercept": 0},
+        {"PhotometricInterpretation": "MONOCHROME1"},
+        {"VOILUTSequence": lookup_table(range(255, -1, -1), 8)},
+        {"ModalityLUTSequence": lookup_table(range(255, -1, -1), 8)},
+    ],
+    ids=lambda tags: next(iter(tags)),
+)
+def test_a_jpeg_that_does_not_show_what_the_dicom_shows_is_decoded(tmp_path, tags):
+    path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), **tags)
+    assert frame_of(path) is None
+    plain = read_image(write_jpeg_dicom(tmp_path / "plain.dcm", picture()))
+    assert not np.array_equal(read_image(path), plain)
+
+
+def test_a_rescale_alone_changes_no_grey_level(tmp_path):
+    tags = {"RescaleSlope": "2.5", "RescaleIntercept": "-20"}
+    path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), **tags)
+    assert frame_of(path)
+    assert np.array_equal(grey_pixels(read_dicom(path), path), read_image(path))
+
+
+def test_eight_bit_pixels_stay_and_monochrome1_is_inverted(tmp_path):
+    grey = picture()
+    assert np.array_equal(read_image(write_dicom(tmp_path / "a.dcm", grey)), grey)
+    inverted = write_dicom(tmp_path / "b.dcm", grey, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(read_image(inverted), 255 - grey)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_the_bits_stored_become_the_eight_bit_range(tmp_path, bits):
+    values = np.linspace(0, 2**bits - 1, 48 * 64).astype(np.uint16).reshape(48, 64)
+    grey = read_image(write_dicom(tmp_path / "a.dcm", values, bits=bits))
+    assert np.array_equal(grey, np.rint(values / (2**bits - 1) * 255))
+
+
+def test_signed_pixels_start_at_the_lowest_value(tmp_path):
+    values = np.linspace(-2048, 2047, 48 * 64).astype(np.int16).reshape(48, 64)
+    grey = read_image(write_dicom(tmp_path / "a.dcm", values, bits=12))
+    assert np.array_equal(grey, np.rint((values + 2048.0) / 4095 * 255))
+
+
+@pytest.mark.parametrize("slope", [1, 3, -1])
+def test_a_window_is_applied_after_the_rescale(tmp_path, slope):
+    values = np.linspace(0, 65535, 48 * 64).astype(np.uint16).reshape(48, 64)
+    center, width = slope * 20000 + 50, 10000
+    tags = {"RescaleSlope": slope, "RescaleIntercept": 50}
+    tags |= {"WindowCenter": [center, 1], "WindowWidth": [width, 2]}
+    grey = read_image(write_dicom(tmp_path / "a.dcm", values, bits=16, **tags))
+    scaled = values.astype(float) * slope + 50
+    expected = ((scaled - (center - 0.5)) / (width - 1) + 0.5).clip(0, 1) * 255
+    assert np.abs(grey - expected).max() <= 0.5 + 1e-6
+    assert {0, 255} <= set(grey.ravel())
+
+
+def test_a_negative_slope_without_a_window_inverts(tmp_path):
+    tags = {"RescaleSlope": -1, "RescaleIntercept": 0}
+    grey = picture()
+    assert np.array_equal(read_image(write_dicom(tmp_path / "a.dcm", grey, **tags)), 255 - grey)
+
+
+@pytest.mark.parametrize("sequence", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_lookup_tables_are_applied_and_scaled_to_their_depth(tmp_path, sequence):
+    entries = np.linspace(1023, 0, 256).astype(int)
+    tags = {sequence: lookup_table(entries.tolist(), 16)}
+    path = write_dicom(tmp_path / "a.dcm", picture(), **tags)
+    assert np.array_equal(read_image(path), np.rint(entries[picture()] / 65535 * 255))
+
+
+def test_other_compressions_that_can_be_decoded_are(tmp_path):
+    grey = picture()
+    data = cv2.imencode(".jp2", grey, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])[1]
+    path = write_jpeg_dicom(tmp_path / "a.dcm", grey, frame=data.tobytes(), syntax=JPEG2000Lossless)
+    assert np.array_equal(read_image(path), grey)
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "b.dcm", grey))
+    dataset.compress(RLELossless)
+    dataset.save_as(tmp_path / "b.dcm")
+    assert np.array_equal(read_image(tmp_path / "b.dcm"), grey)
+
+
+@pytest.mark.filterwarnings("ignore:End of file reached")
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize(
+    ("write", "read"),
+    # Uncompressed pixels are counted only when they are decoded.
+    [(write_dicom, read_image), (write_jpeg_dicom, read_image), (write_jpeg_dicom, copyable_bytes)],
+)
+def test_a_truncated_dicom_is_named(tmp_path, read, share, write):
+    path = write(tmp_path / "short.dcm", picture(100, 100))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(InputError, match=r"short\.dcm"):
+        read(path)
+
+
+def test_an_unsupported_transfer_syntax_is_named(tmp_path):
+    path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), syntax=JPEGLosslessSV1)
+    with pytest.raises(InputError, match=r"a\.dcm.*JPEG Lossless.*1\.2\.840\.10008\.1\.2\.4\.70"):
+        read_image(path)
+
+
+def test_a_jpeg_of_another_size_or_with_colour_does_not_pass_for_the_frame(tmp_path):
+    colour = cv2.imencode(".jpg", np.dstack([picture()] * 3))[1].tobytes()
+    for frame in (jpeg(picture(16, 16)), colour):
+        path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), frame=frame)
+        assert frame_of(path) is None
+
+
+def test_colour_and_several_frames_are_refused(tmp_path):
+    colour = np.dstack([picture()] * 3)
+    with pytest.raises(InputError, match=r"a\.dcm: is RGB"):
+        read_image(write_dicom(tmp_path / "a.dcm", colour))
+    film = np.concatenate([picture()] * 2)
+    with pytest.raises(InputError, match="2 frames"):
+        read_image(write_dicom(tmp_path / "b.dcm", film, NumberOfFrames=2, Rows=48))
+
+
+def test_what_is_no_dicom_is_named(tmp_path):
+    for name, data in (
+        ("text.dcm", b"no dicom"),
+        ("empty.dcm", b""),
+        ("jpeg.dcm", b"\xff\xd8" * 99),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=rf"{name}: is not a DICOM"):
+            read_dicom(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("error")
+def test_stage_two_ids_are_read_without_a_warning(tmp_path):
+    with warnings.catch_warnings(action="ignore"):
+        path = write_dicom(tmp_path / "a.dcm", picture(), uid="ID_0011fe81e")
+    assert read_dicom(path, pixels=False).SOPInstanceUID == "ID_0011fe81e"
+
+
+def test_grey_pixels_of_a_real_dicom_are_its_pixels(siim_data):
+    path = siim_data / "siim" / "dicom" / "positive_sample.dcm"
+    dataset = read_dicom(path)
+    assert np.array_equal(grey_pixels(dataset, path), dataset.pixel_array)

@@ -1,0 +1,109 @@
+"""Predictions made for tests, their histograms, and their masks and Dice made pixel by pixel."""
+
+import numpy as np
+import torch
+
+from utils.inference.out_of_fold import OutOfFoldRow, collect_histograms, measure_prediction
+from utils.postprocessing.histograms import Histograms, count_levels
+
+Predicted = list[tuple[np.ndarray, np.ndarray]]
+
+
+def predicted(seed: int, count: int = 8, shape: tuple[int, int] = (5, 7)) -> Predicted:
+    """Draw levels and true masks, [H,W] uint8 each: some masks empty, some full, ties frequent."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for i in range(count):
+        mask = (rng.random(shape) < (0, 0.3, 0.6, 1)[i % 4]).astype(np.uint8)
+        noise = rng.choice([0, 1, 64, 127, 128, 129, 204, 254, 255], shape)
+        sure = np.where(mask, 230, 5)
+        levels = np.where(rng.random(shape) < 0.4, noise, sure).astype(np.uint8)
+        pairs.append((levels * (i != 4), mask))
+    return pairs
+
+
+def histograms_of(pairs: Predicted) -> Histograms:
+    """Count levels and masks, the images being called image0, image1 ..."""
+    counts = [count_levels(*map(torch.from_numpy, pair)).numpy() for pair in pairs]
+    height, width = np.array([mask.shape for _, mask in pairs], dtype=np.int32).T
+    names = np.array([f"image{i}" for i in range(len(pairs))])
+    return Histograms(names, height, width, *np.stack(counts, axis=1))
+
+
+def make_images(count: int, seed: int, sharp: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Draw maps of levels and true masks, [N,9,9]; a third of the masks are empty."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((count, 9, 9), np.uint8)
+    for i in range(count):
+        if i % 3:
+            top, left = rng.integers(0, 5, 2)
+            masks[i, top : top + 4, left : left + 3] = 1
+    noise = rng.integers(0, 256, masks.shape)
+    levels = np.clip(sharp * 255 * masks + (1 - sharp) * noise, 0, 255).astype(np.uint8)
+    levels[0, 0, :2] = (0, 255)
+    return levels, masks
+
+
+def make_rows(seed: int, gate: bool, presence: bool) -> tuple[list[tuple], list[OutOfFoldRow]]:
+    """Draw maps, true masks and, where asked for, gate maps and presence, and measure them.
+
+    Returns:
+        Per image (levels, mask, gate, presence), and its row.
+    """
+    rng = np.random.default_rng(seed)
+    given = []
+    for (levels, mask), (gate_levels, _) in zip(
+        predicted(seed, 9, (6, 8)), predicted(seed + 1, 9, (6, 8)), strict=True
+    ):
+        # With most pixels low, components are many.
+        levels = np.where(rng.random(levels.shape) < 0.5, levels, 3).astype(np.uint8)
+        probability = float(np.float32(rng.choice([0.0, 0.2, 0.3, 0.6, 0.9, 1.0])))
+        given.append(
+            (levels, mask, gate_levels if gate else None, probability if presence else None)
+        )
+    rows = [measure_prediction(f"image{i}", *parts) for i, parts in enumerate(given)]
+    return given, rows
+
+
+def measured(seed: int, gate: bool = False, presence: bool = False) -> Histograms:
+    """Collect the rows of `make_rows`."""
+    _, rows = make_rows(seed, gate, presence)
+    return collect_histograms([row.id for row in rows], rows)
+
+
+def slow_components(cut: np.ndarray) -> list[list[tuple[int, int]]]:
+    """List the places of each component of a mask, walking from pixel to pixel."""
+    left = {place for place, value in np.ndenumerate(cut) if value}
+    components = []
+    while left:
+        component = [left.pop()]
+        for y, x in component:
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            component += near
+            left -= near
+        components.append(component)
+    return components
+
+
+def slow_mask(levels, rule, gate=None, presence=None) -> np.ndarray:
+    """Make a mask as the rule's definition says, pixel by pixel."""
+    mask = np.zeros(levels.shape, np.uint8)
+    gate = levels if gate is None else gate
+    above_top = sum(level > round(255 * rule.top_threshold) for level in gate.ravel().tolist())
+    absent = presence is not None and 0 < rule.presence_threshold >= presence
+    if above_top < rule.min_area or absent:
+        return mask
+    for component in slow_components(levels > round(255 * rule.threshold)):
+        mean = sum(int(levels[place]) for place in component) / len(component) / 255
+        if len(component) >= rule.min_component_area and mean >= rule.min_component_mean:
+            for place in component:
+                mask[place] = 1
+    return mask
+
+
+def slow_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
+    """Count the pixels of two masks one by one."""
+    a, b = prediction.ravel().tolist(), truth.ravel().tolist()
+    both = sum(1 for x, y in zip(a, b, strict=True) if x and y)
+    size = sum(1 for x in a if x) + sum(1 for y in b if y)
+    return 2 * both / size if size else 1.0

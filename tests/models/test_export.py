@@ -1,0 +1,197 @@
+"""Export: the file that is written computes what PyTorch computes."""
+
+import importlib.util
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models import build_model, export
+from models.interface import normalise
+from tests.helpers.tiny import build_tiny, predict_slowly, write_dataset
+from tests.helpers.tiny import write_run as write_tiny_run
+from utils.config.command_line import load_config
+from utils.config.settings import Config
+from utils.inference import ensemble
+from utils.inference.ensemble import load_network, open_ensemble
+from utils.inference.runs import find_checkpoints, read_run_config
+from utils.training.checkpoints import FoldCheckpoints
+
+onnxruntime = pytest.importorskip("onnxruntime")
+SIZE = 64
+
+
+def write_run(folder, model_type, folds):
+    """Write a run whose networks, though untrained, give probabilities from 0 to 1."""
+    config = Config(
+        model_type=model_type, n_splits=max(2, folds), image_size_stage2=SIZE, run_name="made", t=2
+    )
+    folder.mkdir()
+    config.save(folder / "config.yaml")
+    for fold in range(folds):
+        (folder / f"fold{fold}").mkdir()
+        torch.manual_seed(fold)
+        network = build_model(model_type, pretrained=False, t=2, prior=0.5)
+        speak_up(network)
+        content = {"state_dict": network.state_dict(), "model_type": model_type, "stage": 2}
+        content |= {"epoch": 0, "kept": [{"epoch": 0}], "config": asdict(config)}
+        FoldCheckpoints(folder / f"fold{fold}").save(content)
+    return folder
+
+
+@torch.no_grad()
+def speak_up(network):
+    *_, last = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    for module in network.modules():
+        module.momentum = 1.0
+    network.train()(normalise(images(2)))
+    logits = network.eval()(normalise(images(2)))
+    last.weight *= 2 / logits.std()
+
+
+def images(count):
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 256, (count, 1, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def by_hand(run, fold, image):
+    content = torch.load(run / f"fold{fold}" / "stage2_best.pth")
+    network = build_model(content["model_type"], pretrained=False, t=2)
+    network.load_state_dict(content["state_dict"])
+    return torch.sigmoid(network.eval()(normalise(image))).numpy()
+
+
+def run_file(path, image):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (probability,) = session.run(None, {"image": image.numpy()})
+    return probability, session.get_modelmeta().custom_metadata_map
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("checkpoints") / "run", "unet_resnet18", 2)
+
+
+@pytest.mark.parametrize("model_type", ["AttU_Net", "deeplabv3plus"])
+def test_one_fold_computes_what_pytorch_does(model_type, tmp_path, capsys):
+    run = write_run(tmp_path / "run", model_type, 1)
+    assert export.main(["--run", str(run), "--folds", "0"]) == 0
+    image = images(2)
+    probability, _ = run_file(run / "model.onnx", image)
+    assert probability.dtype == np.float32
+    assert probability.std() > 0.1
+    np.testing.assert_allclose(probability, by_hand(run, 0, image), atol=1e-3)
+    assert "largest difference to PyTorch" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def averaged(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "mean.onnx"
+    assert export.main(["--run", str(run), "--out", str(path)]) == 0
+    return path
+
+
+def test_several_folds_are_averaged(run, averaged):
+    for count in (1, 5):
+        image = images(count)
+        folds = [by_hand(run, fold, image) for fold in (0, 1)]
+        probability, _ = run_file(averaged, image)
+        np.testing.assert_allclose(probability, (folds[0] + folds[1]) / 2, atol=1e-3)
+        assert np.abs(folds[0] - folds[1]).max() > 0.1
+
+
+def test_the_file_says_what_goes_in(averaged):
+    _, described = run_file(averaged, images(1))
+    assert "CLAHE" in described["input"]
+    assert f"uint8 [B,1,{SIZE},{SIZE}]" in described["input"]
+    assert (described["folds"], described["clahe"]) == ("0,1", "true")
+
+
+def test_the_difference_is_seen(run, averaged):
+    """Against an ensemble that lacks a fold of the file."""
+    fabric = export.launch("cpu", 1, 1, "32-true")
+    differences = []
+    for folds in ("all", 0):
+        config = read_run_config(run, folds)
+        checkpoints = find_checkpoints(run, config, "best")
+        graph = export.Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
+        differences.append(export.largest_difference(graph, averaged, SIZE))
+    assert differences[0] < 1e-4
+    assert differences[1] > 0.05
+
+
+def test_every_output_of_a_run_with_stage_three_and_presence(tmp_path, monkeypatch, capsys):
+    """The file holds what decides as well as what draws, of all kept epochs."""
+    monkeypatch.setattr(ensemble, "build_model", build_tiny)
+    root = write_dataset(tmp_path / "data")
+    changes = {"epoch_stage3": 1, "keep_best": 2, "presence_weight": 0.1}
+    run = write_tiny_run(tmp_path / "run", root, 1, **changes)
+    assert export.main(["--run", str(run), "--folds", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "probability, gate, presence of 1 folds, 4 networks" in said
+    session = onnxruntime.InferenceSession(str(run / "model.onnx"))
+    names = [output.name for output in session.get_outputs()]
+    assert names == ["probability", "gate", "presence"]
+    image = images(3)
+    found = session.run(None, {"image": image.numpy()})
+    settings = load_config(run / "config.yaml")
+    assert settings.image_size_stage2 == SIZE
+    kept = {2: ["epoch1", "epoch2"], 3: ["epoch1", "epoch2"]}
+    for i, grey in enumerate(image[:, 0].numpy()):
+        probability, gate, presence = predict_slowly(run, 1, grey, kept, prepared=True)
+        np.testing.assert_allclose(found[0][i, 0], probability, atol=1e-3)
+        np.testing.assert_allclose(found[1][i, 0], gate, atol=1e-3)
+        assert found[2][i] == pytest.approx(presence, abs=1e-3)
+        assert np.abs(probability - gate).max() > 0.05
+    described = session.get_modelmeta().custom_metadata_map["output"]
+    assert all(f"{name}: float32" in described for name in names)
+
+
+@pytest.mark.parametrize("difference", [2e-3, float("nan")])
+def test_a_file_that_differs_is_not_left_behind(difference, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "export", lambda _, __, path: path.write_bytes(b"a graph"))
+    monkeypatch.setattr(export, "largest_difference", lambda *_: difference)
+    assert export.main(["--run", str(run), "--folds", "0", "--out", str(tmp_path / "x.onnx")]) == 2
+    assert f"differ by {difference:.2g}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recurrent_network_keeps_its_steps(tmp_path):
+    """They are not in the weights."""
+    config = Config(model_type="R2U_Net", t=2)
+    network = build_model("R2U_Net", pretrained=False, t=2)
+    content = {"state_dict": network.state_dict(), "model_type": "R2U_Net"}
+    torch.save(content, tmp_path / "stage2_best.pth")
+    loaded = load_network(tmp_path / "stage2_best.pth", config)
+    assert {m.t for m in loaded.modules() if hasattr(m, "t")} == {2}
+
+
+def test_missing_packages_are_named_with_what_to_install(run, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
+    )
+    assert export.main(["--run", str(run)]) == 2
+    message = capsys.readouterr().err
+    assert "onnxscript cannot be found" in message
+    assert "pip install -r requirements-export.txt" in message
+
+
+def test_more_weights_than_a_file_holds_are_refused(run, monkeypatch, capsys):
+    monkeypatch.setattr(export, "_MOST_BYTES", 100 * 2**20)
+    assert export.main(["--run", str(run)]) == 2
+    assert "are 0.1 GiB, more than one ONNX file holds" in capsys.readouterr().err
+    assert not (run / "model.onnx").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    assert export.main(["--run", str(tmp_path)]) == 2
+    assert "has no config.yaml" in capsys.readouterr().err
+
+
+def test_a_fold_that_is_not_there_is_named(run, capsys):
+    assert export.main(["--run", str(run), "--folds", "5"]) == 2
+    assert "--folds 5: give all, or fold numbers from 0 to 1" in capsys.readouterr().err

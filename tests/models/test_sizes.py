@@ -1,0 +1,62 @@
+"""Sizes that can be halved, and the answer to those that cannot."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from models.sizes import add_size_check, check_image_size, nearest_multiples
+from utils.errors import InputError
+
+
+class Halver(nn.Conv2d):
+    """A convolution that says it halves four times."""
+
+    size_step = 16
+
+    def __init__(self):
+        super().__init__(3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "step", "near"),
+    [
+        (1000, 32, [992, 1024]),
+        (1000, 16, [992, 1008]),
+        (1024, 32, [1024]),
+        (10, 32, [32, 64]),
+        (0, 32, [32, 64]),
+        (31, 1, [31]),
+    ],
+)
+def test_the_nearest_multiples_are_below_and_above(size, step, near):
+    assert nearest_multiples(size, step) == near
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "near"),
+    [
+        (1000, 1000, "992x992 or 1008x1008"),
+        (1024, 1000, "1024x992 or 1024x1008"),
+        (1000, 768, "992x768 or 1008x768"),
+        (7, 16, "16x16 or 32x16"),
+    ],
+)
+def test_a_size_that_is_no_multiple_is_answered_with_the_nearest(height, width, near):
+    with pytest.raises(InputError, match=f"Halver .* {height}x{width} .* 16; use {near}$"):
+        check_image_size(Halver(), height, width)
+
+
+def test_multiples_pass():
+    check_image_size(Halver(), 1024, 768)
+
+
+def test_each_batch_is_checked_and_the_parameters_keep_their_names():
+    network = Halver()
+    add_size_check(network)
+    assert set(network.state_dict()) == {"weight", "bias"}
+    for module in (network, pickle.loads(pickle.dumps(network))):
+        assert module(torch.zeros(1, 3, 32, 48)).shape == (1, 1, 32, 48)
+        with pytest.raises(InputError, match="32x40"):
+            module(torch.zeros(1, 3, 32, 40))

@@ -1,0 +1,385 @@
+"""Settings: every one the same from the command line, from YAML and from a saved run."""
+
+import ast
+import inspect
+import re
+from dataclasses import fields
+from itertools import pairwise
+
+import pytest
+import yaml
+
+from tests.helpers.tiny import as_flags
+from utils.config import settings as settings_module
+from utils.config.checks import check_settings
+from utils.config.command_line import load_config, parse_config
+from utils.config.settings import Config
+from utils.config.stages import build_stages, gate_stage, mask_stage
+from utils.errors import InputError
+
+OTHER = {
+    "model_type": "another",
+    "pretrained": False,
+    "encoder_weights": "file.pth",
+    "t": 2,
+    "two_stage": False,
+    "image_size_stage1": 64,
+    "batch_size_stage1": 3,
+    "epoch_stage1": 61,
+    "epoch_stage1_freeze": 7,
+    "image_size_stage2": 96,
+    "batch_size_stage2": 5,
+    "epoch_stage2": 21,
+    "epoch_stage2_accumulation": 9,
+    "accumulation_steps": 11,
+    "lr": 1e-7,
+    "lr_stage2": 3e-05,
+    "epoch_stage3": 4,
+    "lr_stage3": 2e-07,
+    "loss": "bce:3,dice:1,focal:4",
+    "loss_stage2": "bce(0.75):2,lovasz",
+    "loss_stage3": "dice_image",
+    "positive_share": "0.8:0.4",
+    "positive_share_stage2": 0.5,
+    "schedule": "restarts",
+    "schedule_stage2": "cosine",
+    "warmup_epochs": 2,
+    "restart_epochs": 5,
+    "optimizer": "sgd",
+    "momentum": 0.5,
+    "ema": 0.999,
+    "keep_best": 3,
+    "best_by": "loss",
+    "presence_weight": 0.1,
+    "augmentation": "winner",
+    "weight_decay": 0.25,
+    "augmentation_flag": False,
+    "clahe": False,
+    "n_splits": 7,
+    "folds": "0,3",
+    "groups": "patients.csv",
+    "exclude": "bad.txt",
+    "mode": "train_stage2",
+    "seed": 2**40,
+    "run_name": "2024-05-06",
+    "resume": True,
+    "num_workers": 0,
+    "accelerator": "cpu",
+    "devices": 2,
+    "num_nodes": 3,
+    "precision": "bf16-mixed",
+    "cache": False,
+    "cache_dir": "/fast",
+    "compile": True,
+    "clip_grad_norm": 0.5,
+    "deterministic": True,
+    "model_path": "/elsewhere",
+    "dataset_root": "/data",
+}
+NEEDED = {
+    "mode": {"run_name": "x"},
+    "resume": {"run_name": "x"},
+    "loss_stage3": {"epoch_stage3": 1},
+    "schedule": {"restart_epochs": 5},
+    "restart_epochs": {"schedule": "restarts"},
+}
+"""Settings that another one asks for."""
+
+
+def read(*words):
+    return parse_config([str(word) for word in words], "A description.")
+
+
+def test_this_test_knows_every_setting():
+    assert OTHER.keys() == {field.name for field in fields(Config)}
+    assert all(getattr(Config(), name) != value for name, value in OTHER.items())
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_setting_is_the_same_from_flag_recipe_and_saved_run(name, tmp_path):
+    settings = {name: OTHER[name]} | NEEDED.get(name, {})
+    expected = Config(**settings)
+    assert read(*as_flags(settings)) == (expected, frozenset(settings))
+    expected.save(tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == expected
+    assert read("--config", tmp_path / "config.yaml")[0] == expected
+    assert type(getattr(load_config(tmp_path / "config.yaml"), name)) is type(OTHER[name])
+
+
+def test_all_settings_together(tmp_path):
+    """But for two that others contradict."""
+    settings = OTHER | {"two_stage": True, "augmentation_flag": True}
+    everything = Config(**settings)
+    assert read(*as_flags(settings)) == (everything, frozenset(settings))
+    everything.save(tmp_path / "config.yaml")
+    assert read("--config", tmp_path / "config.yaml") == (everything, frozenset(settings))
+
+
+def test_nothing_given_is_all_defaults():
+    assert read() == (Config(), frozenset())
+
+
+@pytest.mark.parametrize("name", ["2024-05-06", "007", "2e-4", "1E5", "true", "0x10", "12:30:00"])
+def test_a_run_name_is_text_however_it_looks(name, tmp_path):
+    settings, _ = read("--run_name", name)
+    assert settings.run_name == name
+    settings.save(tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == settings
+    assert read("--config", tmp_path / "config.yaml")[0] == settings
+
+
+def test_flags_win_over_the_recipe_and_both_count_as_given(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("lr: 2e-3\nepoch_stage1: 9\n")
+    settings, given = read("--config", tmp_path / "recipe.yaml", "--epoch_stage1", 5)
+    assert (settings.lr, settings.epoch_stage1) == (2e-3, 5)
+    assert given == {"lr", "epoch_stage1"}
+
+
+BOOLEANS = [field.name for field in fields(Config) if field.type is bool]
+
+
+@pytest.mark.parametrize("name", BOOLEANS)
+def test_booleans_are_written_out(name):
+    run = ["--run_name", "x"]
+    assert getattr(read(f"--{name}", "false", *run)[0], name) is False
+    assert getattr(read(f"--{name}", "true", *run)[0], name) is True
+
+
+def refused(capsys, *words):
+    """Run a command line that ends with exit code 2, and return what it said."""
+    with pytest.raises(SystemExit) as stopped:
+        read(*words)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["maybe"], ["2"]])
+def test_a_boolean_that_is_neither_is_refused(words, capsys):
+    assert "two_stage" in refused(capsys, "--two_stage", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--lr", "fast"), ("--epoch_stage1", "1.5"), ("--mode", "test"), ("--epochs", "3")],
+)
+def test_unknown_flags_and_values_are_refused_by_name(words, capsys):
+    assert words[0].strip("-") in refused(capsys, *words)
+
+
+def test_an_abbreviated_flag_is_refused(capsys):
+    assert "--epoch_stage1_fr" in refused(capsys, "--epoch_stage1_fr", "1")
+
+
+def test_a_recipe_with_an_unknown_key_is_refused(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("epoch_stage1: 9\nlearning_rate: 1\n")
+    assert "learning_rate" in refused(capsys, "--config", tmp_path / "recipe.yaml")
+    assert "nowhere.yaml" in refused(capsys, "--config", tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, b"", b"- 1\n", b"lr: [", b"learning_rate: 1\n", b"\xff\xfe\x00", b"lr: fast\n"],
+    ids=["missing", "empty", "list", "yaml", "key", "bytes", "type"],
+)
+def test_an_unusable_saved_run_is_named(tmp_path, data):
+    if data is not None:
+        (tmp_path / "config.yaml").write_bytes(data)
+    with pytest.raises(InputError, match=r"config\.yaml cannot be read as"):
+        load_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [("all", [0, 1, 2, 3]), ("0", [0]), ("0,3", [0, 3]), ("3, 0,3", [0, 3]), ("2,1", [1, 2])],
+)
+def test_folds_are_all_one_or_several(text, numbers):
+    assert read("--folds", text, "--n_splits", 4)[0].fold_numbers() == numbers
+
+
+@pytest.mark.parametrize("text", ["4", "-1", "1-3", "", "0,", "x", "[0,3]", "1.0"])
+def test_other_folds_are_refused(text):
+    said = r"--folds .* from 0 to 3 separated by commas, such as 0,3$"
+    with pytest.raises(InputError, match=said):
+        check_settings(Config(folds=text, n_splits=4))
+    with pytest.raises(InputError, match=said):
+        read(f"--folds={text}", "--n_splits", 4)
+
+
+INTEGERS_BELOW_RANGE = {
+    **dict.fromkeys(("image_size_stage1", "image_size_stage2", "t", "keep_best"), 0),
+    **dict.fromkeys(("batch_size_stage1", "batch_size_stage2", "num_nodes"), 0),
+    **dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps"), 0),
+    **dict.fromkeys(("epoch_stage1_freeze", "epoch_stage2_accumulation", "epoch_stage3"), -1),
+    **dict.fromkeys(("num_workers", "warmup_epochs", "seed"), -1),
+    **dict.fromkeys(("n_splits", "restart_epochs"), 1),
+}
+NUMBERS_OUT_OF_RANGE = {
+    **dict.fromkeys(("lr", "lr_stage2", "lr_stage3"), (0.0, -1.0)),
+    **dict.fromkeys(("weight_decay", "presence_weight", "clip_grad_norm"), (-0.1,)),
+    **dict.fromkeys(("ema", "momentum"), (-0.1, 1.0, 1.5)),
+}
+OUT_OF_RANGE = [
+    *INTEGERS_BELOW_RANGE.items(),
+    *((name, value) for name, values in NUMBERS_OUT_OF_RANGE.items() for value in values),
+    *((name, float(text)) for name in NUMBERS_OUT_OF_RANGE for text in ("nan", "inf")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
+def test_what_is_out_of_range_is_named(name, value, tmp_path, capsys):
+    """As a flag, in a recipe and in a saved run."""
+    assert f'"{name}"' in refused(capsys, f"--{name}={value}")
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({name: value}))
+    assert f'"{name}"' in refused(capsys, "--config", path)
+    with pytest.raises(InputError, match=f'cannot be read as the settings of a run: .*"{name}"'):
+        load_config(path)
+
+
+def test_every_number_has_a_range():
+    free = {"folds", "devices", "positive_share", "positive_share_stage2"}
+    numbers = {name for name, value in OTHER.items() if type(value) in (int, float)} - free
+    assert numbers == INTEGERS_BELOW_RANGE.keys() | NUMBERS_OUT_OF_RANGE.keys()
+
+
+@pytest.mark.parametrize("settings", [{"resume": True}, {"mode": "train_stage2"}])
+def test_going_on_needs_a_name(settings):
+    with pytest.raises(InputError, match="needs --run_name"):
+        check_settings(Config(**settings))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "a\nb", " a"])
+def test_a_run_name_is_the_name_of_one_folder(name):
+    with pytest.raises(InputError, match=r"--run_name .* plain folder name"):
+        check_settings(Config(run_name=name))
+
+
+def test_stages_take_their_own_settings():
+    settings = Config(**{name: OTHER[name] for name in OTHER if name.endswith(("1", "2"))})
+    first, second = build_stages(settings, 0.5)
+    assert (first.number, first.image_size, first.batch_size, first.epochs) == (1, 64, 3, 61)
+    assert (second.number, second.image_size, second.batch_size, second.epochs) == (2, 96, 5, 21)
+    assert (first.lr, second.lr) == (0.5, 3e-05)
+
+
+def test_one_stage_is_the_first_of_two():
+    assert build_stages(Config(two_stage=False), 0.1) == build_stages(Config(), 0.1)[:1]
+
+
+def test_the_encoder_is_frozen_in_stage_one_alone():
+    assert [stage.freeze_epochs for stage in build_stages(Config(epoch_stage1_freeze=4), 1.0)] == [
+        4,
+        0,
+    ]
+
+
+def test_gradients_are_accumulated_in_the_last_epochs_of_stage_two_alone():
+    settings = Config(epoch_stage2=6, epoch_stage2_accumulation=2, accumulation_steps=10)
+    first, second = build_stages(settings, 1.0)
+    assert [first.batches_per_step(epoch) for epoch in range(first.epochs)] == [1] * 60
+    assert [second.batches_per_step(epoch) for epoch in range(6)] == [1, 1, 1, 1, 10, 10]
+    without = build_stages(Config(epoch_stage2=2, epoch_stage2_accumulation=0), 1.0)[1]
+    assert [without.batches_per_step(epoch) for epoch in range(2)] == [1, 1]
+
+
+def test_the_last_stage_draws_masks_and_the_last_of_all_images_is_the_gate():
+    for settings, mask, gate in (
+        ({"two_stage": False}, 1, 1),
+        ({}, 2, 2),
+        ({"epoch_stage3": 1}, 3, 2),
+    ):
+        config = Config(**settings)
+        assert (mask_stage(config).number, gate_stage(config).number) == (mask, gate)
+
+
+def docstrings():
+    """Give the text that stands under each field in the source."""
+    tree = ast.parse(inspect.getsource(settings_module))
+    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config").body
+    pairs = pairwise(body)
+    return {
+        field.target.id: " ".join(ast.literal_eval(text.value).split())
+        for field, text in pairs
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def test_every_setting_explains_itself_in_the_help(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        read("--help")
+    assert stopped.value.code == 0
+    help_text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    explained = docstrings()
+    assert explained.keys() == OTHER.keys()
+    for name, text in explained.items():
+        assert f"--{name} " in help_text
+        assert text.rstrip(".") in help_text, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epoch_stage1_freeze": 61}, "--epoch_stage1_freeze 61: is more than --epoch_stage1 60"),
+        (
+            {"epoch_stage2_accumulation": 21},
+            "--epoch_stage2_accumulation 21: is more than --epoch_stage2 20",
+        ),
+        ({"augmentation_flag": False, "augmentation": "winner"}, "--augmentation_flag false"),
+        ({"two_stage": False, "loss_stage2": "bce"}, "no stage 2 with --two_stage false"),
+        (
+            {"two_stage": False, "mode": "train_stage2", "run_name": "r"},
+            "--mode train_stage2: there is no stage 2 with --two_stage false",
+        ),
+        ({"two_stage": False, "positive_share_stage2": 0.5}, "no stage 2 with --two_stage false"),
+        ({"two_stage": False, "schedule_stage2": "cosine"}, "no stage 2 with --two_stage false"),
+        ({"two_stage": False, "epoch_stage3": 2}, "which --two_stage false leaves out"),
+        ({"loss_stage3": "bce"}, "there is no stage 3; give --epoch_stage3"),
+        ({"schedule": "restarts"}, "needs --restart_epochs"),
+        ({"schedule_stage2": "restarts"}, "needs --restart_epochs"),
+        ({"restart_epochs": 3}, "no stage has --schedule restarts"),
+        ({"schedule": "one_cycle", "warmup_epochs": 1}, "one_cycle, the schedule of stage 1"),
+        ({"warmup_epochs": 20}, "leaves none of the 20 epochs of stage 2"),
+        ({"loss_stage2": "bce:3,cross"}, "--loss_stage2 bce:3,cross: there is no term 'cross'"),
+        ({"positive_share": "0.8:x"}, "--positive_share 0.8:x: give a share"),
+        ({"positive_share": 60.5}, "YAML reads 1:0.5 as the number 60.5"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, said, tmp_path):
+    """Wherever they come from."""
+    path = tmp_path / "config.yaml"
+    Config(**settings).save(path)
+    for check in (
+        lambda: check_settings(Config(**settings)),
+        lambda: read(*as_flags(settings)),
+        lambda: read("--config", path),
+        lambda: load_config(path),
+    ):
+        with pytest.raises(InputError) as error:
+            check()
+        assert said in str(error.value)
+
+
+def test_stages_take_their_own_or_what_the_stage_before_has():
+    plain = Config(loss="focal", positive_share=0.5, schedule="one_cycle", epoch_stage3=4)
+    assert [s.loss for s in build_stages(plain, 1.0)] == ["focal"] * 3
+    assert [s.schedule for s in build_stages(plain, 1.0)] == ["one_cycle"] * 3
+    assert [s.positive_share for s in build_stages(plain, 1.0)] == [(0.5, 0.5), (0.5, 0.5), None]
+    own = Config(
+        loss_stage2="dice",
+        loss_stage3="lovasz",
+        positive_share_stage2="0.6:0.4",
+        schedule_stage2="one_cycle",
+        epoch_stage3=4,
+        lr_stage3=2e-6,
+        image_size_stage2=768,
+        batch_size_stage2=6,
+    )
+    first, second, third = build_stages(own, 1.0)
+    assert (first.loss, second.loss, third.loss) == ("bce", "dice", "lovasz")
+    assert (first.schedule, second.schedule, third.schedule) == ("cosine", "one_cycle", "one_cycle")
+    assert (first.positive_share, second.positive_share) == (None, (0.6, 0.4))
+    assert [s.positives_only for s in build_stages(own, 1.0)] == [False, False, True]
+    assert (third.number, third.epochs, third.lr) == (3, 4, 2e-6)
+    assert (third.image_size, third.batch_size, third.accumulation_epochs) == (768, 6, 0)
+    assert len(build_stages(Config(), 1.0)) == 2
+    assert len(build_stages(Config(two_stage=False), 1.0)) == 1

@@ -1,0 +1,106 @@
+"""Bootstrap intervals, against draws made one by one."""
+
+import numpy as np
+import pytest
+
+from utils.evaluation.bootstrap import DRAWS, bootstrap_interval
+
+
+def scores(seed=0, images=60):
+    """Draw the Dice of images: many ones, some noughts, the rest between."""
+    rng = np.random.default_rng(seed)
+    return rng.choice([0.0, 1.0, 0.5], images, p=[0.2, 0.6, 0.2]) * rng.uniform(0.8, 1, images)
+
+
+def clustered(patients=20, each=10, seed=0):
+    """Draw values that are equal within a patient."""
+    values = np.random.default_rng(seed).random(patients).repeat(each)
+    return values, [f"patient {i // each}" for i in range(patients * each)]
+
+
+def slow_interval(values, groups, counts):
+    """Put the images of every draw in a list, `counts` saying how often each group is in it."""
+    names = sorted(set(groups))
+    means = []
+    for draw in counts:
+        images = []
+        for name, times in zip(names, draw, strict=True):
+            mine = [v for v, group in zip(values, groups, strict=True) if group == name]
+            images += mine * int(times)
+        means.append(sum(images) / len(images))
+    means.sort()
+    return [np.interp(q * (len(means) - 1), range(len(means)), means) for q in (0.025, 0.975)]
+
+
+@pytest.mark.parametrize("sizes", [[1] * 12, [1, 2, 3, 7], [5, 1, 1, 1, 1, 1, 20]])
+def test_the_interval_is_that_of_lists_of_drawn_images(sizes):
+    groups = [f"p{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    values = scores(images=len(groups))
+    share = np.full(len(sizes), 1 / len(sizes))
+    counts = np.random.default_rng(7).multinomial(len(sizes), share, size=DRAWS)
+    expected = slow_interval(values.tolist(), groups, counts)
+    np.testing.assert_allclose(bootstrap_interval(values, groups, seed=7), expected, atol=1e-12)
+
+
+def test_draws_with_replacement_give_the_same_interval():
+    """By another generator, which draws places and not counts."""
+    values = scores()
+    rng = np.random.default_rng(1)
+    means = [rng.choice(values, len(values)).mean() for _ in range(DRAWS)]
+    np.testing.assert_allclose(
+        bootstrap_interval(values), np.percentile(means, (2.5, 97.5)), atol=0.015
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_holds_the_mean(seed):
+    values = scores(seed)
+    low, high = bootstrap_interval(values)
+    assert low < values.mean() < high
+
+
+def test_many_normal_values_have_the_interval_of_theory():
+    values = np.random.default_rng(0).normal(size=900)
+    low, high = bootstrap_interval(values)
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 30, rel=0.06)
+    assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.01)
+
+
+def test_patients_with_one_image_each_are_images():
+    values = scores()
+    ordered = [f"image {i}" for i in range(len(values))]
+    assert bootstrap_interval(values, ordered) == bootstrap_interval(values)
+    others = [f"{i:05d}" for i in range(len(values))]
+    np.testing.assert_allclose(
+        bootstrap_interval(values, others), bootstrap_interval(values), atol=0.015
+    )
+
+
+def test_an_unknown_patient_stands_alone():
+    values = scores()
+    assert bootstrap_interval(values, [""] * len(values)) == bootstrap_interval(values)
+    one_patient = bootstrap_interval(values, ["same"] * len(values))
+    assert one_patient == pytest.approx((values.mean(), values.mean()))
+
+
+def test_images_that_are_alike_within_patients_say_less():
+    values, patients = clustered()
+    (low, high), (image_low, image_high) = (
+        bootstrap_interval(values, patients),
+        bootstrap_interval(values),
+    )
+    assert (high - low) / (image_high - image_low) == pytest.approx(np.sqrt(10), rel=0.15)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    assert bootstrap_interval(scores()) == bootstrap_interval(scores())
+    assert bootstrap_interval(scores(), seed=1) != bootstrap_interval(scores(), seed=2)
+
+
+def test_equal_values_have_no_spread():
+    assert bootstrap_interval(np.ones(9)) == (1.0, 1.0)
+
+
+def test_no_images_have_no_interval():
+    assert np.isnan(bootstrap_interval(np.array([]))).all()
+    assert np.isnan(bootstrap_interval(np.array([]), [])).all()

@@ -1,0 +1,310 @@
+"""What predicts: the mean over networks, and a pass that keeps nothing but rows."""
+
+import weakref
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.nn import functional as F
+
+from datasets.formats.rle import decode
+from models.interface import normalise
+from tests.helpers.dicoms import picture
+from tests.helpers.tiny import TinyNet, WithPresence
+from utils.inference.ensemble import Blend, Ensemble, ProbabilityMaps
+from utils.inference.images import ImageFiles, open_loader, predict_images
+from utils.inference.pictures import Pictures
+from utils.inference.runs import View
+from utils.inference.submission import InputImage
+from utils.postprocessing.rule import PostProcess
+
+RULE = PostProcess(0.5, 0, 0.5)
+VIEW = View(32, False)
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return Fabric(accelerator="cpu", devices=1)
+
+
+@pytest.fixture
+def batch():
+    return torch.from_numpy(np.stack([picture(16, 16, seed) for seed in range(3)])[:, None])
+
+
+def networks(count, kind=TinyNet):
+    """Make networks whose outputs and whose batch-norm statistics differ."""
+    made = []
+    for seed in range(count):
+        torch.manual_seed(seed)
+        made.append(kind())
+        made[-1](torch.randn(4, 3, 8, 8))
+    return made
+
+
+def write_images(folder, count, side=64):
+    sources = []
+    for i in range(count):
+        path = folder / f"image{i}.png"
+        cv2.imwrite(str(path), picture(side, side, i))
+        sources.append(InputImage(path.stem, path))
+    return sources
+
+
+def run(fabric, ensemble, sources, batch_size=2, rule=RULE, **flags):
+    """Predict by a function that gives `ProbabilityMaps`, or one map."""
+    pictures = Pictures(None, None, 0.5, "test", True)
+    blend = Blend([lambda image: as_maps(ensemble(image))], [VIEW], [1.0])
+    loader = open_loader(ImageFiles(sources, blend.views, False), batch_size, 0)
+    flags = {"skip_bad": False, "only_read": False} | flags
+    return predict_images(fabric, blend, loader, rule, pictures, **flags)
+
+
+def as_maps(result):
+    return ProbabilityMaps(result, result, None) if isinstance(result, torch.Tensor) else result
+
+
+def by_hand(network, batch):
+    """Predict in evaluation mode: the map, and the presence of a network that has it."""
+    with torch.no_grad():
+        output = network.eval()(normalise(batch))
+    parts = output if isinstance(output, tuple) else (output,)
+    return [torch.sigmoid(part) for part in parts]
+
+
+def test_an_ensemble_is_the_mean_of_its_networks(fabric, batch):
+    made = networks(3)
+    together = Ensemble(fabric, made, mirror=False)(batch).probability
+    alone = [Ensemble(fabric, [network], mirror=False)(batch).probability for network in made]
+    assert together.shape == (3, 1, 16, 16)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(together, torch.stack(alone).mean(dim=0))
+    assert (alone[0] - alone[1]).abs().max() > 0.01
+
+
+def test_a_single_network_gives_its_probability_in_evaluation_mode(fabric, batch):
+    network = networks(1)[0].eval()
+    with torch.no_grad():
+        expected = torch.sigmoid(network(normalise(batch)))
+    network.train()
+    maps = Ensemble(fabric, [network], mirror=False)(batch)
+    torch.testing.assert_close(maps.probability, expected)
+    assert maps.gate is maps.probability
+    assert maps.presence is None
+
+
+def test_the_mirror_image_is_flipped_back(fabric, batch):
+    made = networks(2)
+    mirrored = Ensemble(fabric, made, mirror=True)(batch).probability
+    plain = Ensemble(fabric, made, mirror=False)
+    expected = (plain(batch).probability + plain(batch.flip(-1)).probability.flip(-1)) / 2
+    torch.testing.assert_close(mirrored, expected)
+    assert (mirrored - plain(batch).probability).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_some_networks_draw_and_others_decide(fabric, batch, mirror):
+    """Presence is that of the networks that decide: the others have seen no empty image."""
+    made = networks(5, WithPresence)
+    maps = Ensemble(fabric, made[:2], mirror, gate_networks=made[2:])(batch)
+    sides = [batch, batch.flip(-1)] if mirror else [batch]
+    for found, part, chosen in (
+        (maps.probability, 0, made[:2]),
+        (maps.gate, 0, made[2:]),
+        (maps.presence[:, None], 1, made[2:]),
+    ):
+        each = [torch.stack([by_hand(n, side)[part] for n in chosen]) for side in sides]
+        if mirror and part == 0:
+            each[1] = each[1].flip(-1)
+        torch.testing.assert_close(found, torch.cat(each).mean(dim=0))
+    assert (maps.probability - maps.gate).abs().max() > 0.01
+    assert len(set(maps.presence.tolist())) == 3
+
+
+def test_no_network_predicts_twice(fabric, batch):
+    calls = []
+
+    class Counted(TinyNet):
+        def forward(self, x):
+            calls.append(self)
+            return super().forward(x)
+
+    made = networks(3, Counted)
+    calls.clear()
+    Ensemble(fabric, made, mirror=False)(batch)
+    assert len(calls) == 3
+    calls.clear()
+    Ensemble(fabric, made[:1], mirror=False, gate_networks=made[1:])(batch)
+    assert len(calls) == 3
+
+
+SIZES = [(20, 31), (16, 16), (9, 40)]
+
+
+def test_a_blend_is_the_mean_of_full_size_maps(fabric, batch):
+    """Against numpy: maps of other sizes, a run with a gate of its own, unequal weights."""
+    small, large = batch[..., ::2, ::2].contiguous(), batch
+    made = networks(4, WithPresence)
+    ensembles = [
+        Ensemble(fabric, made[:1], mirror=False, gate_networks=made[1:2]),
+        Ensemble(fabric, made[2:3], mirror=False),
+        Ensemble(fabric, made[3:], mirror=False),
+    ]
+    weights, shown = [0.5, 0.3, 0.2], [small, large, large]
+    views = [View(8, True), View(16, True), View(16, True)]
+    blend = Blend(ensembles, views, weights)
+    assert blend.views == views[:2]
+    wholes = list(blend([small, large], SIZES))
+    everything = [ensemble(image) for ensemble, image in zip(ensembles, shown, strict=True)]
+    for i, (whole, size) in enumerate(zip(wholes, SIZES, strict=True)):
+        for name in ("probability", "gate"):
+            full = [
+                F.interpolate(getattr(maps, name)[i : i + 1], size, mode="bilinear")[0, 0].numpy()
+                for maps in everything
+            ]
+            expected = np.average(np.stack(full), axis=0, weights=weights)
+            np.testing.assert_allclose(getattr(whole, name).numpy(), expected, atol=1e-6)
+            assert np.abs(expected - full[0]).max() > 0.01
+        presences = [maps.presence[i].item() for maps in everything]
+        assert whole.presence == pytest.approx(np.average(presences, weights=weights))
+        assert not torch.equal(whole.probability, whole.gate)
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.6, 0.4], [0.1, 0.2, 0.7]])
+def test_a_blend_of_a_run_with_itself_is_that_run_to_the_bit(fabric, batch, weights):
+    ensemble, count = Ensemble(fabric, networks(1, WithPresence), mirror=False), len(weights)
+    (alone,) = Blend([ensemble], [VIEW], [1.0])([batch[:1]], [(23, 17)])
+    (blended,) = Blend([ensemble] * count, [VIEW] * count, weights)([batch[:1]], [(23, 17)])
+    assert torch.equal(alone.probability, blended.probability)
+    assert blended.gate is blended.probability
+    assert alone.presence == blended.presence
+
+
+def test_presence_is_left_out_where_a_run_has_none(fabric, batch):
+    with_head, without = (
+        Ensemble(fabric, networks(1, kind), mirror=False) for kind in (WithPresence, TinyNet)
+    )
+    blend = Blend([with_head, without], [VIEW, VIEW], [0.5, 0.5])
+    assert {whole.presence for whole in blend([batch], SIZES)} == {None}
+
+
+def test_half_precision_still_averages_in_float32(batch):
+    half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    made = networks(2)
+    probability = Ensemble(half, made, mirror=True)(batch).probability
+    exact = Ensemble(Fabric(accelerator="cpu", devices=1), made, mirror=True)(batch).probability
+    assert probability.dtype == torch.float32
+    assert 0 < (probability - exact).abs().max() < 0.02
+
+
+def test_no_map_outlives_its_batch(fabric, tmp_path, monkeypatch):
+    """At most a batch of probabilities and one full-size map exist, however many images come."""
+    maps, most = [], []
+
+    class Spy(nn.Module):
+        def forward(self, image):
+            result = torch.full(image.shape, 0.7)
+            maps.append(weakref.ref(result))
+            return result
+
+    def watch(rule, levels, *others, _mask=PostProcess.mask):
+        maps.append(weakref.ref(levels))
+        most.append(sum(map_() is not None for map_ in maps))
+        return _mask(rule, levels, *others)
+
+    monkeypatch.setattr(PostProcess, "mask", watch)
+    predictions, _ = run(fabric, Spy(), write_images(tmp_path, 12))
+    assert len(most) == 12
+    assert max(most) <= 3
+    kept = {type(value) for prediction in predictions for value in prediction}
+    assert kept <= {str, int, float}
+
+
+def test_the_rule_sees_the_image_at_its_original_size(fabric, tmp_path):
+    path = tmp_path / "wide.png"
+    cv2.imwrite(str(path), picture(40, 90))
+
+    def corner(image):
+        result = torch.zeros(image.shape)
+        result[..., :16, :16] = 0.9
+        return result
+
+    (prediction,), problems = run(fabric, corner, [InputImage("wide", path)])
+    mask = decode(prediction.rle, 40, 90)
+    assert not problems
+    assert prediction.probability == pytest.approx(0.9)
+    assert prediction.area == mask.sum()
+    assert mask[:18, :43].all()
+    assert not mask[22:].any()
+    assert not mask[:, 47:].any()
+
+
+def test_one_map_decides_the_other_draws_and_presence_is_the_score(fabric, tmp_path):
+    """Three images: one passes, one lacks pixels of the gate map, one the presence."""
+    sources = write_images(tmp_path, 3)
+
+    def maps(image):
+        probability, gate = torch.zeros(2, *image.shape)
+        probability[..., :16, :] = 0.8
+        gate[..., :, :8] = 0.6
+        gate[1] = 0.4
+        return ProbabilityMaps(probability, gate, torch.tensor([0.9, 0.8, 0.3]))
+
+    rule = PostProcess(0.7, 500, 0.5, presence_threshold=0.5)
+    predictions, _ = run(fabric, maps, sources, batch_size=3, rule=rule)
+    assert [prediction.area > 0 for prediction in predictions] == [True, False, False]
+    mask = decode(predictions[0].rle, 64, 64)
+    assert mask[:30].all()
+    assert not mask[34:].any()
+    assert [p.probability for p in predictions] == pytest.approx([0.9, 0.8, 0.3])
+
+    def without_head(image):
+        return maps(image)._replace(presence=None)
+
+    predictions, _ = run(fabric, without_head, sources, batch_size=3, rule=rule)
+    assert [prediction.area > 0 for prediction in predictions] == [True, False, True]
+    assert [p.probability for p in predictions] == pytest.approx([0.6, 0.4, 0.6])
+
+
+@pytest.mark.parametrize("part", ["probability", "gate", "presence"])
+def test_every_part_has_to_be_a_probability(fabric, tmp_path, part):
+    def maps(image):
+        good = ProbabilityMaps(
+            torch.zeros(image.shape), torch.zeros(image.shape), torch.zeros(len(image))
+        )
+        return good._replace(**{part: getattr(good, part) + 1.5})
+
+    predictions, problems = run(fabric, maps, write_images(tmp_path, 1))
+    assert not predictions
+    assert "probability is 1.5" in problems[0].reason
+
+
+def test_a_probability_that_is_no_number_is_a_problem(fabric, tmp_path):
+    sources = write_images(tmp_path, 2)
+    predictions, problems = run(fabric, lambda x: torch.full(x.shape, float("nan")), sources)
+    assert not predictions
+    assert "image0.png" in problems[0].reason
+    assert "--precision 32-true" in problems[0].reason
+
+
+def test_behind_an_unreadable_image_the_rest_is_only_read(fabric, tmp_path):
+    sources, seen = write_images(tmp_path, 6), []
+    for victim in (sources[1], sources[4]):
+        victim.path.write_bytes(b"no png")
+
+    def count(image):
+        seen.append(len(image))
+        return torch.zeros(image.shape)
+
+    predictions, problems = run(fabric, count, sources, batch_size=1)
+    assert [problem.id for problem in problems] == ["image1", "image4"]
+    assert len(seen) == 1
+    predictions, problems = run(fabric, count, sources, batch_size=3, skip_bad=True)
+    assert [prediction.id for prediction in predictions] == ["image0", "image2", "image3", "image5"]
+    assert len(problems) == 2
+    seen.clear()
+    assert run(fabric, count, sources[2:4], only_read=True) == ([], [])
+    assert not seen

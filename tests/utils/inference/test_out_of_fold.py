@@ -1,0 +1,211 @@
+"""Out-of-fold results: what predict.py's networks of a fold give, as rows put together."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from datasets.formats.images import read_image, read_mask
+from datasets.sources.files import FileSource
+from solver import Solver
+from tests.helpers.makers import histograms_of, make_rows
+from tests.helpers.tiny import build_tiny, fold_and_source, predict_slowly, write_dataset, write_run
+from utils.config.command_line import load_config
+from utils.config.stages import build_stages
+from utils.errors import InputError
+from utils.inference import ensemble
+from utils.inference.ensemble import Blend, ProbabilityMaps
+from utils.inference.out_of_fold import (
+    collect_histograms,
+    measure_prediction,
+    predict_out_of_fold,
+)
+from utils.inference.runs import View
+from utils.postprocessing.components import MAX_COMPONENTS
+from utils.postprocessing.histograms import LEVELS, load_histograms
+
+RUNS = {
+    "plain": ({}, {2: ["best"]}),
+    "one stage, not equalised": ({"two_stage": False, "clahe": False}, {1: ["best"]}),
+    "kept epochs": ({"keep_best": 2}, {2: ["epoch1", "epoch2"]}),
+    "stage 3": ({"epoch_stage3": 1}, {2: ["best"], 3: ["best"]}),
+    "everything": (
+        {"epoch_stage3": 1, "keep_best": 2, "presence_weight": 0.1},
+        {2: ["epoch1", "epoch2"], 3: ["epoch1", "epoch2"]},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    monkeypatch.setattr(ensemble, "build_model", build_tiny)
+
+
+def counts_of(probability):
+    return np.histogram(np.floor(255 * probability), bins=LEVELS, range=(0, LEVELS))[0]
+
+
+def assert_counts(found, probability):
+    """Allow what the last bits of a network's output change: they depend on the batch's shape."""
+    assert found.sum() == probability.size
+    assert np.abs(np.cumsum(found - counts_of(probability))).max() <= 20
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_fold_is_measured_with_the_networks_that_predict(root, tmp_path, name):
+    changes, kept = RUNS[name]
+    run = write_run(tmp_path / "run", root, seed=1, **changes)
+    settings = load_config(run / "config.yaml")
+    fold, source = fold_and_source(root, 1)
+    source = FileSource(source.samples, settings.clahe)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    stages = build_stages(settings)
+    Solver(fabric, settings, stages, fold, source, run / "fold1", prior=0.1).write_out_of_fold()
+    oof = load_histograms(run / "fold1" / "oof.npz")
+    assert oof.ids.tolist() == fold.valid
+    assert (oof.gate is None) == (3 not in kept)
+    assert (oof.presence is None) == ("presence_weight" not in changes)
+    for i, image in enumerate(fold.valid):
+        sample = source.samples[image]
+        truth = read_mask(sample.mask)
+        probability, gate, presence = predict_slowly(run, 1, read_image(sample.image), kept)
+        assert probability.std() > 0.02
+        assert (oof.height[i], oof.width[i]) == truth.shape
+        assert_counts(oof.all[i], probability)
+        assert_counts(oof.mask[i], probability[truth > 0])
+        if oof.gate is not None:
+            assert_counts(oof.gate[i], gate)
+            assert np.abs(np.cumsum(oof.gate[i] - oof.all[i])).max() > 100
+        if oof.presence is not None:
+            assert oof.presence[i] == pytest.approx(presence, abs=1e-5)
+    assert oof.components is not None
+
+
+class Shown:
+    """Pixels whose every image is of another size, with its position as grey."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def triple(self, position):
+        image = np.full((8, 8), position, np.uint8)
+        return image, image, np.zeros((9 + position, 30 - position), np.uint8)
+
+
+def grey_as_probability(image):
+    probability = image.float() / 100
+    return ProbabilityMaps(probability, probability, probability[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_measures_are_in_the_order_of_the_images_and_of_their_sizes(workers):
+    blend = Blend([grey_as_probability], [View(8, False)], [1.0])
+    names = [f"image{i}" for i in range(11)]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    found = predict_out_of_fold(fabric, blend, [Shown(11)], names, 3, workers)
+    assert found.ids.tolist() == names
+    assert found.height.tolist() == [9 + i for i in range(11)]
+    assert found.width.tolist() == [30 - i for i in range(11)]
+    np.testing.assert_allclose(found.presence, np.arange(11) / 100)
+    assert found.all.argmax(axis=1).tolist() == [int(255 * i / 100) for i in range(11)]
+
+
+def test_maps_of_too_many_components_are_told(capsys):
+    def checkered(image):
+        side = torch.arange(image.shape[-1])
+        board = ((side[:, None] % 2 + side % 2) == 0).float() * 0.9
+        return ProbabilityMaps(*(board.expand(len(image), 1, -1, -1),) * 2, None)
+
+    class Large(Shown):
+        def triple(self, position):
+            image = np.zeros((160, 160), np.uint8)
+            return image, image, image
+
+    blend = Blend([checkered], [View(160, False)], [1.0])
+    fabric = Fabric(accelerator="cpu", devices=1)
+    found = predict_out_of_fold(fabric, blend, [Large(3)], list("abc"), 2, 0)
+    assert found.components is None
+    assert "3 of 3 images have more than 4096 components" in capsys.readouterr().out
+
+
+def test_what_is_no_probability_ends_the_pass_and_names_the_image():
+    def broken(image):
+        maps = grey_as_probability(image)
+        maps.probability[image[:, 0, 0, 0] == 4] = torch.nan
+        return maps
+
+    blend = Blend([broken], [View(8, False)], [1.0])
+    fabric = Fabric(accelerator="cpu", devices=1)
+    with pytest.raises(InputError, match="image e: the predicted probability is nan"):
+        predict_out_of_fold(fabric, blend, [Shown(6)], list("abcdef"), 2, 0)
+
+
+def test_rows_together_are_the_histograms_of_the_maps():
+    images, rows = make_rows(3, gate=True, presence=True)
+    ids = [row.id for row in rows]
+    sent = pickle.loads(pickle.dumps(rows[::-1]))
+    histograms = collect_histograms(ids[1:] + ids[:1], sent)
+    images = images[1:] + images[:1]
+    plain = histograms_of([(levels, mask) for levels, mask, _, _ in images])
+    gates = histograms_of([(gate, mask) for _, mask, gate, _ in images])
+    assert histograms.ids.tolist() == ids[1:] + ids[:1]
+    for name in ("height", "width", "all", "mask"):
+        assert np.array_equal(getattr(histograms, name), getattr(plain, name))
+        assert getattr(histograms, name).dtype == np.int32
+    assert np.array_equal(histograms.gate, gates.all)
+    assert histograms.gate.dtype == np.int32
+    assert histograms.presence.tolist() == [presence for *_, presence in images]
+    assert histograms.presence.dtype == np.float32
+
+
+def test_components_know_their_image():
+    _, rows = make_rows(4, gate=False, presence=False)
+    histograms = collect_histograms([row.id for row in rows[::-1]], rows)
+    image = histograms.components[:, 0]
+    for place, row in enumerate(rows[::-1]):
+        assert np.array_equal(histograms.components[image == place, 1:], row.components)
+    assert histograms.gate is None
+    assert histograms.presence is None
+
+
+def test_maps_may_be_views_of_any_order():
+    (levels, mask, gate, _), *_ = make_rows(4, gate=True, presence=False)[0][3:]
+    expected = measure_prediction("a", *(part.copy() for part in (levels[::-1].T, mask[::-1].T)))
+    found = measure_prediction("a", levels[::-1].T, mask[::-1].T, gate[:, ::-1].T)
+    assert np.array_equal(found.all, expected.all)
+    assert np.array_equal(found.mask, expected.mask)
+    rows = (sorted(map(tuple, row.components.tolist())) for row in (found, expected))
+    assert next(rows) == next(rows)
+
+
+def test_one_image_of_noise_leaves_all_without_components():
+    levels = np.zeros((2 * MAX_COMPONENTS + 2, 1), np.uint8)
+    levels[::2] = 99
+    noise = measure_prediction("noise", levels, levels // 99)
+    _, rows = make_rows(0, gate=False, presence=False)
+    assert collect_histograms(["image0"], rows[:1]).components is not None
+    assert collect_histograms(["noise", "image0"], [rows[0], noise]).components is None
+
+
+def test_rows_that_do_not_belong_together_are_refused():
+    _, with_gate = make_rows(0, gate=True, presence=False)
+    _, with_presence = make_rows(0, gate=False, presence=True)
+    _, plain = make_rows(0, gate=False, presence=False)
+    ids = [row.id for row in plain]
+    for other, name in ((with_gate, "gate"), (with_presence, "presence")):
+        with pytest.raises(ValueError, match=name):
+            collect_histograms(ids[:2], [plain[0], other[1]])
+    with pytest.raises(KeyError, match="image1"):
+        collect_histograms(ids[:2], plain[:1])
+    with pytest.raises(ValueError, match="image2"):
+        collect_histograms(ids[:2], plain[:3])

@@ -1,0 +1,202 @@
+"""Dice from histograms, against masks compared pixel by pixel."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tests.helpers.makers import histograms_of, make_rows, measured, predicted, slow_dice
+from utils.errors import InputError
+from utils.inference.out_of_fold import collect_histograms
+from utils.postprocessing.histograms import (
+    align_parts,
+    concatenate,
+    count_levels,
+    level_of,
+    load_histograms,
+    resize_probability,
+    to_levels,
+)
+
+LEVEL_MAPS = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 127, 128, 254, 255]))
+MASKS = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))
+
+
+@given(LEVEL_MAPS, MASKS)
+def test_area_and_dice_at_every_level_are_those_of_the_mask_cut_there(levels, mask):
+    histograms = histograms_of([(levels, mask)])
+    areas, dice = histograms.areas()[0], histograms.dice()[0]
+    for level in range(256):
+        cut = levels > level
+        assert areas[level] == cut.sum()
+        assert abs(dice[level] - slow_dice(cut, mask)) < 1e-15
+
+
+@given(LEVEL_MAPS, MASKS)
+def test_counting_is_one_pixel_at_a_time(levels, mask):
+    counts = np.zeros((2, 256), np.int32)
+    for level, inside in zip(levels.ravel(), mask.ravel(), strict=True):
+        counts[0, level] += 1
+        counts[1, level] += inside
+    counted = count_levels(torch.from_numpy(levels), torch.from_numpy(mask))
+    assert counted.dtype == torch.int32
+    assert np.array_equal(counted.numpy(), counts)
+
+
+def test_dice_is_one_where_both_are_empty_and_zero_where_one_is():
+    empty, full = np.zeros((3, 3), np.uint8), np.ones((3, 3), np.uint8)
+    dice = histograms_of([(empty, empty), (empty, full), (full * 255, empty)]).dice()
+    assert (dice[0] == 1).all()
+    assert (dice[1] == 0).all()
+    assert (dice[2, :255] == 0).all()
+    assert dice[2, 255] == 1  # nothing is above level 255
+
+
+def test_an_image_of_many_pixels_is_counted_exactly():
+    levels = torch.full((3000, 3000), 200, dtype=torch.uint8)
+    counts = count_levels(levels, torch.ones_like(levels))
+    assert counts[:, 200].tolist() == [9_000_000, 9_000_000]
+    assert counts.sum() == 18_000_000
+
+
+def test_each_level_holds_one_255th_and_the_last_only_certainty():
+    steps = (torch.arange(255) + 0.5) / 255
+    assert to_levels(steps).tolist() == list(range(255))
+    edges = to_levels(torch.tensor([0.0, 0.999, 1.0]))
+    assert edges.dtype == torch.uint8
+    assert edges.tolist() == [0, 254, 255]
+    assert to_levels(torch.tensor(1.0, dtype=torch.bfloat16)).item() == 255
+
+
+def test_a_threshold_that_is_a_level_is_found_again():
+    assert [level_of(level / 255) for level in range(256)] == list(range(256))
+
+
+def test_a_pixel_at_a_threshold_is_not_above_it():
+    histograms = histograms_of([(np.array([[127, 128, 129]], np.uint8), np.ones((1, 3), np.uint8))])
+    assert histograms.areas()[0, level_of(128 / 255)] == 1
+
+
+@pytest.mark.parametrize("size", [(32, 32), (50, 41), (16, 20), (97, 64)])
+def test_a_map_is_resized_as_opencv_resizes_it(size):
+    small = np.random.default_rng(0).random((32, 32), np.float32)
+    resized = resize_probability(torch.from_numpy(small), *size)
+    expected = cv2.resize(small, size[::-1], interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(resized, expected, atol=1e-5)
+
+
+def test_positive_images_are_those_whose_mask_has_a_pixel():
+    pairs = predicted(seed=1)
+    assert histograms_of(pairs).positive.tolist() == [bool(mask.any()) for _, mask in pairs]
+
+
+def test_saved_histograms_are_read_again_and_joined_in_order(tmp_path):
+    parts = [histograms_of(predicted(seed, count)) for seed, count in ((0, 3), (1, 5))]
+    for i, part in enumerate(parts):
+        part.save(tmp_path / f"{i}.npz")
+    joined = concatenate([load_histograms(tmp_path / f"{i}.npz") for i in range(2)])
+    for name in ("ids", "height", "width", "all", "mask"):
+        values = getattr(joined, name)
+        both = [getattr(part, name) for part in parts]
+        assert np.array_equal(values, np.concatenate(both))
+        assert values.dtype == both[0].dtype or name == "ids"
+
+
+def test_parts_that_a_run_has_are_kept_and_others_are_not_in_the_file(tmp_path):
+    whole = measured(0, gate=True, presence=True)
+    whole.save(tmp_path / "whole.npz")
+    again = vars(load_histograms(tmp_path / "whole.npz"))
+    for name, values in vars(whole).items():
+        assert np.array_equal(again[name], values)
+        assert again[name].dtype == values.dtype
+    histograms_of(predicted(0)).save(tmp_path / "plain.npz")
+    with np.load(tmp_path / "plain.npz") as arrays:
+        assert set(arrays.files) == {"ids", "height", "width", "all", "mask"}
+    plain = load_histograms(tmp_path / "plain.npz")
+    assert (plain.gate, plain.presence, plain.components) == (None, None, None)
+
+
+def test_joined_components_stay_with_their_images():
+    parts = [measured(seed, gate=True, presence=True) for seed in (0, 7, 8)]
+    joined, first = concatenate(parts), 0
+    for part in parts:
+        count = len(part.ids)
+        image = joined.components[:, 0]
+        mine = joined.components[(first <= image) & (image < first + count)]
+        assert np.array_equal(mine - np.array([first, 0, 0, 0, 0]), part.components)
+        for name in ("gate", "presence"):
+            assert np.array_equal(vars(joined)[name][first : first + count], vars(part)[name])
+        first += count
+    assert first == len(joined.ids)
+
+
+def test_folds_are_joined_with_the_parts_that_all_have():
+    plain, rich = histograms_of(predicted(0)), measured(1, gate=True, presence=True)
+    joined = concatenate([plain, rich])
+    assert joined.presence is None
+    assert joined.components is None
+    assert np.array_equal(joined.gate, np.concatenate((plain.all, rich.gate)))
+    assert rich.components is not None
+    assert [part.gate is None for part in align_parts([plain, plain])] == [True, True]
+
+
+def test_the_map_that_decides_has_areas_of_its_own():
+    images, rows = make_rows(3, gate=True, presence=False)
+    histograms = collect_histograms([row.id for row in rows], rows)
+    for i, (levels, _, gate, _) in enumerate(images):
+        for level in range(256):
+            assert histograms.gate_areas()[i, level] == (gate > level).sum()
+            assert histograms.areas()[i, level] == (levels > level).sum()
+    plain = histograms_of(predicted(0))
+    assert np.array_equal(plain.gate_areas(), plain.areas())
+
+
+def test_an_image_is_scored_by_its_presence_or_the_largest_level_of_what_decides():
+    for gate in (False, True):
+        images, _ = make_rows(3, gate, presence=True)
+        histograms = measured(3, gate, presence=True)
+        assert histograms.image_scores().tolist() == [presence for *_, presence in images]
+        expected = [(levels if d is None else d).max() for levels, _, d, _ in images]
+        assert replace(histograms, presence=None).image_scores().tolist() == expected
+
+
+def test_parts_of_another_form_are_refused(tmp_path):
+    whole = measured(0, gate=True, presence=True)
+    moved = whole.components.copy()
+    moved[0, 2] += 1
+    for name, part in (
+        ("gate", whole.gate[:, :255]),
+        ("gate", whole.gate.astype(float)),
+        ("presence", whole.presence[1:]),
+        ("presence", whole.presence.astype(int)),
+        ("presence", whole.presence * np.nan),
+        ("presence", whole.presence + 0.5),
+        ("components", whole.components[1:]),
+        ("components", moved),
+    ):
+        replace(whole, **{name: part}).save(tmp_path / "other.npz")
+        with pytest.raises(InputError, match=rf"other\.npz cannot be read .+ {name[:-1]}"):
+            load_histograms(tmp_path / "other.npz")
+
+
+def test_an_unusable_file_is_named(tmp_path):
+    whole = tmp_path / "whole.npz"
+    histograms_of(predicted(0)).save(whole)
+    data = whole.read_bytes()
+    for name, content in (
+        ("short", data[: len(data) // 2]),
+        ("altered", data[:200] + bytes(99) + data[299:]),
+        ("text", b"no arrays"),
+        ("empty", b""),
+    ):
+        (tmp_path / f"{name}.npz").write_bytes(content)
+    np.savez(tmp_path / "lacking.npz", ids=np.array(["a"]))
+    np.savez(tmp_path / "objects.npz", ids=np.array([{}], dtype=object))
+    for name in ("short", "altered", "text", "empty", "lacking", "objects", "missing"):
+        with pytest.raises(InputError, match=rf"{name}\.npz cannot be read"):
+            load_histograms(tmp_path / f"{name}.npz")

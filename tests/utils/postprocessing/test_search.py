@@ -1,0 +1,199 @@
+"""The search for the best rule, against trying every rule."""
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from tests.helpers import makers
+from tests.helpers.makers import make_images
+from utils.inference.out_of_fold import collect_histograms, measure_prediction
+from utils.postprocessing.components import COMPONENT_LEVELS
+from utils.postprocessing.histograms import threshold_of
+from utils.postprocessing.rule import LEAVE_EMPTY, PostProcess, score
+from utils.postprocessing.search import Grid, best_rule
+
+TOY = Grid(
+    levels=(15, 63, 127, 203),
+    min_areas=(0, 3, 9, 20),
+    presence_thresholds=(0.0, 0.25, 0.5, 0.8),
+    component_areas=(0, 2, 5),
+    component_means=(0.0, 0.6, 0.85),
+)
+
+
+def histograms_of(levels, masks):
+    return makers.histograms_of(list(zip(levels, masks, strict=True)))
+
+
+def every_rule(grid, presence, components):
+    """List all rules of a grid with their order in ties, from its definition."""
+    ways = [(level, 0, 0.0) for level in grid.levels]
+    if components:
+        # A mean at or below the level cut at drops nothing.
+        ways += [
+            (level, area, mean)
+            for level in COMPONENT_LEVELS
+            for area in grid.component_areas
+            for mean in grid.component_means
+            if area or mean * 255 > level
+        ]
+    rules = [(LEAVE_EMPTY, (-1,))]
+    for top, least, gate in product(
+        grid.levels, grid.min_areas, grid.presence_thresholds if presence else (0.0,)
+    ):
+        for level, area, mean in ways:
+            rule = PostProcess(threshold_of(level), least, threshold_of(top), gate, area, mean)
+            used = (gate > 0) + (area > 0) + (mean > 0)
+            middle = (abs(level - 127.5), level)
+            order = (used, abs(top - 127.5), top, least, *middle, area, mean, gate)
+            rules.append((rule, order))
+    return rules
+
+
+def blobs(seed, gate, presence, components, images=10):
+    """Draw blobs, half of them true, among specks; presence knows a little of which are true."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(images):
+        true, levels, gate_levels = i % 2, *np.zeros((2, 8, 10), np.uint8)
+        top, left = rng.integers(0, 2), rng.integers(0, 4)
+        blob = np.s_[top : top + 4, left : left + rng.integers(2, 6)]
+        mask = np.zeros_like(levels)
+        mask[blob] = true
+        for image in (levels, gate_levels):
+            if true or rng.random() < 0.5:
+                image[blob] = rng.choice([90, 140, 210, 220], mask[blob].shape)
+            image[rng.random(mask.shape) < 0.05] = rng.choice([70, 140, 230])
+            image[6:, 2 : 2 + rng.integers(0, 8)] = rng.choice([80, 100, 150])
+        # A probability at the threshold itself is not above it.
+        head = rng.choice([0.25, 0.3, 0.5, 0.9] if true else [0.0, 0.25, 0.3, 0.5])
+        parts = (gate_levels if gate else None, head if presence else None)
+        rows.append(measure_prediction(f"image{i}", levels, mask, *parts))
+    histograms = collect_histograms([row.id for row in rows], rows)
+    return histograms if components else replace(histograms, components=None)
+
+
+EVERYTHING = [(True, True, True), (False, True, True), (False, False, True), (True, True, False)]
+
+
+@pytest.mark.parametrize(("seed", "images"), [*((seed, 10) for seed in range(6)), (18, 3), (40, 3)])
+@pytest.mark.parametrize(("gate", "presence", "components"), EVERYTHING)
+def test_the_joint_search_is_the_first_best_of_all_rules(seed, images, gate, presence, components):
+    """Of few images many rules are the best."""
+    histograms = blobs(seed, gate, presence, components, images)
+    expected = min(
+        every_rule(TOY, presence, components),
+        key=lambda pair: (-round(pair[0].dice(histograms).mean(), 12), pair[1]),
+    )[0]
+    assert best_rule(histograms, TOY) == expected
+
+
+def test_the_drawn_blobs_call_for_every_part():
+    """Or else the search could be wrong in a part and pass."""
+    rules = [best_rule(blobs(seed, *EVERYTHING[0]), TOY) for seed in range(6)]
+    for part, value in vars(LEAVE_EMPTY).items():
+        assert len({vars(rule)[part] for rule in rules} - {value}) > 0, part
+    assert sum(rule.filters_components and rule.presence_threshold > 0 for rule in rules) > 0
+
+
+def crafted(presence=None):
+    """Two X-rays: one of a large sure blob beside small specks, one of specks alone."""
+    blob, specks = np.zeros((2, 40, 40), np.uint8)
+    blob[5:30, 5:30] = 240
+    specks[35, ::3] = 240
+    pairs = [(blob + specks, blob // 240), (specks, blob * 0)]
+    rows = [
+        measure_prediction(f"image{i}", *pair, presence=presence and presence[i])
+        for i, pair in enumerate(pairs)
+    ]
+    return collect_histograms(["image0", "image1"], rows)
+
+
+def test_specks_are_dropped_where_they_cost():
+    """Only a component filter draws the blob exactly; it also leaves the empty image empty."""
+    rule = best_rule(crafted())
+    assert rule == PostProcess(threshold_of(127), 0, threshold_of(127), min_component_area=64)
+    assert score(crafted(), rule).dice == 1
+
+
+def test_what_another_part_does_as_well_is_left_to_fewer_parts():
+    """With the filter chosen the presence gate adds nothing, so it stays off."""
+    rule = best_rule(crafted(presence=(0.9, 0.1)))
+    assert rule.presence_threshold == 0
+    assert rule.min_component_area == 64
+    gated = best_rule(replace(crafted(presence=(0.9, 0.1)), components=None))
+    assert (gated.presence_threshold, gated.min_area) == (0, 64)
+
+
+def test_a_head_that_is_sure_of_nothing_can_be_left_out():
+    """Where it gives the very image with a mask a presence of 0."""
+    rule = best_rule(crafted(presence=(0.0, 0.9)))
+    assert rule == best_rule(crafted())
+    assert score(crafted(presence=(0.0, 0.9)), rule).dice == 1
+
+
+def test_presence_is_used_where_areas_deceive():
+    """Both X-rays look alike to the network that draws; only the head knows."""
+    levels = np.full((2, 20, 20), 200, np.uint8)
+    histograms = histograms_of(levels, np.stack((levels[0] // 200, levels[0] * 0)))
+    assert score(histograms, best_rule(histograms)).dice == 0.5
+    histograms = replace(histograms, presence=np.array([0.45, 0.35], np.float32))
+    rule = best_rule(histograms)
+    assert rule.presence_threshold == 0.4
+    assert score(histograms, rule).dice == 1
+
+
+def dice_by_hand(levels, mask, top, area, threshold):
+    """Count pixel by pixel; knows nothing of histograms."""
+    above_top = predicted = both = true = 0
+    for y in range(9):
+        for x in range(9):
+            above_top += int(levels[y][x]) > top
+            predicted += int(levels[y][x]) > threshold
+            true += int(mask[y][x])
+            both += int(levels[y][x]) > threshold and bool(mask[y][x])
+    if above_top < area:
+        predicted = both = 0
+    return 1.0 if predicted + true == 0 else 2 * both / (predicted + true)
+
+
+def mean_by_hand(levels, masks, top, area, threshold):
+    values = [dice_by_hand(*pair, top, area, threshold) for pair in zip(levels, masks, strict=True)]
+    return math.fsum(values) / len(values)
+
+
+@pytest.mark.parametrize("sharp", [0.2, 0.5, 0.9])
+def test_the_search_finds_what_trying_every_rule_finds(sharp):
+    levels, masks = make_images(8, seed=1, sharp=sharp)
+    grid, areas = (0, 60, 127, 128, 190, 254), (0, 1, 3, 12, 81, 82)
+    rule = best_rule(histograms_of(levels, masks), Grid(grid, areas))
+    by_hand = {
+        (top, area, threshold): mean_by_hand(levels, masks, top, area, threshold)
+        for top in grid
+        for area in areas
+        for threshold in grid
+    }
+    best = max(by_hand.values())
+    tied = [key for key, value in by_hand.items() if value > best - 1e-12]
+    # Of equals: the top nearest the middle, then the smaller area, then the threshold so.
+    expected = min(tied, key=lambda k: (abs(k[0] - 127.5), k[0], k[1], abs(k[2] - 127.5), k[2]))
+    found = (round(rule.top_threshold * 255), rule.min_area, round(rule.threshold * 255))
+    assert found == expected
+    assert score(histograms_of(levels, masks), rule).dice == pytest.approx(best, abs=1e-12)
+
+
+def test_silence_is_chosen_where_nothing_beats_it():
+    levels, masks = make_images(6, seed=2)
+    assert best_rule(histograms_of(levels, np.zeros_like(masks))) == LEAVE_EMPTY
+    assert best_rule(histograms_of(np.zeros_like(levels), masks)) == LEAVE_EMPTY
+
+
+def test_the_whole_search_never_falls_below_the_ordinary_pair():
+    levels, masks = make_images(30, seed=3)
+    histograms = histograms_of(levels, masks)
+    pairs = [PostProcess(t / 255, a, t / 255) for t in range(3, 255, 4) for a in (0, 64)]
+    best_pair = max(score(histograms, rule).dice for rule in pairs)
+    assert score(histograms, best_rule(histograms)).dice >= best_pair - 1e-12

@@ -1,0 +1,177 @@
+"""The choice of thresholds: exact, and honest."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import main
+from tests.helpers import makers
+from tests.helpers.makers import make_images, measured
+from utils.errors import InputError
+from utils.postprocessing.histograms import concatenate
+from utils.postprocessing.rule import PostProcess, load_rule, score
+from utils.postprocessing.search import best_rule
+from utils.postprocessing.selection import choose_thresholds, cross_fit, describe_thresholds
+from utils.postprocessing.summary import load_folds
+
+
+def histograms_of(levels, masks, prefix="image"):
+    histograms = makers.histograms_of(list(zip(levels, masks, strict=True)))
+    return replace(histograms, ids=np.char.replace(histograms.ids, "image", prefix))
+
+
+def test_cross_fitting_never_sees_the_fold_it_scores():
+    folds = {n: histograms_of(*make_images(9, seed=n), prefix=f"fold{n}-") for n in range(3)}
+    shown = []
+
+    def choose(histograms):
+        shown.append({name.split("-")[0] for name in histograms.ids})
+        return best_rule(histograms)
+
+    fitted = cross_fit(folds, choose)
+    assert shown == [{"fold1", "fold2"}, {"fold0", "fold2"}, {"fold0", "fold1"}]
+    expected = [fitted.rules[n].dice(folds[n]) for n in folds]
+    np.testing.assert_array_equal(fitted.dice, np.concatenate(expected))
+
+
+def test_the_scored_fold_cannot_change_its_own_rule():
+    folds = {n: histograms_of(*make_images(9, seed=n)) for n in range(3)}
+    other = folds | {0: histograms_of(*make_images(9, seed=99, sharp=0.9))}
+    assert cross_fit(folds).rules[0] == cross_fit(other).rules[0]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder as training leaves it, without any checkpoint."""
+    folder = tmp_path / "unet_resnet34" / "made"
+    rows = []
+    for n in range(3):
+        (folder / f"fold{n}").mkdir(parents=True)
+        histograms = histograms_of(*make_images(12, seed=n, sharp=0.6), prefix=f"fold{n}-")
+        histograms.save(folder / f"fold{n}" / "oof.npz")
+        rows += [(name, n, 1, f"patient{i // 2}") for i, name in enumerate(histograms.ids)]
+    table = pd.DataFrame(rows, columns=["ImageId", "fold", "positive", "PatientId"])
+    table.sort_values("ImageId").to_csv(folder / "folds.csv", index=False)
+    (folder / "config.yaml").write_text("seed: 1\nrun_name: made\n")
+    return folder
+
+
+def test_choose_threshold_writes_rule_scores_and_pictures(run, capsys):
+    flags = ["--mode", "choose_threshold", "--model_path", str(run.parent.parent)]
+    assert main.main([*flags, "--run_name", "made"]) == 0
+    content = json.loads((run / "threshold.json").read_text())
+    pooled = concatenate(list(load_folds(run).values()))
+    rule = load_rule(run / "threshold.json")
+    assert rule == best_rule(pooled)
+    assert content["pooled"]["dice"] == score(pooled, rule).dice
+    assert content["cross_fitted"]["dice"] <= content["pooled"]["dice"]
+    low, high = content["cross_fitted"]["interval"]
+    assert low < content["cross_fitted"]["dice"] < high
+    assert [fold["fold"] for fold in content["folds"]] == [0, 1, 2]
+    printed = capsys.readouterr().out
+    assert f"cross-fitted: Dice {content['cross_fitted']['dice']:.4f}" in printed
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert len(events.Images("threshold")) == 1
+    assert (run / "threshold.png").stat().st_size > 10_000
+
+
+def test_each_folds_own_best_is_what_the_search_finds_on_it(run):
+    content, folds = choose_thresholds(run), load_folds(run)
+    dice = []
+    for row in content["folds"]:
+        own, others = PostProcess(**row["per_fold"]), PostProcess(**row["cross_fitted"])
+        histograms = folds[row["fold"]]
+        assert own == best_rule(histograms)
+        assert score(histograms, own).dice >= score(histograms, others).dice
+        dice.append(score(histograms, own).dice)
+    assert content["per_fold"]["dice"] == pytest.approx(np.mean(dice))
+
+
+def test_the_interval_is_over_patients_where_they_are_known(run):
+    """Two images of a patient are drawn together; without patients each image counts alone."""
+    grouped = choose_thresholds(run)["pooled"]["interval"]
+    table = pd.read_csv(run / "folds.csv", dtype={"PatientId": str})
+    table["PatientId"] = ""
+    table.to_csv(run / "folds.csv", index=False)
+    alone = choose_thresholds(run)["pooled"]["interval"]
+    assert grouped != alone
+
+
+def make_rich(run, numbers=range(3)):
+    """Give folds a gate, presence and components."""
+    for n in numbers:
+        path = run / f"fold{n}" / "oof.npz"
+        ids = [f"fold{n}-{i}" for i in range(9)]
+        replace(measured(n, gate=True, presence=True), ids=np.array(ids)).save(path)
+
+
+def test_the_auc_is_how_often_a_positive_outranks_an_empty_image(run):
+    for change in (lambda: None, lambda: make_rich(run)):
+        change()
+        content, pooled = choose_thresholds(run), concatenate(list(load_folds(run).values()))
+        scores = pooled.image_scores()
+        pairs = [
+            (a > b) + (a == b) / 2
+            for a in scores[pooled.positive].tolist()
+            for b in scores[~pooled.positive].tolist()
+        ]
+        auc = content["auc"]
+        assert auc["value"] == pytest.approx(sum(pairs) / len(pairs))
+        low, high = auc["interval"]
+        assert low < auc["value"] < high
+        assert f"AUC {auc['value']:.4f} (95 % {low:.4f} to {high:.4f})" in describe_thresholds(
+            content
+        )
+
+
+def test_the_interval_of_the_auc_is_over_patients(run):
+    grouped = choose_thresholds(run)["auc"]
+    table = pd.read_csv(run / "folds.csv", dtype={"PatientId": str})
+    table.assign(PatientId="").to_csv(run / "folds.csv", index=False)
+    alone = choose_thresholds(run)["auc"]
+    assert alone["value"] == grouped["value"]
+    assert alone["interval"] != grouped["interval"]
+    table.assign(PatientId=table["ImageId"]).to_csv(run / "folds.csv", index=False)
+    low, high = choose_thresholds(run)["auc"]["interval"]
+    assert alone["interval"] == pytest.approx((low, high), abs=0.03)
+
+
+def test_a_wide_rule_is_written_whole(run):
+    make_rich(run)
+    content = choose_thresholds(run)
+    rule = best_rule(concatenate(list(load_folds(run).values())))
+    assert load_rule(run / "threshold.json") == rule
+    assert rule.describe() in describe_thresholds(content)
+
+
+def test_folds_of_old_and_new_versions_get_rules_that_suit_both(run):
+    make_rich(run, numbers=[1])
+    content = choose_thresholds(run)
+    rules = [PostProcess(**row[way]) for row in content["folds"] for way in list(row)[1:]]
+    assert len(rules) == 9
+    assert not any(rule.filters_components or rule.presence_threshold for rule in rules)
+
+
+def test_a_single_fold_has_no_cross_fitted_score(run, capsys):
+    for n in (1, 2):
+        (run / f"fold{n}" / "oof.npz").unlink()
+    assert choose_thresholds(run)["cross_fitted"] is None
+
+
+def test_a_run_without_a_finished_fold_is_named(run):
+    for n in range(3):
+        (run / f"fold{n}" / "oof.npz").unlink()
+    with pytest.raises(InputError, match="no fold of this run is finished"):
+        choose_thresholds(run)
+
+
+def test_a_torn_out_of_fold_file_is_named(run):
+    path = run / "fold1" / "oof.npz"
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"fold1/oof\.npz cannot be read"):
+        choose_thresholds(run)

@@ -1,0 +1,92 @@
+"""The summary of a run, against scores taken fold by fold."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from tests.helpers.makers import histograms_of, predicted
+from utils.errors import InputError
+from utils.postprocessing.histograms import concatenate
+from utils.postprocessing.rule import PostProcess, score
+from utils.postprocessing.search import best_pair
+from utils.postprocessing.summary import format_table, load_folds, summarise_run
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """Three finished folds of a run and one that has only begun."""
+    histograms = {n: histograms_of(predicted(n, count=6 + n)) for n in (0, 2, 10)}
+    for number, part in histograms.items():
+        (tmp_path / f"fold{number}").mkdir()
+        part.save(tmp_path / f"fold{number}" / "oof.npz")
+    (tmp_path / "fold1").mkdir()
+    return histograms
+
+
+def test_finished_folds_are_read_in_the_order_of_their_numbers(folds, tmp_path):
+    assert list(load_folds(tmp_path)) == [0, 2, 10]
+
+
+def test_every_fold_is_scored_by_its_own_rule_and_all_by_one(folds, tmp_path):
+    summary = summarise_run(tmp_path)
+    pairs = [(row, folds[row["fold"]]) for row in summary["folds"]]
+    for row, histograms in [*pairs, (summary["pooled"], concatenate(list(folds.values())))]:
+        rule = best_pair(histograms)
+        assert PostProcess(*(row[n] for n in ("threshold", "min_area", "top_threshold"))) == rule
+        assert row["images"] == len(histograms.ids)
+        assert row["positives"] == histograms.positive.sum()
+        for name, value in asdict(score(histograms, rule)).items():
+            assert row[name] == pytest.approx(value)
+    assert [row["fold"] for row in summary["folds"]] == [0, 2, 10]
+    assert summary["pooled"]["images"] == 6 + 8 + 16
+
+
+def test_mean_and_deviation_are_those_of_the_folds(folds, tmp_path):
+    summary = summarise_run(tmp_path)
+    for name in ("dice", "baseline", "dice_positive", "empty_kept"):
+        values = [row[name] for row in summary["folds"]]
+        mean = sum(values) / 3
+        assert summary["mean"][name] == pytest.approx(mean)
+        variance = sum((value - mean) ** 2 for value in values) / 2
+        assert summary["deviation"][name] == pytest.approx(variance**0.5)
+
+
+def test_one_fold_has_no_deviation(folds, tmp_path):
+    for number in (2, 10):
+        (tmp_path / f"fold{number}" / "oof.npz").unlink()
+    assert set(summarise_run(tmp_path)["deviation"].values()) == {0.0}
+
+
+def test_summary_json_is_what_is_returned(folds, tmp_path):
+    summary = summarise_run(tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_a_fold_without_positives_is_no_number_on_screen_and_null_in_json(tmp_path):
+    (tmp_path / "fold0").mkdir()
+    empty = np.zeros((4, 4), np.uint8)
+    histograms_of([(empty, empty)]).save(tmp_path / "fold0" / "oof.npz")
+    table = format_table(summarise_run(tmp_path))
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert content["folds"][0]["dice_positive"] is None
+    assert "nan" in table
+
+
+def test_the_table_has_a_line_for_each_fold_then_averages_and_all(folds, tmp_path):
+    summary = summarise_run(tmp_path)
+    lines = format_table(summary).splitlines()
+    first = ["fold", "0", "2", "10", "mean", "deviation", "pooled"]
+    assert [line.split()[0] for line in lines] == first
+    assert len({len(line) for line in lines}) == 1
+    row = summary["folds"][1]
+    scores = [f"{row[n]:.4f}" for n in ("dice", "baseline", "dice_positive", "empty_kept")]
+    rule = [str(row[n]) for n in ("predicted", "threshold", "min_area")]
+    assert lines[2].split() == ["2", "8", str(row["positives"]), *scores, *rule]
+    assert lines[4].split()[1] == f"{summary['mean']['dice']:.4f}"
+
+
+def test_a_run_without_a_finished_fold_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"fold\*/oof\.npz: no fold of this run is finished"):
+        summarise_run(tmp_path)

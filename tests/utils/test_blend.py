@@ -1,0 +1,304 @@
+"""Blends of runs: thresholds from their own out-of-fold maps, and predictions by them."""
+
+import csv
+import json
+import shlex
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from lightning_fabric import Fabric
+
+import predict
+from datasets.folds import get_fold, read_folds, write_folds
+from datasets.formats.images import read_image, read_mask
+from datasets.formats.rle import decode
+from datasets.siim import find_samples
+from datasets.sources.files import FileSource
+from solver import Solver
+from tests.helpers.dicoms import picture
+from tests.helpers.tiny import build_tiny, predict_slowly, write_dataset, write_run
+from utils import blend
+from utils.config.command_line import load_config
+from utils.config.stages import build_stages
+from utils.inference import ensemble
+from utils.inference.runs import blend_command, read_runs, results_folder
+from utils.postprocessing.histograms import LEVELS, load_histograms
+from utils.postprocessing.rule import load_rule
+
+CPU = ["--accelerator", "cpu", "--devices", 1, "--precision", "32-true", "--num_workers", 0]
+A = {"epoch_stage3": 1, "presence_weight": 0.1}
+A_KEPT = {2: ["best"], 3: ["best"]}
+B = {"image_size_stage2": 32, "clahe": False, "keep_best": 2, "presence_weight": 0.1}
+B_KEPT = {2: ["epoch1", "epoch2"]}
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    monkeypatch.setattr(ensemble, "build_model", build_tiny)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def made(root, tmp_path_factory):
+    """Runs A and B and the folder of all runs, finished in both folds."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    runs = write_run(folder / "u" / "A", root, 1, **A), write_run(folder / "l" / "B", root, 2, **B)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "build_model", build_tiny)
+        for run in runs:
+            finish(run, root)
+    return folder
+
+
+@pytest.fixture
+def runs(made, tmp_path):
+    """Copies of A and B."""
+    shutil.copytree(made, tmp_path / "checkpoints")
+    return tmp_path / "checkpoints" / "u" / "A", tmp_path / "checkpoints" / "l" / "B"
+
+
+def finish(run, root):
+    settings, table = load_config(run / "config.yaml"), read_folds(run / "folds.csv")
+    source = FileSource(find_samples(root).samples, settings.clahe)
+    fabric, stages = Fabric(accelerator="cpu", devices=1), build_stages(settings)
+    for number in range(2):
+        fold, folder = get_fold(table, number), run / f"fold{number}"
+        Solver(fabric, settings, stages, fold, source, folder, prior=0.1).write_out_of_fold()
+
+
+def words(*runs, weights=None):
+    given = [word for run in runs for word in ("--run", run)]
+    return [str(word) for word in given + (["--weights", weights] if weights else []) + CPU]
+
+
+def choose(*runs, weights=None, flags=()):
+    return blend.main([*words(*runs, weights=weights), *map(str, flags)])
+
+
+def place(*runs, weights=None):
+    return results_folder(read_runs(runs, weights, "all"))
+
+
+def refusal(capsys, code):
+    assert code == 2
+    return capsys.readouterr().err.split("error: ", 1)[1]
+
+
+def assert_counts(found, probability):
+    """Allow what the last bits of a network's output change: they depend on the batch's shape."""
+    counts = np.histogram(np.floor(255 * probability), bins=LEVELS, range=(0, LEVELS))[0]
+    assert found.sum() == probability.size
+    assert np.abs(np.cumsum(found - counts)).max() <= 20
+
+
+def test_out_of_fold_maps_are_the_weighted_mean_at_the_original_size(runs, root):
+    assert choose(*runs, weights="3,2") == 0
+    folder = place(*runs, weights="0.6,0.4")
+    samples = find_samples(root).samples
+    for number in range(2):
+        found = load_histograms(folder / f"fold{number}" / "oof.npz")
+        assert found.ids.tolist() == get_fold(read_folds(runs[0] / "folds.csv"), number).valid
+        for i, name in enumerate(found.ids.tolist()):
+            grey, truth = read_image(samples[name].image), read_mask(samples[name].mask)
+            parts = [
+                predict_slowly(run, number, grey, kept)
+                for run, kept in zip(runs, (A_KEPT, B_KEPT), strict=True)
+            ]
+            probability, gate, presence = (
+                np.average(np.stack(part), axis=0, weights=[0.6, 0.4])
+                for part in zip(*parts, strict=True)
+            )
+            assert_counts(found.all[i], probability)
+            assert_counts(found.mask[i], probability[truth > 0])
+            assert_counts(found.gate[i], gate)
+            assert found.presence[i] == pytest.approx(presence, abs=1e-5)
+            assert np.abs(probability - parts[0][0]).max() > 0.05
+
+
+@pytest.mark.parametrize("weights", [None, "0.6,0.4"])
+def test_a_run_blended_with_itself_is_that_run(runs, weights):
+    run, _ = runs
+    assert choose(run, run, weights=weights) == 0
+    for number in range(2):
+        blended, alone = (
+            vars(load_histograms(folder / f"fold{number}" / "oof.npz"))
+            for folder in (place(run, run, weights=weights), run)
+        )
+        for name, values in alone.items():
+            np.testing.assert_array_equal(blended[name], values, name)
+
+
+def test_the_results_are_those_of_a_run(runs, capsys):
+    assert choose(*runs) == 0
+    folder = place(*runs)
+    rule = load_rule(folder / "threshold.json")
+    assert len(json.loads((folder / "summary.json").read_text())["folds"]) == 2
+    assert (folder / "threshold.png").stat().st_size > 1000
+    about = json.loads((folder / "blend.json").read_text())
+    assert [(part["run"], part["weight"]) for part in about["runs"]] == [
+        (str(run), 0.5) for run in runs
+    ]
+    said = capsys.readouterr().out
+    assert rule.describe() in said
+    assert "\\n" not in said
+    assert str(folder) in said
+
+
+def test_predict_asks_for_the_thresholds_by_the_command_that_makes_them(runs, tmp_path, capsys):
+    flags = ["--images", tmp_path / "x", "--out", tmp_path / "out.csv"]
+    (tmp_path / "x").mkdir()
+    sizes = [(50, 41), (64, 64), (30, 90)]
+    for i, (height, width) in enumerate(sizes):
+        cv2.imwrite(str(tmp_path / "x" / f"image{i}.png"), picture(height, width, i))
+    asked = [*words(*runs, weights="0.7,0.3"), *map(str, flags)]
+    message = refusal(capsys, predict.main(asked))
+    (line,) = (line for line in message.splitlines() if "utils.blend" in line)
+    python, module, name, *rest = shlex.split(line)
+    assert (python, module, name) == ("python", "-m", "utils.blend")
+    assert blend.main(rest + [str(word) for word in CPU]) == 0
+    rule_file = place(*runs, weights="0.7,0.3") / "threshold.json"
+    rule = {"threshold": 0.5, "min_area": 700, "top_threshold": 0.5, "presence_threshold": 0.4}
+    rule_file.write_text(json.dumps(rule))
+    # Whatever the order and the sum of weights, it is the same blend.
+    asked = [*words(*runs[::-1], weights="3,7"), *map(str, flags)]
+    assert predict.main(asked) == 0
+    with open(tmp_path / "out.csv") as rows, open(tmp_path / "scores.csv") as scores:
+        submission, scored = list(csv.DictReader(rows)), list(csv.DictReader(scores))
+    emptied = 0
+    for i, (row, score) in enumerate(zip(submission, scored, strict=True)):
+        grey = read_image(tmp_path / "x" / f"image{i}.png")
+        probability, gate, presence = (
+            np.average(np.stack(part), axis=0, weights=[0.7, 0.7, 0.3, 0.3])
+            for part in zip(
+                *(
+                    predict_slowly(run, number, grey, kept)
+                    for run, kept in zip(runs, (A_KEPT, B_KEPT), strict=True)
+                    for number in range(2)
+                ),
+                strict=True,
+            )
+        )
+        levels, gate_levels = (
+            np.floor(255 * part).astype(np.uint8) for part in (probability, gate)
+        )
+        expected = load_rule(rule_file).mask(levels, gate_levels, float(presence))
+        mask = decode(row["EncodedPixels"], *sizes[i])
+        assert (mask != expected).mean() < 0.005
+        assert float(score["probability"]) == pytest.approx(presence, abs=2e-6)
+        emptied += not expected.any()
+    assert emptied < len(sizes)
+
+
+def test_runs_of_other_folds_are_refused_by_the_image(runs, capsys):
+    table = read_folds(runs[1] / "folds.csv")
+    table.loc[3, "fold"] = 1 - table.loc[3, "fold"]
+    write_folds(table, runs[1] / "folds.csv")
+    message = refusal(capsys, choose(*runs))
+    assert f"image image03 is in fold {1 - table.loc[3, 'fold']} of {runs[0]}" in message
+    assert f"but in fold {table.loc[3, 'fold']} of {runs[1]}" in message
+    write_folds(table.drop(3), runs[1] / "folds.csv")
+    assert f"but in no fold of {runs[1]}" in refusal(capsys, choose(*runs))
+    assert not (runs[0].parent.parent / "blends").exists()
+
+
+def test_a_fold_that_a_run_has_not_finished_is_left_out(runs, capsys):
+    assert choose(*runs) == 0
+    (runs[1] / "fold0" / "oof.npz").unlink()
+    assert choose(*runs) == 0
+    assert f"fold 0 is left out: {runs[1]} has not finished it" in capsys.readouterr().out
+    found = sorted(path.parent.name for path in place(*runs).glob("fold*/oof.npz"))
+    assert found == ["fold1"]
+    (runs[0] / "fold1" / "oof.npz").unlink()
+    assert "no fold is finished in all runs" in refusal(capsys, choose(*runs))
+    assert (place(*runs) / "threshold.json").exists()
+
+
+def test_images_that_are_not_there_are_named(runs, root, tmp_path, capsys):
+    other = tmp_path / "data"
+    shutil.copytree(root, other)
+    (other / "train_images" / "image05.png").unlink()
+    message = refusal(capsys, choose(*runs, flags=["--dataset_root", other]))
+    assert "lacks 1 images" in message
+    assert "first image05" in message
+
+
+@pytest.mark.parametrize(
+    "weights",
+    ["0.5", "0.5,0.3,0.2", "0.5,0", "0.5,-1", "a,b", "nan,1", "1,nan", "inf,1", "1e308,1e308"],
+)
+def test_weights_that_make_no_sense_are_refused(runs, tmp_path, capsys, weights):
+    assert f"--weights {weights}: give one number above 0 per --run, 2 in all" in refusal(
+        capsys, choose(*runs, weights=weights)
+    )
+
+
+def test_one_run_is_no_blend(runs, capsys):
+    before = sorted(runs[0].rglob("*"))
+    assert "at least two runs" in refusal(capsys, choose(runs[0]))
+    assert sorted(runs[0].rglob("*")) == before
+
+
+def test_a_blend_remembers_its_mirror_images_and_predict_says_where_they_differ(
+    runs, root, tmp_path, capsys
+):
+    assert choose(*runs, flags=["--tta", "hflip"]) == 0
+    flags = ["--images", root / "train_images", "--out", tmp_path / "out.csv"]
+    asked = [*words(*runs), *map(str, flags)]
+    capsys.readouterr()
+    assert predict.main([*asked, "--tta", "hflip"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert predict.main(asked) == 0
+    said = capsys.readouterr().out
+    assert "chosen with --tta hflip, but this prediction uses --tta none" in said
+
+
+@pytest.mark.parametrize("weights", ["4,1,1", "7,5,2", "3,3,1"])
+def test_the_command_that_is_named_leads_to_the_same_place(runs, weights):
+    asked = read_runs((*runs, runs[0]), weights, "all")
+    given = shlex.split(blend_command(asked))
+    again = read_runs((*runs, runs[0]), given[given.index("--weights") + 1], "all")
+    assert results_folder(again) == results_folder(asked)
+
+
+def test_presence_needs_a_head_in_every_run(runs, root, tmp_path, capsys):
+    without = write_run(tmp_path / "checkpoints" / "l" / "C", root, 3)
+    flags = ["--images", root / "train_images", "--threshold", 0.5, "--min_area", 0]
+    asked = [*words(runs[0], without), *map(str, flags), "--presence_threshold", "0.3"]
+    assert "presence_threshold 0.3: needs networks" in refusal(capsys, predict.main(asked))
+
+
+def test_the_place_follows_from_runs_and_weights_alone(runs):
+    a, b = runs
+    same = {place(a, b), place(b, a), place(a, b, weights="2,2"), place(a / ".." / "A", b)}
+    assert len(same) == 1
+    assert place(a) == a
+    others = [
+        place(a, b),
+        place(a, b, weights="0.6,0.4"),
+        place(a, b, weights="0.4,0.6"),
+        place(a, a),
+        place(a, a, b),
+        place(b, b),
+    ]
+    assert len(set(others)) == len(others)
+    assert {folder.parent for folder in others} == {a.parent.parent / "blends"}
+    assert place(a, b).name.startswith("B+A_0.5,0.5_")
+
+
+def test_runs_of_one_name_or_of_long_names_have_places_of_their_own(runs):
+    root = runs[0].parent.parent
+    long = [run.rename(run.with_name(letter * 200)) for run, letter in zip(runs, "ab", strict=True)]
+    other = long[0].with_name(long[0].name[:-1] + "c")
+    shutil.copytree(long[0], other)
+    first, second = place(*long), place(other, long[1])
+    assert first != second
+    assert max(len(folder.name.encode()) for folder in (first, second)) < 255
+    namesake = root / "other" / long[0].name
+    shutil.copytree(long[0], namesake)
+    assert place(namesake, long[1]) not in (first, second)

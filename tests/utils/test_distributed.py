@@ -1,0 +1,83 @@
+"""Several processes: they train the network that one would."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.tiny import write_dataset
+from utils.distributed import launch
+from utils.postprocessing.histograms import load_histograms
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """The same fold, trained by one process and by two."""
+    root = write_dataset(tmp_path_factory.mktemp("data"), count=21)
+    folders = {}
+    for processes in (1, 2):
+        folders[processes] = tmp_path_factory.mktemp(f"by{processes}")
+        words = [str(root), str(folders[processes]), str(processes)]
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.helpers.train_tiny", *words],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    return folders
+
+
+def test_two_processes_make_the_steps_of_one(folds):
+    """Across the thaw of stage 1 and the accumulation of stage 2, with batches of 6 and of 4."""
+    log = (folds[2] / "log.txt").read_text()
+    assert "encoder thawed" in log
+    for name in ("stage1_last", "stage2_last"):
+        one, two = (torch.load(folds[n] / f"{name}.pth")["state_dict"] for n in (1, 2))
+        start = torch.load(folds[1] / "stage1_last.pth")["state_dict"]
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5, msg=key)
+        if name == "stage2_last":
+            assert not torch.equal(one["head.weight"], start["head.weight"])
+
+
+def test_two_processes_count_every_pixel_once(folds):
+    one, two = (load_histograms(folds[n] / "oof.npz") for n in (1, 2))
+    assert two.ids.tolist() == one.ids.tolist()
+    assert len(two.ids) % 2 == 1  # one process has an image more to validate
+    np.testing.assert_array_equal(two.all.sum(axis=1), two.height * two.width)
+    np.testing.assert_array_equal(two.mask.sum(axis=1), one.mask.sum(axis=1))
+    # The last bits of a weight may move a pixel over the edge of a level.
+    assert np.abs(two.all - one.all).sum() <= 8
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "accelerator", "precision"),
+    [
+        ({"avx512_bf16": True}, "auto", "bf16-mixed"),
+        ({"amx_bf16": True}, "cpu", "bf16-mixed"),
+        ({"avx512_bf16": False}, "auto", "32-true"),
+        ({}, "cpu", "32-true"),
+    ],
+)
+def test_a_processor_computes_in_bfloat16_only_where_it_can(
+    monkeypatch, capabilities, accelerator, precision
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    fabric = launch(accelerator, 1, 1, "auto")
+    assert fabric._precision.precision == precision
+
+
+def test_only_deterministic_algorithms_are_used_where_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    launch("cpu", 1, 1, "32-true")
+    assert asked == []
+    launch("cpu", 1, 1, "32-true", deterministic=True)
+    assert asked == [True]

@@ -1,0 +1,288 @@
+"""Checkpoints: best and last, whole or not there, opened safely."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import InputError
+from utils.safe_load import load_file, reason_of
+from utils.training.checkpoints import FoldCheckpoints
+
+
+def content_of(epoch, stage=1, kept=()):
+    """Return the content of a checkpoint; `kept` lists epochs, best first."""
+    return {
+        "state_dict": {"weight": torch.full((3, 50), float(epoch))},
+        "stage": stage,
+        "epoch": epoch,
+        "best": {"dice": 0.5},
+        "kept": [{"epoch": number} for number in kept],
+    }
+
+
+def save(checkpoints, content, is_best):
+    """Keep the epoch as the best, or leave the best as it is."""
+    kept = [{"epoch": content["epoch"] if is_best else -1}]
+    checkpoints.save(content | {"kept": kept})
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return FoldCheckpoints(tmp_path)
+
+
+def epochs(checkpoints, stage=1):
+    return tuple(checkpoints.load(stage, which)["epoch"] for which in ("last", "best"))
+
+
+def names(checkpoints):
+    return sorted(path.name for path in checkpoints.folder.iterdir())
+
+
+def test_last_is_the_newest_epoch_and_best_the_newest_that_was_best(checkpoints):
+    for epoch, is_best in enumerate([True, True, False, True, False]):
+        save(checkpoints, content_of(epoch), is_best)
+        assert epochs(checkpoints) == (epoch, [0, 1, 1, 3, 3][epoch])
+    assert checkpoints.load(1, "best")["state_dict"]["weight"].unique().tolist() == [3.0]
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_stages_do_not_touch_each_other(checkpoints):
+    save(checkpoints, content_of(4, stage=1), is_best=True)
+    save(checkpoints, content_of(0, stage=2), is_best=True)
+    assert epochs(checkpoints, 1) == (4, 4)
+    assert epochs(checkpoints, 2) == (0, 0)
+
+
+def test_epochs_done_are_counted_by_the_last_checkpoint(checkpoints):
+    assert checkpoints.epochs_done(1) == 0
+    save(checkpoints, content_of(0), is_best=False)
+    assert checkpoints.epochs_done(1) == 1
+    save(checkpoints, content_of(6), is_best=True)
+    assert checkpoints.epochs_done(1) == 7
+    assert checkpoints.epochs_done(2) == 0
+
+
+def test_a_stage_starts_from_its_last_epoch_or_the_best_of_the_stage_before(checkpoints):
+    for stage in (1, 2):
+        save(checkpoints, content_of(0, stage), is_best=True)
+        save(checkpoints, content_of(1, stage), is_best=False)
+    assert checkpoints.load_start(1, 0) == {}
+    for number, first_epoch, start in ((1, 2, (1, 1)), (2, 0, (1, 0)), (2, 2, (2, 1))):
+        content = checkpoints.load_start(number, first_epoch)
+        assert (content["stage"], content["epoch"]) == start
+
+
+def test_where_a_file_cannot_have_two_names_it_is_copied(checkpoints, monkeypatch):
+    def refuse(*_):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    save(checkpoints, content_of(0), is_best=True)
+    save(checkpoints, content_of(1), is_best=False)
+    assert epochs(checkpoints) == (1, 0)
+
+
+def test_several_best_epochs_are_kept_under_their_numbers(checkpoints):
+    """Against a list that is sorted anew behind every epoch."""
+    scores = [0.3, 0.1, 0.5, 0.5, 0.2, 0.9]
+    for epoch in range(len(scores)):
+        kept = sorted(range(epoch + 1), key=lambda e: -scores[e])[:3]
+        checkpoints.save(content_of(epoch, kept=kept), several=True)
+        assert checkpoints.best(1) == [
+            checkpoints.folder / f"stage1_epoch{e + 1}.pth" for e in sorted(kept)
+        ]
+        held = [load_file(path)["epoch"] for path in checkpoints.best(1)]
+        assert held == sorted(kept)
+        assert epochs(checkpoints) == (epoch, kept[0])
+    assert checkpoints.best(2) == [checkpoints.folder / "stage2_best.pth"]
+
+
+@pytest.mark.parametrize("is_best", [True, False])
+def test_an_interrupted_save_leaves_the_old_checkpoints_and_nothing_else(
+    checkpoints, monkeypatch, is_best
+):
+    save(checkpoints, content_of(0), is_best=True)
+
+    def write_half_and_die(content, path):
+        path.write_bytes(b"half a checkpoint")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", write_half_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        save(checkpoints, content_of(1), is_best)
+    assert epochs(checkpoints) == (0, 0)
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_between_best_and_last_an_interruption_leaves_an_epoch_to_repeat(checkpoints, monkeypatch):
+    """Not one that counts as done while its best weights are missing."""
+    save(checkpoints, content_of(0), is_best=True)
+    real = os.replace
+
+    def replace_best_then_die(source, target):
+        if target.name == "stage1_last.pth":
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_best_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        save(checkpoints, content_of(1), is_best=True)
+    assert epochs(checkpoints) == (0, 1)
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_a_checkpoint_opens_with_torchs_safe_loader(checkpoints):
+    save(checkpoints, content_of(2), is_best=False)
+    plain = torch.load(checkpoints.path(1, "last"), weights_only=True)
+    assert plain["epoch"] == 2
+    assert torch.equal(plain["state_dict"]["weight"], torch.full((3, 50), 2.0))
+
+
+def refusal(path):
+    with pytest.raises(InputError) as refused:
+        load_file(path)
+    message = str(refused.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert "weights_only" not in message  # torch's words for: load it without safety
+    return message
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.99])
+def test_a_truncated_checkpoint_is_refused(checkpoints, share):
+    save(checkpoints, content_of(0), is_best=False)
+    path = checkpoints.path(1, "last")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "cannot be read as a checkpoint" in refusal(path)
+    with pytest.raises(InputError):
+        checkpoints.epochs_done(1)
+
+
+def test_whatever_the_bytes_are_the_file_is_refused_and_named(tmp_path):
+    path = tmp_path / "a.pth"
+    for seed in range(300):
+        rng = random.Random(seed)
+        start = (b"", b"\x80\x02", b"PK\x03\x04", b"\x80\x02}q\x00")[seed % 4]
+        path.write_bytes(start + rng.randbytes(rng.randrange(40)))
+        refusal(path)
+
+
+@pytest.mark.parametrize("unsafe", [np.int64(3), np.ones(2), np.float64, random.Random()])
+def test_what_is_no_tensor_and_no_plain_type_is_refused(tmp_path, unsafe):
+    torch.save({"best": unsafe}, tmp_path / "a.pth")
+    assert "holds more than tensors and plain types" in refusal(tmp_path / "a.pth")
+
+
+def test_a_file_without_a_dict_is_refused(tmp_path):
+    torch.save([torch.ones(2)], tmp_path / "a.pth")
+    assert "holds a list, not a dict of weights" in refusal(tmp_path / "a.pth")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "no checkpoint at" in refusal(tmp_path / "none.pth")
+    assert "Is a directory" in refusal(tmp_path)
+
+
+def test_the_reason_is_that_of_the_system_or_the_library():
+    assert reason_of(OSError("disk\nfailed")) == "disk"
+    assert "damaged" in reason_of(KeyError("206"))
+    assert "damaged" in reason_of(RuntimeError())
+
+
+def test_a_flipped_bit_anywhere_in_the_weights_is_found(checkpoints):
+    """torch itself would load the changed number."""
+    save(checkpoints, content_of(0), is_best=False)
+    path = checkpoints.path(1, "last")
+    data = path.read_bytes()
+    weights = np.full(150, 0.0, np.float32).tobytes()
+    start = data.index(weights)
+    for position in range(start, start + len(weights), 97):
+        changed = bytearray(data)
+        changed[position] ^= 1 << (position % 8)
+        path.write_bytes(changed)
+        assert torch.load(path)["state_dict"]["weight"].count_nonzero() == 1
+        assert "cannot be read as a checkpoint" in refusal(path)
+
+
+def test_a_damaged_checkpoint_is_answered_with_the_one_that_is_whole(checkpoints):
+    save(checkpoints, content_of(0), is_best=True)
+    save(checkpoints, content_of(1), is_best=False)
+    last, best = checkpoints.path(1, "last"), checkpoints.path(1, "best")
+    whole = last.read_bytes()
+    last.write_bytes(whole[:100])
+    with pytest.raises(InputError) as refused:
+        checkpoints.epochs_done(1)
+    assert f"stage1_best.pth is intact, of epoch 1: copy it to {last}" in str(refused.value)
+    shutil.copy(best, last)
+    assert epochs(checkpoints) == (0, 0)
+    last.write_bytes(whole)
+    best.write_bytes(whole[:100])
+    with pytest.raises(InputError, match=rf"stage1_last\.pth is intact, of epoch 2: .* {best}"):
+        checkpoints.load(1, "best")
+    last.write_bytes(b"")
+    with pytest.raises(InputError, match=r"Remove stage1_last\.pth and stage1_best\.pth from"):
+        checkpoints.load(1, "last")
+
+
+def test_a_disk_that_takes_no_more_is_told_and_the_old_checkpoint_is_whole(checkpoints):
+    save(checkpoints, content_of(0), is_best=True)
+    too_large = content_of(1) | {"more": torch.zeros(100_000)}
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(
+            InputError, match=r"stage1_last\.pth cannot be written .*free some space"
+        ):
+            save(checkpoints, too_large, is_best=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert epochs(checkpoints) == (0, 0)
+    assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
+
+
+def test_leftovers_are_removed_and_nothing_else(checkpoints):
+    save(checkpoints, content_of(0), is_best=True)
+    (checkpoints.folder / ".stage1_last.4711.pth").write_bytes(b"half")
+    (checkpoints.folder / "log.txt").touch()
+    checkpoints.remove_leftovers()
+    assert names(checkpoints) == ["log.txt", "stage1_best.pth", "stage1_last.pth"]
+
+
+def test_epochs_that_a_killed_process_did_not_come_to_remove_are_removed(checkpoints, monkeypatch):
+    """They would be averaged in prediction."""
+    for epoch in range(2):
+        checkpoints.save(content_of(epoch, kept=range(epoch + 1)), several=True)
+    with monkeypatch.context() as killed:
+        killed.setattr(FoldCheckpoints, "_keep_only", lambda *_: sys.exit(9))
+        with pytest.raises(SystemExit):
+            checkpoints.save(content_of(2, kept=[2, 1]), several=True)
+    assert len(checkpoints.best(1)) == 3
+    checkpoints.remove_leftovers()
+    assert [path.name for path in checkpoints.best(1)] == ["stage1_epoch2.pth", "stage1_epoch3.pth"]
+    assert epochs(checkpoints) == (2, 2)
+
+
+@pytest.mark.parametrize("home", [b"cnumpy._core.multi", b"cnumpy.core.multi"])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_a_numpy_float_passes_also_from_before_numpy_2(kind, home, tmp_path):
+    torch.save({"max_dice": kind(0.75), "lr": 1e-4}, tmp_path / "new.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "new.pth") as new,
+        zipfile.ZipFile(tmp_path / "a.pth", "w") as old,
+    ):
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"cnumpy._core.multi", home))
+    assert home in (tmp_path / "a.pth").read_bytes()
+    assert load_file(tmp_path / "a.pth") == {"max_dice": 0.75, "lr": 1e-4}

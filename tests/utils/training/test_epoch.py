@@ -1,0 +1,130 @@
+"""A pass over training images: its loss, its steps, its end, and how often the host waits."""
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from datasets.sampling import plan_steps
+from models.interface import normalise
+from tests.helpers.tiny import TinyNet
+from utils.signals import Stopped
+from utils.training.epoch import SYNC_EVERY, NonFiniteLoss, train_epoch
+from utils.training.losses import bce
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    return [
+        tuple(
+            torch.randint(0, high, (size, 1, 16, 16), dtype=torch.uint8, generator=generator)
+            for high in (256, 2)
+        )
+        for size in (4, 4, 2)
+    ]
+
+
+def begin():
+    torch.manual_seed(0)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    module = TinyNet()
+    model, optimizer = fabric.setup(module, torch.optim.SGD(module.parameters(), lr=0.1))
+    model.train()
+    return fabric, module, model, optimizer
+
+
+def test_the_loss_is_the_mean_over_all_images(batches):
+    """With a rate of 0, so that one pass over all of them gives the reference."""
+    fabric, module, model, optimizer = begin()
+    module.eval()
+    optimizer.param_groups[0]["lr"] = 0.0
+    trained = train_epoch(fabric, model, optimizer, batches, plan_steps([4, 4, 2], 1), bce)
+    image, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    with torch.no_grad():
+        assert trained.loss == pytest.approx(bce(module(normalise(image)), mask).item())
+    assert trained.images_per_second > 0
+
+
+@pytest.mark.parametrize("batches_per_step", [1, 2, 3])
+def test_a_step_follows_every_group(batches, batches_per_step):
+    """Against a loop that gives all images of a group to the network at once."""
+    fabric, module, model, optimizer = begin()
+    reference = TinyNet()
+    reference.load_state_dict(module.state_dict())
+    for network in (module, reference):
+        network.eval()
+    train_epoch(fabric, model, optimizer, batches, plan_steps([4, 4, 2], batches_per_step), bce)
+    steps = torch.optim.SGD(reference.parameters(), lr=0.1)
+    for start in range(0, 3, batches_per_step):
+        group = zip(*batches[start : start + batches_per_step], strict=True)
+        image, mask = (torch.cat(parts) for parts in group)
+        bce(reference(normalise(image)), mask).backward()
+        steps.step()
+        steps.zero_grad()
+    for ours, theirs in zip(module.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("count", "readings"), [(3, 1), (SYNC_EVERY, 1), (2 * SYNC_EVERY + 1, 3)])
+def test_the_host_waits_for_the_device_at_readings_only(batches, monkeypatch, count, readings):
+    fabric, _, model, optimizer = begin()
+    waits = []
+    for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
+        real = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor,
+            name,
+            lambda *a, _real=real, _name=name, **k: waits.append(_name) or _real(*a, **k),
+        )
+    train_epoch(fabric, model, optimizer, [batches[0]] * count, plan_steps([4] * count, 1), bce)
+    assert waits == ["tolist"] * readings + ["item"]
+
+
+@pytest.mark.parametrize(("bad", "since", "until"), [(1, 0, SYNC_EVERY), (25, SYNC_EVERY, 30)])
+def test_a_loss_that_is_not_finite_ends_the_pass_at_the_next_reading(batches, bad, since, until):
+    fabric, _, model, optimizer = begin()
+    steps = []
+
+    def loss(logits, mask):
+        steps.append(len(steps))
+        return bce(logits, mask) * (float("inf") if steps[-1] in (bad, bad + 2) else 1.0)
+
+    with pytest.raises(NonFiniteLoss) as stopped:
+        train_epoch(fabric, model, optimizer, [batches[0]] * 30, plan_steps([4] * 30, 1), loss)
+    found = stopped.value
+    assert (found.first, found.since, found.until) == (bad, since, until)
+    assert len(steps) == until
+
+
+@pytest.mark.parametrize("batches_per_step", [1, 2])
+def test_a_pass_that_is_to_stop_finishes_its_step(batches, batches_per_step):
+    fabric, module, model, optimizer = begin()
+    told, steps = iter([False, True]), []
+    step = optimizer.step
+    optimizer.step = lambda *args: steps.append(step(*args))
+    with pytest.raises(Stopped):
+        train_epoch(
+            fabric,
+            model,
+            optimizer,
+            [batches[0]] * 6,
+            plan_steps([4] * 6, batches_per_step),
+            bce,
+            stop_requested=lambda: next(told),
+        )
+    assert len(steps) == 2
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.001])
+def test_a_step_is_no_longer_than_the_clipped_gradient(batches, clip):
+    """Plain steps of rate 0.1 are a tenth of their gradient."""
+    fabric, module, model, optimizer = begin()
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    train_epoch(fabric, model, optimizer, batches[:1], plan_steps([4], 1), bce, clip_grad_norm=clip)
+    moves = [now - then for now, then in zip(module.parameters(), before, strict=True)]
+    length = torch.cat([move.flatten() for move in moves]).norm().item()
+    if clip:
+        assert length == pytest.approx(0.1 * clip, rel=1e-2)
+    else:
+        assert length > 0.001

@@ -1,0 +1,83 @@
+"""The prediction loop: batch -> blend -> one full-size map per image."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.loaders import start_worker
+from utils.inference.ensemble import Blend, FullSizeMaps
+
+Item = TypeVar("Item")
+
+
+class Batch(NamedTuple, Generic[Item]):
+    """A batch to predict.
+
+    Attributes:
+        images: for each view, [B,1,S,S] uint8 grey, preprocessed.
+        sizes: height and width of the B originals in pixels.
+        items: B descriptions of the images, whatever the caller needs.
+    """
+
+    images: list[Tensor]
+    sizes: list[tuple[int, int]]
+    items: list[Item]
+
+
+def make_batch(
+    images: Iterable[Sequence[Tensor]], sizes: Sequence[tuple[int, int]], items: Sequence[Item]
+) -> Batch[Item]:
+    """Stack images into a batch.
+
+    Args:
+        images: for each image its views, uint8 [1,S,S].
+        sizes: height and width of each original in pixels.
+        items: description of each image.
+    """
+    return Batch([torch.stack(view) for view in zip(*images, strict=True)], [*sizes], [*items])
+
+
+def open_prediction_loader(
+    dataset: Dataset,
+    batch_size: int,
+    num_workers: int,
+    collate: Callable,
+    positions: Sequence[int],
+) -> DataLoader:
+    """Load batches in order, in worker processes.
+
+    Args:
+        dataset: the images.
+        batch_size: images per batch.
+        num_workers: processes; no more than there are batches.
+        collate: makes a batch of a list of items.
+        positions: which items to load.
+    """
+    batches = -(-len(positions) // batch_size)
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=positions,
+        num_workers=min(num_workers, batches),
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=start_worker,
+    )
+
+
+def predict_batch(
+    fabric: Fabric, blend: Blend, batch: Batch[Item]
+) -> Iterator[tuple[Item, FullSizeMaps]]:
+    """Predict a batch; yield each image with its maps, one at a time.
+
+    Args:
+        fabric: knows the device.
+        blend: predicts.
+        batch: with the images of `blend.views`.
+    """
+    images = [view.to(fabric.device, non_blocking=True) for view in batch.images]
+    yield from zip(batch.items, blend(images, batch.sizes), strict=True)

@@ -1,0 +1,62 @@
+"""Torch files, opened with torch's safe loader only."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.errors import InputError
+
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMPY_FLOATS: list[Any] = [
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+]
+"""Needed to load a numpy float, under its names before and since numpy 2: checkpoints of the
+original repository store their best Dice as one. None of these can run code from the file."""
+
+
+class DamagedError(InputError):
+    """A checkpoint that cannot be read."""
+
+
+def load_file(path: str | Path) -> dict:
+    """Load a dict of tensors, plain types and numpy floats onto the CPU with torch's safe loader.
+
+    Raises:
+        InputError: the file is missing or holds something else.
+        DamagedError: the file cannot be read, or a checksum does not match.
+    """
+    try:
+        _verify_checksums(path)
+        with torch.serialization.safe_globals(_NUMPY_FLOATS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"no checkpoint at {path}") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DamagedError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a dict of weights")
+    return content
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line why torch could not read a file."""
+    if isinstance(error, OSError | RuntimeError) and str(error):
+        return str(error).splitlines()[0]
+    # For a refused pickle, torch's own message suggests loading it unsafely.
+    return "it is damaged, or holds more than tensors and plain types"
+
+
+def _verify_checksums(path: str | Path) -> None:
+    """Verify the checksum of every part of a checkpoint (a zip file); torch does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as parts:
+            damaged = parts.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
