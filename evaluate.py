@@ -1,4 +1,4 @@
-"""Score a submission as Kaggle does, without Kaggle, and say what stands behind the score.
+"""Score a submission offline as Kaggle does, and break the score down.
 
     python evaluate.py --submission submission.csv --truth train-rle.csv
     python evaluate.py --submission submission.csv --truth train-rle.csv --scores scores.csv
@@ -7,18 +7,18 @@
     python evaluate.py --submission submission.csv --truth train-rle.csv \\
         --patients datasets/SIIM_data/patients.csv --out evaluation.json
 
-SUBMISSION has one row per image, TRUTH any number (all are joined). The images of the submission
-are scored, so that of one fold can be held against the whole csv; annotated images that it lacks
-are counted and said. An image that TRUTH does not know is an error, as it has no score.
+SUBMISSION has one row per image, TRUTH one or more, whose union is the true mask. Only the images
+in SUBMISSION are scored, so the predictions of one fold can be compared with the csv of all images;
+the number of other images in TRUTH is printed. An image that is not in TRUTH is an error.
 
-Dice of an image is 2|A and B| / (|A| + |B|), 1 where both are empty; the score is the mean over
-images. Beside it: the score of leaving every image empty, Dice on positives alone and by the size
-of the true mask, how many images are rightly given a mask or none, and from SCORES (written by
-predict.py) how well the probability of an image ranks positives above empty images. Every
-figure has a 95 % bootstrap interval over images; over patients where they are given.
+The Dice of an image is 2|A and B| / (|A| + |B|), 1 if both masks are empty; the score is the mean
+over images. Next to it are printed the score of predicting no mask anywhere, Dice on positives only
+and by the size of the true mask, specificity and sensitivity, and, with SCORES (the scores.csv of
+predict.py), how well the image-level probability ranks positives above empty images. Every figure
+has a 95 % bootstrap interval over images, or over patients with --patients.
 
-Expect about 1,000 images per second. On disk appear: OUT, all figures as JSON, and WORST, the 16
-images of the lowest Dice.
+Scores about 1,000 images per second. Writes all figures as JSON to OUT, and a picture of the 16
+images with the lowest Dice to WORST.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from datasets.folds import read_patients
 from datasets.formats.images import find_images_by_id, image_size
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.evaluation.image_level import (
     ImageLevelScores,
@@ -64,44 +65,68 @@ def main(args: list[str] | None = None) -> int:
     files = find_images_by_id(options.images, pairs.ids) if options.images else {}
     default = (options.height, options.width)
     counts = count_pixels(pairs, _sizes(pairs.ids, files, default))
-    summary, detection = score_submission(counts, groups), None
+    summary, image_level = score_submission(counts, groups), None
     if scores is not None:
-        _print_other_areas(options.scores, counts.predicted, scores["area"].to_numpy())
-        detection = score_image_level(scores["probability"].to_numpy(), counts.positive, groups)
-    _print(options, pairs, summary, detection)
+        _warn_of_other_areas(options.scores, counts.predicted, scores["area"].to_numpy())
+        image_level = score_image_level(scores["probability"].to_numpy(), counts.positive, groups)
+    _print(options, pairs, summary, image_level)
     try:
         if options.out:
-            write_json(options.out, _content(options, pairs, summary, detection))
+            write_json(options.out, _content(options, pairs, summary, image_level))
         if options.worst:
             _print_missing(write_worst_sheet(options.worst, pairs, counts, files, default), options)
     except OSError as error:
-        raise InputError(f"the results cannot be written ({error})") from error
+        raise InputError(
+            f"the results cannot be written ({error}); choose another --out or --worst"
+        ) from error
     return 0
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python evaluate.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("python evaluate.py", __doc__)
     add = parser.add_argument
-    add("--submission", type=Path, required=True, help="csv of predicted masks, a row per image")
-    add("--truth", type=Path, required=True, help="csv of true masks; may hold further images")
-    add("--scores", type=Path, help="csv of ImageId,probability,area, for the image-level results")
-    add("--patients", type=Path, help="csv of ImageId,PatientId: intervals are over patients")
-    add("--images", type=Path, help="folder of .dcm, .png or .jpg: their sizes, and for --worst")
-    add("--worst", type=Path, help=".png or .jpg to draw the images of the lowest Dice on")
-    add("--out", type=Path, help="JSON to write all figures to")
-    add("--height", type=int, default=1024, help="pixels, of images not in --images (1024)")
-    add("--width", type=int, default=1024, help="pixels, of images not in --images (1024)")
+    add("--submission", type=Path, required=True, help="csv of predicted masks, one row per image")
+    add("--truth", type=Path, required=True, help="csv of true masks; may have more images")
+    add(
+        "--scores",
+        type=Path,
+        help="scores.csv of predict.py, for image-level scores (default: none)",
+    )
+    add(
+        "--patients",
+        type=Path,
+        help="csv of ImageId,PatientId, for intervals over patients (default: none)",
+    )
+    add(
+        "--images",
+        type=Path,
+        help="folder of .dcm, .png or .jpg files, for image sizes and --worst (default: none)",
+    )
+    add(
+        "--worst",
+        type=Path,
+        help=".png or .jpg file to draw the images with the lowest Dice to (default: none)",
+    )
+    add("--out", type=Path, help="JSON file to write all figures to (default: none)")
+    add(
+        "--height",
+        type=int,
+        default=1024,
+        help="height in pixels of images that are not in IMAGES (default: 1024)",
+    )
+    add(
+        "--width",
+        type=int,
+        default=1024,
+        help="width in pixels of images that are not in IMAGES (default: 1024)",
+    )
     options = parser.parse_args(args)
     if options.worst and not options.images:
-        parser.error("--worst draws on the images that --images names; give both")
+        parser.error("--worst needs the images; set their folder with --images")
     if options.worst and options.worst.suffix.lower() not in PICTURES:
         parser.error(f"--worst {options.worst} does not end in {', '.join(PICTURES)}")
     if min(options.height, options.width) < 1:
-        parser.error(f"--height {options.height} --width {options.width}: no pixels")
+        parser.error(f"--height {options.height} --width {options.width}: must be at least 1")
     return options
 
 
@@ -109,7 +134,7 @@ def _groups(ids: list[str], patients: Path | None) -> np.ndarray:
     known = read_patients(patients) if patients else {}
     unknown = sum(not known.get(name) for name in ids)
     if patients and unknown:
-        print(f"{patients}: the patient of {unknown:,} images is not known; each stands alone")
+        print(f"{patients}: the patient of {unknown:,} images is unknown; each counts as a patient")
     return np.array([known.get(name) or name for name in ids])
 
 
@@ -120,42 +145,45 @@ def _sizes(
         yield name, image_size(files[name]) if name in files else default
 
 
-def _print_other_areas(path: Path, predicted: np.ndarray, area: np.ndarray) -> None:
+def _warn_of_other_areas(path: Path, predicted: np.ndarray, area: np.ndarray) -> None:
     others = np.count_nonzero(predicted != area)
     if others:
-        print(f"{path}: another area for {others:,} images; is it of this submission?")
+        print(
+            f"warning: {path} has another mask area for {others:,} images; check that it belongs "
+            "to the submission"
+        )
 
 
 def _print(
     options: argparse.Namespace,
     pairs: MaskPairs,
     summary: Summary,
-    detection: ImageLevelScores | None,
+    image_level: ImageLevelScores | None,
 ) -> None:
     print(f"{options.submission} against {options.truth}")
     if pairs.left_out:
         print(f"{pairs.left_out:,} annotated images are not in the submission and not scored")
-    print(f"{summary.predicted:,} of {len(pairs.ids):,} images are given a mask\n")
+    print(f"{summary.predicted:,} of {len(pairs.ids):,} images have a predicted mask\n")
     over = "patients" if options.patients else "images"
     print(f"{'':46}{'images':>8}{'value':>9}   95 % interval over {over}")
-    for label, value in _lines(summary, detection):
+    for label, value in _lines(summary, image_level):
         print(f"{label:46}{_figures(value)}")
 
 
 def _lines(
-    summary: Summary, detection: ImageLevelScores | None
+    summary: Summary, image_level: ImageLevelScores | None
 ) -> Iterator[tuple[str, Estimate | float]]:
     yield "Dice", summary.dice
-    yield "  of leaving every image empty", summary.baseline
+    yield "  of predicting no mask anywhere", summary.baseline
     yield "Dice on positives", summary.dice_positive
     for bucket in summary.by_size:
         yield f"  true mask of {_range(bucket)} px", bucket.dice
     yield "empty images left empty (specificity)", summary.empty_kept
-    yield "positives given a mask (sensitivity)", summary.positive_found
-    if detection:
-        yield "AUC of the probabilities in SCORES", detection.auc
-        yield from _cut_lines(detection.half, "")
-        yield from _cut_lines(detection.best, ", chosen here")
+    yield "positives with a predicted mask (sensitivity)", summary.positive_found
+    if image_level:
+        yield "image-level AUC of SCORES", image_level.auc
+        yield from _cut_lines(image_level.half, "")
+        yield from _cut_lines(image_level.best, ", chosen here")
 
 
 def _cut_lines(cut: OperatingPoint, note: str) -> Iterator[tuple[str, Estimate]]:
@@ -176,16 +204,16 @@ def _figures(value: Estimate | float) -> str:
 
 
 def _print_missing(missing: list[str], options: argparse.Namespace) -> None:
-    print(f"\n{options.worst}: the images of the lowest Dice")
+    print(f"\n{options.worst}: the images with the lowest Dice")
     for name in missing:
-        print(f"{name} is not in {options.images}: its masks are drawn on black")
+        print(f"{name} is not in {options.images}: its masks are drawn on a black image")
 
 
 def _content(
     options: argparse.Namespace,
     pairs: MaskPairs,
     summary: Summary,
-    detection: ImageLevelScores | None,
+    image_level: ImageLevelScores | None,
 ) -> dict:
     return {
         "submission": str(options.submission),
@@ -193,7 +221,7 @@ def _content(
         "not_in_submission": pairs.left_out,
         "intervals_over": "patients" if options.patients else "images",
         **asdict(summary),
-        "detection": asdict(detection) if detection else None,
+        "detection": asdict(image_level) if image_level else None,
     }
 
 

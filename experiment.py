@@ -1,4 +1,4 @@
-"""A run: decide once, make the folds, hand each to a solver, summarise."""
+"""A run: plan it on rank 0, train every fold with a solver, summarise the results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,10 +42,10 @@ class RunPlan:
     Attributes:
         config: settings, with a run name and a seed.
         folder: the run's folder.
-        table: the table of folds.csv.
+        table: the content of folds.csv.
         source: the pixels of every image.
-        mask_fractions: fraction of mask pixels of every image, by id.
-        has_encoder: the network has an encoder that can be frozen.
+        mask_fractions: fraction of mask pixels of each image, by id.
+        has_encoder: whether the network has an encoder that can be frozen.
     """
 
     config: Config
@@ -62,13 +62,13 @@ def run(
     stratified: bool,
     choose_lr: Callable[[Config], float],
 ) -> int:
-    """Do what --mode asks for: train folds and summarise, or only choose the thresholds of a run.
+    """Execute --mode: train folds and summarise, or only choose the thresholds of a run.
 
     Args:
         config: settings of this call.
         given: names of the settings that were given rather than left at their defaults.
-        stratified: make folds with equal shares of positives.
-        choose_lr: returns stage 1's learning rate for settings with a seed.
+        stratified: balance the share of positives over the folds.
+        choose_lr: returns the learning rate of stage 1, given settings with a seed.
 
     Returns:
         The exit code, 0.
@@ -105,7 +105,7 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     config, folder = open_run(config, given)
     found = find_samples(config.dataset_root, read_excluded(config.exclude))
     _print_left_out(found)
-    # Before masks are read, which takes time, and before anything is written.
+    # Fails fast: reading the masks takes time, and nothing has been written yet.
     network = _try_network(config, is_new=not (folder / "config.yaml").exists())
     source = _open_source(config, found.samples)
     mask_fractions = source.mask_fractions()
@@ -135,9 +135,9 @@ def _print_left_out(found: FoundSamples) -> None:
 
 
 def _try_network(config: Config, is_new: bool) -> nn.Module:
-    """Build the network once, so that a wrong name, file or size ends a run before it starts.
+    """Build the network once, so that a wrong name, file or size fails before the run starts.
 
-    Only a new run starts from pretrained weights; they are downloaded here, by one process.
+    Only a new run needs pretrained weights; they are downloaded here, by one process.
     """
     network = build_model(
         config.model_type,
@@ -162,8 +162,10 @@ def _open_source(config: Config, samples: dict[str, Sample]) -> PixelSource:
 
 
 def _make_folds(config: Config, mask_fractions: dict[str, float], stratified: bool) -> pd.DataFrame:
-    known = Path(config.dataset_root) / "patients.csv"
-    patients = read_patients(config.groups or known) if config.groups or known.exists() else None
+    # Without --groups, patients do not change the folds, but leakage and intervals depend on them.
+    default = Path(config.dataset_root) / "patients.csv"
+    path = config.groups or (default if default.exists() else None)
+    patients = read_patients(path) if path else None
     positive = {name: fraction > 0 for name, fraction in mask_fractions.items()}
     table = make_folds(positive, config.n_splits, stratified, patients, grouped=bool(config.groups))
     print0(f"{len(table)} images, {sum(positive.values())} positive; {describe_leakage(table)}")
@@ -173,9 +175,9 @@ def _make_folds(config: Config, mask_fractions: dict[str, float], stratified: bo
 def _compare_folds(table: pd.DataFrame, path: Path) -> None:
     if path.exists() and not read_folds(path).equals(table):
         raise InputError(
-            f"{path} holds other folds than this call makes: images, masks, patients or the "
-            "--exclude list have changed, or the run was started with the other of main.py and "
-            "train_sfold.py"
+            f"{path} holds other folds than this call would create: images, masks, patients or the "
+            "--exclude list have changed, or the run was started with the other script of main.py "
+            "and train_sfold.py"
         )
 
 
@@ -183,8 +185,8 @@ def _check_free(folder: Path, config: Config) -> None:
     """Refuse a fold whose checkpoints training would overwrite, or whose stage 1 is missing."""
     if config.mode == "train_stage2" and not (folder / "stage1_best.pth").exists():
         raise InputError(
-            f"--mode train_stage2 looked for {folder}/stage1_best.pth; train stage 1 of this fold "
-            "with --mode train"
+            f"--mode train_stage2 needs {folder}/stage1_best.pth; train stage 1 of this fold with "
+            "--mode train"
         )
     written = "stage[23]_*.pth" if config.mode == "train_stage2" else "*.pth"
     if not config.resume and any(folder.glob(written)):
@@ -213,5 +215,5 @@ def _summarise(folder: Path) -> None:
     print0(f"\n{format_table(summary)}\n")
     print0(describe_thresholds(choose_thresholds(folder)))
     if not summary["pooled"]["predicted"]:
-        print0("no masks predicted: no rule of the grid beats leaving every image empty")
-    print0(f"results: {folder}\nwatch:   tensorboard --logdir {folder}")
+        print0("no masks predicted: no rule of the search beats predicting no mask anywhere")
+    print0(f"results: {folder}\ncurves:  tensorboard --logdir {folder}")

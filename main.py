@@ -1,11 +1,11 @@
-"""Train a pneumothorax segmentation network on plain folds, at a learning rate drawn at random.
+"""Train a pneumothorax segmentation network on plain folds, with a randomly drawn learning rate.
 
-    CUDA_VISIBLE_DEVICES=0 python main.py      one GPU
-    python main.py                             all GPUs, or the CPU where there is none
-    python main.py --config recipes/demo.yaml  the settings of a recipe
-    python main.py --run_name last --resume true
+    CUDA_VISIBLE_DEVICES=0 python main.py         one GPU
+    python main.py                                all GPUs, or the CPU if there is none
+    python main.py --config recipes/demo.yaml     with the settings of a recipe
+    python main.py --run_name last --resume true  resume the latest run
 
-Reads ./datasets/SIIM_data/train_images and train_mask (python -m datasets.prepare fills them).
+Reads ./datasets/SIIM_data/train_images and train_mask (written by python -m datasets.prepare).
 Writes checkpoints/<model_type>/<run_name>/: config.yaml, environment.json, folds.csv, summary.json,
 and for each fold its checkpoints, log.txt, TensorBoard events and oof.npz.
 """
@@ -21,12 +21,12 @@ from utils.config.settings import Config
 from utils.console import print0
 from utils.errors import command
 
-_LOWEST_LR = 5e-7
+_MIN_LR = 5e-7
 
 
 def draw_lr(config: Config) -> float:
-    """Draw stage 1's learning rate, U(0,1) * lr + 5e-7, from the seed: once per run."""
-    lr = np.random.default_rng(config.seed).uniform() * config.lr + _LOWEST_LR
+    """Draw the learning rate of stage 1 from the seed, once per run: U(0,1) * lr + 5e-7."""
+    lr = np.random.default_rng(config.seed).uniform() * config.lr + _MIN_LR
     print0(f"learning rate of stage 1, drawn from the seed: {lr:.4g}")
     return float(lr)
 

@@ -1,4 +1,4 @@
-"""Predict masks with the networks of runs: a submission for Kaggle, pictures, probabilities.
+"""Predict masks with the networks of one or more runs: Kaggle's csv, overlays, probability maps.
 
     python predict.py --run checkpoints/unet_resnet34/RUN --images dicom-images-test
     python predict.py --run checkpoints/unet_resnet34/RUN --images stage_2_images \\
@@ -8,22 +8,24 @@
     python predict.py --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B \\
         --weights 0.6,0.4 --images dicom-images-test
 
-Images of any size are preprocessed as in training. The probabilities of all folds (and of all kept
-epochs, and the mirror image) are averaged, brought to the size of the image, and cut by the run's
-threshold.json. Where a run has a stage 3, its networks draw the masks and those of stage 2 decide
-whether there is one. Several runs are averaged with their weights at the size of the image, and cut
-by the thresholds that python -m utils.blend chose for these runs and weights.
-Each device takes its share of the images; memory does not grow with their number. Once all has gone
-well, there appear on disk:
+Images of any size are preprocessed as in training. The probabilities of all folds and kept epochs
+(with --tta hflip, also of mirror images) are averaged, resized to the original size and thresholded
+with the run's threshold.json. If a run has a stage 3, its networks draw the masks, and those of
+stage 2 are the gate, which decides whether an image has a mask. Several runs are averaged with
+--weights at the original size and thresholded as python -m utils.blend chose for these runs and
+weights.
+
+Each device predicts a share of the images; memory does not grow with their number. Files are
+written only after everything has succeeded:
 
     OUT            Kaggle's csv: ImageId,EncodedPixels, one row per image, -1 for no mask
-    scores.csv     beside it: ImageId,probability,area; the probability of a mask by the presence
-                   head, or where there is none the largest of any pixel of the map that decides,
-                   and the area of the mask in pixels, both at the original size
+    scores.csv     next to OUT: ImageId,probability,area. The probability of a mask is that of the
+                   presence head or, without one, the maximum of the gate's map; the area is that of
+                   the mask in pixels. Both are at the original size.
     OVERLAYS/      <id>.png: image, mask, probability; contact_sheet.png: 36 images at a glance
     PROBABILITIES/ <id>.png: 8-bit maps at the original size, level floor(255 p)
 
-Exit code: 0; 2 where something cannot be used, and then nothing is written.
+Exit code: 0; 2 if an input cannot be used, in which case nothing is written.
 """
 
 import sys
@@ -44,7 +46,7 @@ def main(args: list[str] | None = None) -> int:
         with readable_memory_errors():
             predict(fabric, options)
     except OSError as error:
-        raise InputError(f"cannot be written: {error}") from error
+        raise InputError(f"the results cannot be written ({error})") from error
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Solver: trains one fold through its stages; works for every network."""
+"""Solver: trains all stages of one fold, for any network."""
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,13 +13,13 @@ from tqdm import tqdm
 from datasets.folds import Fold
 from datasets.loaders import StageData
 from datasets.sampling import derive_seed
-from datasets.sources.base import PixelSource
+from datasets.sources.base import Pixels, PixelSource
 from models import build_model
 from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.distributed import any_rank, memory_format_for
 from utils.inference.out_of_fold import write_out_of_fold
-from utils.inference.runs import WeightedRun, fold_checkpoints
+from utils.inference.runs import View, WeightedRun, fold_checkpoints
 from utils.postprocessing.rule import score
 from utils.postprocessing.search import best_pair
 from utils.signals import Stopped, deferred_signals
@@ -32,10 +32,11 @@ from utils.training.state import TrainingState
 from utils.training.validation import Validation, validate
 
 
+@dataclass(eq=False)
 class Solver:
-    """Trains one fold through its stages.
+    """Trains all stages of one fold.
 
-    Every stage after the first starts from the best weights of the one before, with a fresh
+    Every stage after the first starts from the best weights of the previous one, with a fresh
     optimizer, schedule and best score.
 
     Args:
@@ -44,33 +45,20 @@ class Solver:
         stages: all stages of the run, in order.
         fold: the images to train and to validate on.
         source: the pixels of every image.
-        folder: the fold's folder, which exists.
+        folder: the fold's folder, which must exist.
         prior: fraction of mask pixels over the training images.
     """
 
-    data: StageData
-    module: nn.Module
-    state: TrainingState
-    log: FoldLog
+    fabric: Fabric
+    config: Config
+    stages: tuple[Stage, ...]
+    fold: Fold
+    source: PixelSource
+    folder: Path
+    prior: float
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        config: Config,
-        stages: tuple[Stage, ...],
-        fold: Fold,
-        source: PixelSource,
-        folder: Path,
-        prior: float,
-    ):
-        self.fabric = fabric
-        self.config = config
-        self.stages = stages
-        self.fold = fold
-        self.source = source
-        self.folder = folder
-        self.prior = prior
-        self.checkpoints = FoldCheckpoints(folder)
+    def __post_init__(self) -> None:
+        self.checkpoints = FoldCheckpoints(self.folder)
         self.model: nn.Module | None = None
         self.kept: list[dict] = []
         self.stop_requested: Callable[[], bool] = lambda: False
@@ -78,14 +66,14 @@ class Solver:
     def fit(self) -> None:
         """Train every stage, then write oof.npz with the last stage's best weights.
 
-        A fold that exists is resumed in this order:
-        1. A fold with oof.npz is finished and left alone.
-        2. Files left half written are removed; they are never read.
-        3. The first epoch still to do is found (`find_resume_point`); earlier ones are skipped.
-        4. A stage with a last checkpoint takes weights, optimizer, schedule, scaler and best score
-           from it.
-        5. Any other stage starts anew: from the best weights of the stage before it or, if it is
-           the first, from the weights that the network was built with.
+        An existing fold is resumed in this order:
+        1. A fold with oof.npz is finished: nothing is done.
+        2. Partially written files are removed; they are never read.
+        3. The first epoch that remains is found (`find_resume_point`); earlier ones are skipped.
+        4. A stage with a last checkpoint restores weights, optimizer, schedule, scaler and best
+           score from it.
+        5. Any other stage starts from its first epoch, with the best weights of the previous stage
+           or, for the first stage, with the initial weights of the network.
         """
         if (self.folder / "oof.npz").exists():
             return
@@ -117,8 +105,8 @@ class Solver:
             first_epoch: 0 to start the stage; otherwise the epoch after its last checkpoint.
         """
         fold = self.fold.only_positives() if stage.positives_only else self.fold
-        ranks = self.fabric.global_rank, self.fabric.world_size
-        self.data = StageData(self.source, fold, stage, self.config, *ranks)
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        self.data = StageData(self.source, fold, stage, self.config, rank, world_size)
         self.loss_function = build_loss(stage.loss, self.config.presence_weight)
         start = self.build_module(stage, first_epoch)
         steps = self.data.count_steps()
@@ -126,7 +114,7 @@ class Solver:
         self.kept = []
         if first_epoch:
             self.state.resume(start)
-            # Checkpoints from before --keep_best existed hold only the best.
+            # Checkpoints of versions without --keep_best hold only the best epoch.
             self.kept = start.get("kept", [start["best"]])
         if self.config.compile:
             self.module.compile()
@@ -138,7 +126,7 @@ class Solver:
         Returns:
             The checkpoint that the weights come from; empty if there is none.
         """
-        # Rank 0 writes checkpoints; the others must not look for them too early.
+        # Rank 0 writes checkpoints; the others must not read them before they are complete.
         self.fabric.barrier()
         start = self.checkpoints.load_start(stage.number, first_epoch)
         torch.manual_seed(derive_seed(self.data.seed_parts[0], self.fold.number))
@@ -161,7 +149,7 @@ class Solver:
         """Train and validate once, then rank, save and log.
 
         Raises:
-            Stopped: the process was asked to stop; the epoch is dropped.
+            Stopped: the process was asked to stop; the epoch is discarded.
             InputError: a loss is not finite, or memory is exhausted.
         """
         name, processes = self.config.run_name, self.fabric.world_size
@@ -175,7 +163,7 @@ class Solver:
         self.end_epoch(stage, epoch, trained, validation)
 
     def begin_epoch(self, stage: Stage, epoch: int) -> nn.Module:
-        """Seed the epoch; return the network set up for training."""
+        """Seed the epoch, and return the network set up for training."""
         torch.manual_seed(derive_seed(*self.data.seed_parts, epoch))
         self.data.batches.set_epoch(epoch)
         if self.model is None:
@@ -210,13 +198,8 @@ class Solver:
             self.data.fold.valid,
             self.loss_function,
             self.data.overlay_positions,
-            self.stop_if_alone,
+            self.stop_requested,
         )
-
-    def stop_if_alone(self) -> None:
-        """End the validation if asked to stop; several processes could not agree where to stop."""
-        if self.fabric.world_size == 1 and self.stop_requested():
-            raise Stopped
 
     def end_epoch(
         self, stage: Stage, epoch: int, trained: TrainResult, validation: Validation
@@ -247,18 +230,15 @@ class Solver:
         self.model = None
 
     def write_out_of_fold(self) -> None:
-        """Predict the validation images like predict.py does by default; oof.npz ends a fold."""
+        """Predict the validation images as predict.py does; oof.npz marks the fold as finished."""
+        runs = [WeightedRun(self.folder.parent, self.config, 1.0)]
+        checkpoints = [fold_checkpoints(self.folder, self.config, "best")]
+        ids, path = self.fold.valid, self.folder / "oof.npz"
+
+        def pixels_of(view: View) -> Pixels:
+            return self.source.pixels(ids, view.size)
+
         self.fabric.barrier()
-        ids = self.fold.valid
-        write_out_of_fold(
-            self.fabric,
-            [WeightedRun(self.folder.parent, self.config, 1.0)],
-            [fold_checkpoints(self.folder, self.config, "best")],
-            lambda view: self.source.pixels(ids, view.size),
-            ids,
-            self.folder / "oof.npz",
-            mirror=False,
-            batch_size=None,
-            num_workers=self.config.num_workers,
-        )
+        workers = self.config.num_workers
+        write_out_of_fold(self.fabric, runs, checkpoints, pixels_of, ids, path, workers)
         self.fabric.barrier()

@@ -1,4 +1,4 @@
-"""FreezeSolver: keeps a pretrained encoder frozen in the first epochs of a stage."""
+"""FreezeSolver: keeps a pretrained encoder frozen for the first epochs of a stage."""
 
 from torch import nn
 
@@ -8,26 +8,26 @@ from utils.config.stages import Stage
 
 
 class FreezeSolver(Solver):
-    """A Solver that freezes the whole encoder for `stage.freeze_epochs`.
+    """A Solver that freezes the entire encoder for the first `stage.freeze_epochs`.
 
     A frozen encoder gets no gradients and keeps its batch-norm statistics. The optimizer holds
     every parameter from the start and skips those without gradients.
     """
 
     def begin_epoch(self, stage: Stage, epoch: int) -> nn.Module:
-        """Freeze or thaw the encoder, then begin the epoch."""
+        """Freeze or thaw the encoder, then start the epoch."""
         frozen = epoch < stage.freeze_epochs
         encoder = encoder_of(self.module)
         if encoder is not None and any(p.requires_grad == frozen for p in encoder.parameters()):
             encoder.requires_grad_(not frozen)
-            # DDP synchronises only what required gradients when it wrapped the network.
+            # DDP synchronises only parameters that required gradients when it wrapped the network.
             self.model = None
             if frozen or epoch:
                 self.log.line(f"encoder {'frozen' if frozen else 'thawed'} at epoch {epoch + 1}")
         return super().begin_epoch(stage, epoch)
 
     def set_train_mode(self, model: nn.Module) -> None:
-        """Put the network into training mode, but not a frozen encoder: its statistics stay."""
+        """Put the network into training mode, except for a frozen encoder: its statistics stay."""
         super().set_train_mode(model)
         encoder = encoder_of(self.module)
         if encoder is not None and not any(p.requires_grad for p in encoder.parameters()):

@@ -1,10 +1,10 @@
-"""Train a pneumothorax segmentation network on stratified folds, at a fixed learning rate.
+"""Train a pneumothorax segmentation network on stratified folds, with a fixed learning rate.
 
-    python train_sfold.py                          all folds, one after the other
-    python train_sfold.py --run_name X --folds 0,3 some of them; other machines train the others
-    python train_sfold.py --groups patients.csv    no patient in two folds
+    python train_sfold.py                           all folds, one after the other
+    python train_sfold.py --run_name X --folds 0,3  two folds; other machines can train the others
+    python train_sfold.py --groups patients.csv     all images of a patient in one fold
 
-Every fold gets the same share of images with a mask. Reads and writes what main.py does.
+Every fold has the same share of positives. Reads and writes the same files as main.py.
 """
 
 import sys
@@ -17,7 +17,7 @@ from utils.errors import command
 
 
 def fixed_lr(config: Config) -> float:
-    """Return stage 1's learning rate as given."""
+    """Return the learning rate of stage 1, which is --lr."""
     return config.lr
 
 

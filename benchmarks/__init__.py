@@ -1,1 +1,1 @@
-"""Measurements: speed ratios, costs of networks, recipes, and robustness."""
+"""Measurements: speed ratios, cost of networks, comparison of recipes, and robustness."""

@@ -1,9 +1,10 @@
-"""All speed ratios in one table, each beside a baseline that is measured in the same run.
+"""Measure all speed ratios, each against a baseline timed in the same run, and print a table.
 
     python -m benchmarks [--json FILE] [--dicoms DIR --rle CSV] [--only loader_512,predict]
 
-A ratio above 1 speaks for this code. Without --dicoms, X-rays are drawn. Takes under 10 minutes on
-2 cores; nothing else should run meanwhile. What each compares stands in benchmarks/README.md.
+A ratio above 1 means that this code is faster. Without --dicoms, synthetic X-rays are used. Takes
+under 10 minutes on 2 cores, on an otherwise idle machine. benchmarks/README.md describes what is
+compared.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from benchmarks.speed import loader, predict, prepare, rle, step, threshold
 from benchmarks.speed.compare import Ratio
 from benchmarks.speed.data import Data, open_data
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.files import write_json
 from utils.parallel import usable_cores
@@ -62,22 +64,18 @@ def _step(data: Data, size: int, workers: int) -> Ratio:
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("python -m benchmarks", __doc__)
     add = parser.add_argument
-    add("--json", type=Path, help="file to write the ratios to")
-    add("--dicoms", type=Path, help="folder of DICOMs to measure with; drawn ones if not given")
-    add("--rle", type=Path, help="csv of their masks")
-    add("--images", type=int, default=200, help="DICOMs to take at most (200)")
-    add("--only", help=f"some of {', '.join(_MEASURES)}, with commas")
+    add("--json", type=Path, help="JSON file to write the ratios to (default: none)")
+    add("--dicoms", type=Path, help="folder of DICOMs to measure with (default: synthetic ones)")
+    add("--rle", type=Path, help="csv of their masks, needed with --dicoms")
+    add("--images", type=int, default=200, help="maximum number of DICOMs to use (default: 200)")
+    add("--only", help=f"comma-separated names (default: all of {', '.join(_MEASURES)})")
     add(
         "--num_workers",
         type=int,
         default=min(8, usable_cores()),
-        help="processes that load images, for both sides (at most 8, at most the cores)",
+        help="data loading processes on both sides (default: number of cores, at most 8)",
     )
     return parser.parse_args(args)
 

@@ -1,12 +1,12 @@
-"""Give every reader of files damaged ones: each has to be read or refused by an InputError.
+"""Fuzz every file reader: each damaged file must be read or refused with an InputError.
 
     python -m benchmarks.fuzz [--examples N] [--readers rle,csv,...] [--seed 0]
 
-Takes about 20 minutes on one core. Each reader works in a process of its own, of which the memory
-is told that it needed beyond its start. A file that raises anything else is a crash: its number is
-printed, and `--readers NAME --only NUMBER` reads it again, with the traceback.
+Takes about 20 minutes on one core. Each reader runs in its own process, whose memory growth is
+printed. Any other exception counts as a crash: the number of the file is printed, and
+`--readers NAME --only NUMBER` reads that file again and shows the traceback.
 
-Exit code: 0; 1 where a reader crashed.
+Exit code: 0, or 1 if a reader crashed.
 """
 
 import argparse
@@ -25,22 +25,24 @@ import numpy as np
 
 from benchmarks.robustness.mutations import mutate
 from benchmarks.robustness.readers import READERS, Reader
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.memory import peak_memory
 
-_SHOWN = 5
+_MAX_CRASHES = 5
+"""Crashes of a reader to list."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a reader did.
+    """The result of fuzzing one reader.
 
     Attributes:
-        counts: of files read, refused and crashed on.
-        crashes: the first few, each its number and error.
-        seconds: of the slowest file.
-        slowest: its number.
-        memory: needed beyond the start, in GiB.
+        counts: number of files by outcome: read, refused, crashed.
+        crashes: number of the file and error of the first few crashes.
+        seconds: time for the slowest file.
+        slowest: number of the slowest file.
+        memory: growth of the peak memory, in GiB.
     """
 
     counts: Counter
@@ -59,22 +61,22 @@ def main(args: list[str] | None = None) -> int:
     if unknown:
         raise InputError(f"--readers {unknown[0]}: is not one of {', '.join(READERS)}")
     if options.only is not None:
-        return _read_again(READERS[names[0]], options.seed, options.only)
+        return _reread(READERS[names[0]], options.seed, options.only)
     print(f"{'reader':<12}{'read':>9}{'refused':>9}{'crashed':>9}{'slowest s':>11}{'GiB':>7}")
     crashed = False
     for name in names:
-        result = _run_apart(name, options.examples or READERS[name].examples, options.seed)
+        result = _fuzz_in_process(name, options.examples or READERS[name].examples, options.seed)
         crashed |= _print(name, result)
     return int(crashed)
 
 
 def fuzz(name: str, examples: int, seed: int) -> Result:
-    """Hand a reader damaged files and see what it does.
+    """Call a reader on damaged files and count the outcomes.
 
     Args:
         name: a key of `READERS`.
         examples: number of files.
-        seed: of the damage; file i of a seed is always the same.
+        seed: seed of the damage; file i of a seed is always the same.
     """
     warnings.simplefilter("ignore")
     counts: Counter[str] = Counter()
@@ -89,13 +91,13 @@ def fuzz(name: str, examples: int, seed: int) -> Result:
             started = time.perf_counter()
             crash = _outcome(reader, path, counts)
             slowest = max(slowest, (time.perf_counter() - started, number))
-            if crash and len(crashes) < _SHOWN:
+            if crash and len(crashes) < _MAX_CRASHES:
                 crashes.append(f"--readers {name} --seed {seed} --only {number}: {crash}")
     return Result(counts, crashes, *slowest, peak_memory() - before)
 
 
 def damaged(reader: Reader, seeds: list[bytes], seed: int, number: int) -> bytes:
-    """Make file `number` of a reader from its `seeds`; it depends on nothing else than `seed`."""
+    """Return file `number` of a reader, damaged from its `seeds`; it only depends on `seed`."""
     return reader.wrap(mutate(seeds, np.random.default_rng([seed, number])))
 
 
@@ -104,7 +106,7 @@ def _outcome(reader: Reader, path: Path, counts: Counter) -> str:
         reader.read(path)
     except InputError:
         counts["refused"] += 1
-    except Exception as error:  # to find out which other kinds there are is what this is for
+    except Exception as error:  # finding any other kind is the purpose of fuzzing
         counts["crashed"] += 1
         return repr(error)[:200]
     else:
@@ -112,12 +114,12 @@ def _outcome(reader: Reader, path: Path, counts: Counter) -> str:
     return ""
 
 
-def _run_apart(name: str, examples: int, seed: int) -> Result:
+def _fuzz_in_process(name: str, examples: int, seed: int) -> Result:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         try:
             return process.submit(fuzz, name, examples, seed).result()
         except BrokenProcessPool:
-            return Result(Counter(crashed=1), [f"{name}: the process was ended"], 0.0, 0, 0.0)
+            return Result(Counter(crashed=1), [f"{name}: the process died"], 0.0, 0, 0.0)
 
 
 def _print(name: str, result: Result) -> bool:
@@ -129,7 +131,7 @@ def _print(name: str, result: Result) -> bool:
     return counts["crashed"] > 0
 
 
-def _read_again(reader: Reader, seed: int, number: int) -> int:
+def _reread(reader: Reader, seed: int, number: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, reader.name)
         path.write_bytes(damaged(reader, reader.seeds(), seed, number))
@@ -138,16 +140,12 @@ def _read_again(reader: Reader, seed: int, number: int) -> int:
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("python -m benchmarks.fuzz", __doc__)
     add = parser.add_argument
-    add("--examples", type=int, help="files for each reader (as many as take about two minutes)")
-    add("--readers", help=f"some of {', '.join(READERS)}, with commas")
-    add("--seed", type=int, default=0, help="another one damages the files otherwise (0)")
-    add("--only", type=int, help="number of the one file to read, with its traceback")
+    add("--examples", type=int, help="files per reader (default: about two minutes of them)")
+    add("--readers", help=f"comma-separated names (default: all of {', '.join(READERS)})")
+    add("--seed", type=int, default=0, help="seed of the damage (default: 0)")
+    add("--only", type=int, help="number of a single file to read, with traceback")
     return parser.parse_args(args)
 
 

@@ -1,14 +1,13 @@
-"""Kills real runs at random moments, resumes them, and compares with a run that nothing stopped.
+"""Kill a real run at random moments, resume it, and compare it with an undisturbed run.
 
     python -m benchmarks.kills [--kills 52] [--minutes 20]
 
-A small ResNet34 U-Net is trained through both stages, once undisturbed and once with SIGKILL: in
-equal parts in a training step, in a validation, in the writing of a checkpoint, and in the change
-from stage 1 to stage 2. In the end all checkpoints, oof.npz and every curve have to be the same,
-bit for bit; exit code 1 if they are not.
+Trains a small ResNet34 U-Net through both stages twice: once undisturbed, and once with SIGKILLs,
+equally often in a training step, in a validation, while a checkpoint is written, and in the change
+from stage 1 to stage 2. At the end all checkpoints, oof.npz and every curve must be bit-identical;
+exit code 1 if they are not.
 """
 
-import argparse
 import mmap
 import os
 import random
@@ -16,6 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,63 +26,66 @@ from tqdm import tqdm
 
 from benchmarks.robustness.runs import fold_folder, small_data, start
 from solver import Solver
+from utils.console import open_parser
 from utils.training.checkpoints import FoldCheckpoints
 
 _IMAGES = 24
 _EPOCHS = {"epoch_stage1": "6", "epoch_stage2": "6", "epoch_stage2_accumulation": "2"}
 _OTHER, _STAGE = "other", "change of stage"
-_PLACES = {
+_PHASES = {
     "step": (Solver, "train"),
     "validation": (Solver, "validate"),
     "checkpoint": (FoldCheckpoints, "save"),
     _STAGE: (Solver, "begin_stage"),
 }
-_NAMES = (_OTHER, *_PLACES)
+_NAMES = (_OTHER, *_PHASES)
 _CURVES = ("loss/train", "loss/val", "dice/all", "dice/positive", "dice/empty_kept", "lr")
-_LONGEST_WAIT = 0.2
-"""Seconds from the beginning of what is to be killed to the kill, at most."""
+_MAX_DELAY = 0.2
+"""Maximum time from the start of a phase to the kill, in seconds."""
 
 
-class Place:
-    """Where a run is, told through memory that it shares with the process that kills it."""
+class Phase:
+    """The current phase of a run, in memory shared with the process that kills it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 1)
 
     def __str__(self) -> str:
         return _NAMES[self._memory[0]]
 
     def enter(self, name: str) -> None:
-        """Say where the run is now."""
+        """Set the current phase."""
         self._memory[0] = _NAMES.index(name)
 
-    def report(self) -> None:
-        """Make this process, which is about to train, say where it is."""
-        for name, (owner, method) in _PLACES.items():
-            setattr(owner, method, self._reporting(name, getattr(owner, method)))
+    def track(self) -> None:
+        """Patch the training code of this process to set the current phase."""
+        for name, (owner, method) in _PHASES.items():
+            setattr(owner, method, self._tracked(name, getattr(owner, method)))
 
-    def _reporting(self, name, method):
-        def reported(*args, **kwargs):
-            begins_stage_2 = name != _STAGE or (args[1].number == 2 and args[2] == 0)
-            self.enter(name if begins_stage_2 else _OTHER)
+    def _tracked(self, name: str, method: Callable) -> Callable:
+        def tracked(*args: Any, **kwargs: Any) -> Any:
+            # begin_stage(solver, stage, first_epoch) only counts for the start of stage 2.
+            counts = name != _STAGE or (args[1].number == 2 and args[2] == 0)
+            self.enter(name if counts else _OTHER)
             try:
                 return method(*args, **kwargs)
             finally:
                 self.enter(_OTHER)
 
-        return reported
+        return tracked
 
 
-def kill_in(process: int, target: str, place: Place, rng: random.Random) -> bool:
-    """Wait until the run is at the target, a little longer, and kill it there.
+def kill_in(process: int, target: str, phase: Phase, rng: random.Random) -> bool:
+    """Wait until the run is in the target phase, then for a random time, and kill it there.
 
     Returns:
-        Whether it was killed; a run may end before.
+        Whether it was killed; the run may end first.
     """
     while os.waitpid(process, os.WNOHANG) == (0, 0):
-        if str(place) == target:
-            time.sleep(rng.uniform(0, _LONGEST_WAIT))
-            if str(place) == target:
+        if str(phase) == target:
+            time.sleep(rng.uniform(0, _MAX_DELAY))
+            # The phase may have ended during the delay.
+            if str(phase) == target:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
                 return True
@@ -91,32 +94,33 @@ def kill_in(process: int, target: str, place: Place, rng: random.Random) -> bool
 
 
 def disturb(folder: Path, kills: int, deadline: float) -> Counter:
-    """Train the run called killed; return how often it was killed where."""
-    rng, place = random.Random(0), Place()
+    """Train and kill the run named "killed"; return the number of kills by phase."""
+    rng, phase = random.Random(0), Phase()
     done: Counter[str] = Counter()
-    each = [name for name in _PLACES if name != _STAGE] * (kills // 8 + 1)
+    # The change of stage comes once in a run, so all kills there are consecutive.
+    each = [name for name in _PHASES if name != _STAGE] * (kills // 8 + 1)
     targets = [*rng.sample(each, len(each)), *[_STAGE] * (kills // 4), *rng.sample(each, len(each))]
     for target in tqdm(targets[:kills], "kills", unit="kill"):
-        place.enter(_OTHER)
+        phase.enter(_OTHER)
         resume = "true" if done else "false"
-        process = start(folder, "killed", {"resume": resume, **_EPOCHS}, place.report)
-        if time.monotonic() > deadline or not kill_in(process, target, place, rng):
+        process = start(folder, "killed", {"resume": resume, **_EPOCHS}, phase.track)
+        if time.monotonic() > deadline or not kill_in(process, target, phase, rng):
             break
         done[target] += 1
     return done
 
 
 def finish(folder: Path, run_name: str, changes: dict[str, str]) -> None:
-    """Train to the end, and make sure that it is reached."""
+    """Train a run to its end, and raise SystemExit with its output if it fails."""
     process = start(folder, run_name, changes)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if code:
-        said = (folder / f"{run_name}.txt").read_text()[-3000:]
-        raise SystemExit(f"{said}\nrun {run_name} ended with exit code {code}")
+        output = (folder / f"{run_name}.txt").read_text()[-3000:]
+        raise SystemExit(f"{output}\nrun {run_name} ended with exit code {code}")
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Compare what two runs of a fold left, and name what is not the same."""
+    """Compare the results of two runs of a fold, and list what differs."""
     found = []
     for path in sorted(one.glob("*.pth")):
         mine, theirs = (torch.load(folder / path.name) for folder in (one, other))
@@ -150,26 +154,24 @@ def _curve(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def main() -> int:
-    """Print the kills by kind and what differs; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kills",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    """Print the kills by phase and the differences; return the exit code."""
+    parser = open_parser("python -m benchmarks.kills", __doc__)
+    parser.add_argument("--kills", type=int, default=52, help="number of kills (default: 52)")
+    parser.add_argument(
+        "--minutes", type=float, default=20, help="minutes until killing stops (default: 20)"
     )
-    parser.add_argument("--kills", type=int, default=52, help="how many (52)")
-    parser.add_argument("--minutes", type=float, default=20, help="kill no longer than this (20)")
     given = parser.parse_args()
-    begun = time.monotonic()
+    started = time.monotonic()
     with small_data(_IMAGES) as folder:
-        finish(folder, "whole", _EPOCHS)
-        undisturbed = time.monotonic() - begun
-        done = disturb(folder, given.kills, begun + 60 * given.minutes)
+        finish(folder, "undisturbed", _EPOCHS)
+        undisturbed = time.monotonic() - started
+        done = disturb(folder, given.kills, started + 60 * given.minutes)
         finish(folder, "killed", {"resume": "true", **_EPOCHS})
-        found = differences(fold_folder(folder, "whole"), fold_folder(folder, "killed"))
-    kinds = ", ".join(f"{done[name]} in a {name}" for name in _PLACES)
-    print(f"{done.total()} kills ({kinds}), as many resumes; the run undisturbed took")
-    print(f"{undisturbed:.0f} s, everything {time.monotonic() - begun:.0f} s")
-    print("; ".join(found) if found else "no difference: checkpoints, oof.npz, curves")
+        found = differences(fold_folder(folder, "undisturbed"), fold_folder(folder, "killed"))
+    phases = ", ".join(f"{done[name]} in a {name}" for name in _PHASES)
+    print(f"{done.total()} kills ({phases}) and as many resumes")
+    print(f"undisturbed run {undisturbed:.0f} s, total {time.monotonic() - started:.0f} s")
+    print("; ".join(found) if found else "checkpoints, oof.npz and curves are identical")
     return 1 if found else 0
 
 

@@ -1,16 +1,15 @@
-"""What each network costs: parameters, multiply-adds, time and memory.
+"""Measure the cost of each network: parameters, multiply-adds, time and memory.
 
     python -m benchmarks.models
     python -m benchmarks.models --size 512 --models unet_resnet34 smp:Unet:se_resnext50_32x4d
 
-Prints a table in Markdown, a line for each network, and writes nothing. Weights are random, as they
-do not change the cost. Each network has a process of its own, so that its peak memory is its own:
-that of the whole process on a CPU, that of the tensors on a GPU. Times are medians for one image,
-in float32 and channels last: forward in evaluation mode with a batch of one, training with a batch
-of two (forward, loss, backward, Adam). Expect a quarter of an hour on 2 CPU cores at 256 pixels.
+Prints a Markdown table with one line per network. Weights are random, since they do not change the
+cost. Each network runs in its own process to measure its peak memory: that of the process on a CPU,
+that of the tensors on a GPU. Times are medians per image in float32 and channels last: forward in
+evaluation mode with a batch of one, training with a batch of two (forward, loss, backward, Adam).
+Takes about a quarter of an hour on 2 CPU cores at 256 pixels.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model, model_types
+from utils.console import open_parser
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.training.losses import bce
 
@@ -34,21 +34,21 @@ _COLUMNS = {
     "training": ("training, ms", ".0f"),
     "memory": ("peak memory, GiB", ".2f"),
 }
-"""What is measured: its title and how it is written."""
+"""Title and number format of each column."""
 
-_TRAINED = 2
-"""Images in a training step: networks that pool to a single pixel cannot normalise one alone."""
+_BATCH = 2
+"""Images in a training step; batch norm fails on one image in networks that pool to one pixel."""
 
 
 def multiply_adds(network: nn.Module, image: torch.Tensor) -> int:
-    """Count the multiply-adds of one forward pass, which are half its floating-point operations."""
+    """Count the multiply-adds of a forward pass: half of its floating-point operations."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(image)
     return counter.get_total_flops() // 2
 
 
 def milliseconds(work: Callable[[], object], device: str, repeats: int = 3) -> float:
-    """Give the median time of one call, behind one that is not counted."""
+    """Return the median time of a call, after a warm-up call."""
     times = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
@@ -63,15 +63,15 @@ def measure(model_type: str, size: int) -> dict[str, float]:
     """Measure a network at [B,3,size,size], in this process.
 
     Returns:
-        A number for each column.
+        A value for each column.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last
     network = build_model(model_type, pretrained=False).to(device).eval()
     network.to(memory_format=layout)
     optimizer = torch.optim.Adam(network.parameters())
-    image = torch.randn(_TRAINED, 3, size, size, device=device).to(memory_format=layout)
-    mask = torch.zeros(_TRAINED, 1, size, size, dtype=torch.uint8, device=device)
+    image = torch.randn(_BATCH, 3, size, size, device=device).to(memory_format=layout)
+    mask = torch.zeros(_BATCH, 1, size, size, dtype=torch.uint8, device=device)
 
     @torch.no_grad()
     def forward() -> None:
@@ -88,35 +88,38 @@ def measure(model_type: str, size: int) -> dict[str, float]:
         "forward": milliseconds(forward, device),
     }
     network.train()
-    row["training"] = milliseconds(train, device) / _TRAINED
+    row["training"] = milliseconds(train, device) / _BATCH
     return row | {"memory": peak_gpu_memory() or peak_memory()}
 
 
-def measure_apart(model_type: str, size: int) -> dict[str, float]:
-    """Measure a network in a process of its own."""
+def measure_in_process(model_type: str, size: int) -> dict[str, float]:
+    """Measure a network in a new process."""
     words = ["--models", model_type, "--size", str(size), "--json"]
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "benchmarks.models", *words],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Print the table, a line as soon as it is known."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.models",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels (256)")
+    """Print the table, line by line as networks are measured."""
+    parser = open_parser("python -m benchmarks.models", __doc__)
     parser.add_argument(
-        "--models", nargs="+", default=[*model_types(), *_SMP], help="names (all, and two of smp)"
+        "--size", type=int, default=256, help="side of the image in pixels (default: 256)"
     )
-    parser.add_argument("--json", action="store_true", help="measure the first in this process")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[*model_types(), *_SMP],
+        help="names of networks (default: all but smp, and two of smp)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="measure the first network only, in this process"
+    )
     options = parser.parse_args()
     if options.json:
         print(json.dumps(measure(options.models[0], options.size)))
@@ -125,7 +128,7 @@ def main() -> None:
     print(f"| network at {options.size}x{options.size} | {titles} |")
     print("|---" * (1 + len(_COLUMNS)) + "|")
     for model_type in options.models:
-        row = measure_apart(model_type, options.size)
+        row = measure_in_process(model_type, options.size)
         cells = " | ".join(format(row[name], form) for name, (_, form) in _COLUMNS.items())
         print(f"| `{model_type}` | {cells} |", flush=True)
 

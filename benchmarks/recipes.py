@@ -1,23 +1,23 @@
-"""Recipes against each other: the same folds, the same work, from new weights, at a small size.
+"""Compare recipes on the same folds with the same work, from scratch and at a small size.
 
     python -m benchmarks.recipes --data DIR --groups patients.csv original_512 winner best
     python -m benchmarks.recipes --data DIR --groups patients.csv best best@loss=bce best@ema=0.999
 
-A recipe is a file of recipes/; behind @ follow settings of it to change, SETTING=VALUE, with ; in
-between. Each is trained by train_sfold.py, its folds side by side with an equal part of the cores.
-It keeps what is its own (network, stages and their proportions, rates, losses, shares, schedules)
-and is scaled in the rest: image sizes, to end at --size where the recipe ends at 512 pixels or
-more (one of 256 pixels ends at half of it); epochs, to fill --work; batches, to --batch images. No
-encoder is frozen, as none is pretrained.
+A recipe is a file in recipes/. Settings after @ override it: SETTING=VALUE, separated by ;. Each
+recipe is trained by train_sfold.py, its folds in parallel with an equal share of the cores. It
+keeps its network, stages and their proportions, learning rates, losses, shares of positives and
+schedules. The rest is scaled: image sizes so that a recipe that ends at 512 pixels or more ends at
+--size (one that ends at 256 pixels ends at half of it), epochs to fill --work, and batches to
+--batch images. No encoder is frozen, since none is pretrained.
 
---work is the work of a fold, counted in training images of --size: one of half the side counts a
-quarter, one that is validated a third. With one network equal work is equal time, but for what the
-machine does besides; the seconds are measured.
+--work is the work per fold, in training images of --size: an image of half the side counts as a
+quarter, a validation image as a third. With the same network, equal work is equal time on an idle
+machine; the time is measured too.
 
-Prints for each recipe, from out-of-fold results: Dice with thresholds from the other folds (not
-with a single fold), Dice on positives, empties kept, AUC of telling images with a mask, how far
-that is from the first recipe's, seconds; 95 % intervals over patients. A run that is finished is
-taken as it is. --plan only says what would be trained.
+Prints for each recipe, from out-of-fold results: cross-fitted Dice (needs two folds), Dice on
+positives, empties kept, image-level AUC and its difference from that of the first recipe, and
+seconds; with 95 % intervals over patients. A finished run is not trained again. --plan only prints
+what would be trained.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from datasets.sources.files import FileSource
 from utils.config.command_line import load_config
 from utils.config.settings import Config
 from utils.config.stages import build_stages
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.evaluation.bootstrap import DRAWS, index_groups
 from utils.evaluation.image_level import auc
@@ -53,7 +54,7 @@ def main(args: list[str] | None = None) -> int:
     given = _parse(args)
     names = list(dict.fromkeys(given.recipes))
     bounds = _bounds(given)
-    configs = {name: _place(scale(read_recipe(name), bounds), name, given) for name in names}
+    configs = {name: _as_run(scale(read_recipe(name), bounds), name, given) for name in names}
     for config in configs.values():
         print(describe(config))
     if given.plan:
@@ -68,22 +69,22 @@ def main(args: list[str] | None = None) -> int:
 
 
 def describe(config: Config) -> str:
-    """Say in a line what is trained."""
+    """Describe the training in one line."""
     stages = ", then ".join(
-        f"{stage.epochs} epochs at {stage.image_size} px, rate {stage.lr:g}, {stage.loss}, "
+        f"{stage.epochs} epochs at {stage.image_size} px, lr {stage.lr:g}, {stage.loss}, "
         f"{stage.schedule}"
         + (" on positives" if stage.positives_only else "")
-        + (f", share {stage.positive_share}" if stage.positive_share else "")
+        + (f", positive share {stage.positive_share}" if stage.positive_share else "")
         for stage in build_stages(config)
     )
     return f"{config.run_name}: {config.model_type}: {stages}"
 
 
 def as_table(rows: list[dict]) -> str:
-    """Lay the results out as a table in Markdown."""
+    """Format the results as a Markdown table."""
     lines = [
         "| recipe | Dice (95 %) | all-empty | on positives | empties kept | masks | AUC (95 %) | "
-        "AUC - first (95 %) | s a fold |",
+        "AUC - first (95 %) | s per fold |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -96,18 +97,18 @@ def as_table(rows: list[dict]) -> str:
 def auc_gain(
     scores: np.ndarray, others: np.ndarray, positive: np.ndarray, groups: list[str]
 ) -> list[float]:
-    """Return by how much the AUC of `scores` is above that of `others`, and its interval.
+    """Return by how much the AUC of `scores` exceeds that of `others`, with its interval.
 
-    Both are drawn with the same patients, so that what is hard for both does not count.
+    Both AUCs use the same bootstrap draws of patients, so that images hard for both cancel out.
 
     Args:
-        scores: [N] float, a score of each image.
-        others: [N] likewise, of another network for the same images.
+        scores: [N] float, score of each image.
+        others: [N] float, scores of another network for the same images.
         positive: [N] bool, the image has a mask.
-        groups: N names, the patient of each image; an empty one is a patient of its own.
+        groups: N names, the patient of each image; an image with an empty name is its own patient.
 
     Returns:
-        The difference, and its 2.5 and 97.5 percentiles.
+        The difference, and its 2.5th and 97.5th percentiles.
     """
     count, group_of = index_groups(groups)
     rng, equal = np.random.default_rng(0), np.full(count, 1 / count)
@@ -118,11 +119,11 @@ def auc_gain(
 
 
 def _train(given: argparse.Namespace, name: str, config: Config) -> None:
-    """Train the folds side by side; what a run said is in NAME.FOLD.txt."""
+    """Train the unfinished folds in parallel, with the output of each in NAME.FOLD.txt."""
     folder = _folder(given, config)
-    begun = folder / "config.yaml"
-    if begun.exists() and replace(load_config(begun), folds=config.folds) != config:
-        raise InputError(f"{folder} was trained with other settings; give another --out")
+    saved = folder / "config.yaml"
+    if saved.exists() and replace(load_config(saved), folds=config.folds) != config:
+        raise InputError(f"{folder} was trained with other settings; choose another --out")
     folds = [n for n in config.fold_numbers() if not (folder / f"fold{n}/oof.npz").exists()]
     if not folds:
         return
@@ -134,19 +135,21 @@ def _train(given: argparse.Namespace, name: str, config: Config) -> None:
     for number in folds:
         words = ["--config", str(settings), "--folds", str(number)]
         words += ["--resume", "true"] if any(folder.glob(f"fold{number}/*.pth")) else []
-        with open(given.out / f"{config.run_name}.{number}.txt", "a", encoding="utf-8") as said:
+        with open(given.out / f"{config.run_name}.{number}.txt", "a", encoding="utf-8") as output:
             runs.append(
                 subprocess.Popen(
                     [sys.executable, "train_sfold.py", *words],
                     cwd=RECIPES.parent,
                     env=os.environ | {"OMP_NUM_THREADS": threads},
-                    stdout=said,
-                    stderr=said,
+                    stdout=output,
+                    stderr=output,
                 )
             )
     codes = [run.wait() for run in runs]
     if any(codes):
-        raise InputError(f"{name} ended with {codes}; read {given.out}/{config.run_name}.*.txt")
+        raise InputError(
+            f"{name} ended with exit codes {codes}; see {given.out}/{config.run_name}.*.txt"
+        )
 
 
 def _folder(given: argparse.Namespace, config: Config) -> Path:
@@ -160,7 +163,7 @@ def _results(
     folds = load_folds(folder)
     if list(folds) != config.fold_numbers():
         raise InputError(
-            f"{folder} has folds {list(folds)}; name them by --folds, or another --out"
+            f"{folder} has folds {list(folds)}; give them with --folds, or choose another --out"
         )
     pooled = concatenate(list(folds.values()))
     table = read_folds(folder / "folds.csv").set_index("ImageId")
@@ -190,10 +193,10 @@ def _dice_cells(row: dict) -> list[str]:
 
 
 def _seconds(folder: Path) -> float:
-    """Return how long a fold took that was trained in one go: from its first line to its end."""
+    """Return the duration of an uninterrupted fold, from its first log line to oof.npz."""
     with open(folder / "log.txt", encoding="utf-8") as file:
-        began = datetime.strptime(file.readline()[:19], "%Y-%m-%d %H:%M:%S")
-    return (folder / "oof.npz").stat().st_mtime - began.timestamp()
+        started = datetime.strptime(file.readline()[:19], "%Y-%m-%d %H:%M:%S")
+    return (folder / "oof.npz").stat().st_mtime - started.timestamp()
 
 
 def _span(values: list[float]) -> str:
@@ -204,19 +207,19 @@ def _span(values: list[float]) -> str:
 def _bounds(given: argparse.Namespace) -> Bounds:
     mask_fractions = FileSource(find_samples(given.data).samples, clahe=True).mask_fractions()
     positives = sum(share > 0 for share in mask_fractions.values())
-    learned = 1 - 1 / given.n_splits
+    train_share = 1 - 1 / given.n_splits
     return Bounds(
         given.size,
         given.work,
         given.batch,
-        len(mask_fractions) * learned,
-        positives * learned,
+        len(mask_fractions) * train_share,
+        positives * train_share,
         len(mask_fractions) / given.n_splits,
     )
 
 
-def _place(config: Config, name: str, given: argparse.Namespace) -> Config:
-    """Say where a scaled recipe reads and writes, and which folds it trains."""
+def _as_run(config: Config, name: str, given: argparse.Namespace) -> Config:
+    """Set the run name, paths, folds and seed of a scaled recipe."""
     return replace(
         config,
         n_splits=given.n_splits,
@@ -231,23 +234,31 @@ def _place(config: Config, name: str, given: argparse.Namespace) -> Config:
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.recipes",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("python -m benchmarks.recipes", __doc__)
     add = parser.add_argument
-    add("recipes", nargs="+", help="names in recipes/, with changes behind @")
+    add("recipes", nargs="+", help="names in recipes/, with optional changes after @")
     add("--data", type=Path, required=True, help="folder with train_images/ and train_mask/")
-    add("--groups", type=Path, required=True, help="csv of ImageId,PatientId")
-    add("--out", type=Path, default=Path("checkpoints/recipes"), help="folder of the runs")
-    add("--size", type=int, default=256, help="pixels that a recipe of 512 or more ends at (256)")
-    add("--work", type=float, default=2600, help="of a fold, in training images (2600)")
-    add("--batch", type=int, default=8, help="images per step (8)")
-    add("--n_splits", type=int, default=5, help="folds the images are cut into (5)")
-    add("--folds", default="0,1", help="folds to train (0,1)")
-    add("--seed", type=int, default=1, help="of every run (1)")
-    add("--plan", action="store_true", help="only say what would be trained")
+    add("--groups", type=Path, required=True, help="csv with the columns ImageId and PatientId")
+    add(
+        "--out",
+        type=Path,
+        default=Path("checkpoints/recipes"),
+        help="folder for runs and results (default: checkpoints/recipes)",
+    )
+    add(
+        "--size",
+        type=int,
+        default=256,
+        help="final image size of a recipe of 512 pixels (default: 256)",
+    )
+    add(
+        "--work", type=float, default=2600, help="work per fold, in training images (default: 2600)"
+    )
+    add("--batch", type=int, default=8, help="images per step (default: 8)")
+    add("--n_splits", type=int, default=5, help="number of folds (default: 5)")
+    add("--folds", default="0,1", help="folds to train (default: 0,1)")
+    add("--seed", type=int, default=1, help="seed of every run (default: 1)")
+    add("--plan", action="store_true", help="only print what would be trained")
     return parser.parse_args(args)
 
 

@@ -1,4 +1,4 @@
-"""A recipe brought to a size, a number of images and an amount of work that others share."""
+"""Scaling recipes to a common image size, data set and amount of work."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +11,12 @@ from utils.errors import InputError
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 _SIZE_STEP = 32
-"""Every network of the recipes takes multiples of this many pixels."""
+"""Image sizes are rounded to multiples of this, which every network accepts."""
 _FULL = 512
-"""Pixels of the original's first stage, against which a recipe of smaller images stays smaller."""
-_VALIDATED = 1 / 3
-"""Work of an image that is validated: a forward pass, where training takes three times as long."""
-_STRETCHES = (
+"""Image size of the original's first stage; recipes that end below it end below `Bounds.size`."""
+_VALIDATION_WORK = 1 / 3
+"""Work of a validation image: a forward pass only, a third of a training step."""
+_EPOCH_SETTINGS = (
     "epoch_stage1",
     "epoch_stage2",
     "epoch_stage3",
@@ -24,21 +24,21 @@ _STRETCHES = (
     "warmup_epochs",
     "restart_epochs",
 )
-_LEAST = {"restart_epochs": 2}
-"""A rate that starts anew in every epoch would never fall."""
+_MINIMUM = {"restart_epochs": 2}
+"""With a restart in every epoch the learning rate would never decay."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What all recipes share.
+    """What all recipes are scaled to.
 
     Attributes:
-        size: side in pixels that a recipe of 512 pixels or more ends at.
-        work: of a fold, in training images of that size.
+        size: final image size, in pixels, of a recipe that ends at 512 pixels or more.
+        work: work per fold, in training images of that size.
         batch: images per step.
-        train: images of a fold to learn from.
-        positives: those of them with a mask.
-        valid: images of a fold to validate on.
+        train: training images of a fold.
+        positives: positives among them.
+        valid: validation images of a fold.
     """
 
     size: int
@@ -50,10 +50,10 @@ class Bounds:
 
 
 def read_recipe(name: str) -> Config:
-    """Read a recipe, and change it by what follows @ in its name.
+    """Read a recipe, and apply the changes after @ in its name.
 
     Raises:
-        InputError: there is no such recipe, or no such setting.
+        InputError: the recipe or a changed setting does not exist.
     """
     stem, _, changes = name.partition("@")
     path = RECIPES / f"{stem}.yaml"
@@ -64,7 +64,7 @@ def read_recipe(name: str) -> Config:
     for change in filter(None, changes.split(";")):
         setting, equals, value = change.partition("=")
         if setting not in Config.__annotations__ or not equals:
-            raise InputError(f"{name}: {change!r} is not SETTING=VALUE of a setting that exists")
+            raise InputError(f"{name}: {change!r} is not SETTING=VALUE with an existing setting")
         words += [f"--{setting}", value]
     return parse_config(words, "a recipe")[0]
 
@@ -81,24 +81,23 @@ def work_of(stage: Stage, bounds: Bounds) -> float:
         images = [bounds.positives] * stage.epochs
         validated *= bounds.positives / bounds.train
     relative = (stage.image_size / bounds.size) ** 2
-    return (sum(images) + stage.epochs * validated * _VALIDATED) * relative
+    return (sum(images) + stage.epochs * validated * _VALIDATION_WORK) * relative
 
 
 def scale(config: Config, bounds: Bounds) -> Config:
-    """Bring sizes, epochs and batches of a recipe to those bounds; no encoder is held frozen."""
+    """Scale sizes, epochs and batch sizes of a recipe to the bounds, without a frozen encoder."""
     largest = max(_FULL, build_stages(config)[-1].image_size)
     sizes = {
         name: max(1, round(getattr(config, name) * bounds.size / largest / _SIZE_STEP)) * _SIZE_STEP
         for name in ("image_size_stage1", "image_size_stage2")
     }
     smaller = replace(config, **sizes)
-    whole = sum(work_of(stage, bounds) for stage in build_stages(smaller))
-    factor = bounds.work / whole
+    factor = bounds.work / sum(work_of(stage, bounds) for stage in build_stages(smaller))
 
-    def shrink(name: str) -> int | None:
+    def scale_epochs(name: str) -> int | None:
         epochs = getattr(config, name)
-        return epochs and max(_LEAST.get(name, 1), round(epochs * factor))
+        return epochs and max(_MINIMUM.get(name, 1), round(epochs * factor))
 
-    changes: dict[str, Any] = {name: shrink(name) for name in _STRETCHES}
+    changes: dict[str, Any] = {name: scale_epochs(name) for name in _EPOCH_SETTINGS}
     changes |= {"batch_size_stage1": bounds.batch, "batch_size_stage2": bounds.batch}
     return replace(smaller, **changes, epoch_stage1_freeze=0, pretrained=False)

@@ -1,21 +1,22 @@
-"""Augmentation of training images: uint8 in, uint8 out, random by a seed per image.
+"""Augmentation of training images, uint8 in and uint8 out, with one seed per image.
 
 `AUGMENTATIONS` names the sets; `python -m datasets.preview --out sheet.png` shows what they do.
 
-- original: of the original repository's published settings.
-- final: the last one of the same repository (github.com/zdaiot/Kaggle-Pneumothorax-Seg,
+- original: the published settings of the original repository.
+- final: the last settings of the same repository (github.com/zdaiot/Kaggle-Pneumothorax-Seg,
   utils/data_augmentation.py), 34th place.
-- winner: of 1st place (github.com/sneddy/pneumothorax-segmentation, unet_pipeline/transforms).
+- winner: the settings of 1st place (github.com/sneddy/pneumothorax-segmentation,
+  unet_pipeline/transforms).
 - none: images stay unchanged.
 
-Both 2019 repositories mirrored the image where a rotation or distortion reached beyond its edge.
-Here the outside is black, as the surroundings of an X-ray are, and belongs to no mask.
+Both 2019 repositories fill the area outside a rotated or distorted image by reflection. Here it is
+black, like the surroundings of an X-ray, and never part of the mask.
 """
 
 import os
 import random
 
-# Before the import: the library would otherwise look for a newer version over the network.
+# Must precede the import, which otherwise looks for updates over the network.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import albumentations as A
@@ -29,13 +30,14 @@ _OUTSIDE = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": 0}
 
 
 def _original() -> list[A.BasicTransform | A.BaseCompose]:
-    """Flips and turns, gamma, brightness and contrast, blur, noise.
+    """Flips and 90-degree rotations, gamma, brightness and contrast, blur, noise.
 
-    One of horizontal flip, vertical flip and 90-degree turn (0.75); gamma of 80 to 120 % (0.5);
-    brightness and contrast (0.5); one of three blurs (0.3); noise of 3 to 7 grey levels (0.2).
+    With their probabilities: one of horizontal flip, vertical flip and rotation by a multiple of 90
+    degrees (0.75); gamma of 80 to 120 % (0.5); brightness and contrast (0.5); one of three blurs
+    (0.3); noise with a standard deviation of 3 to 7 grey levels (0.2).
     """
     return [
-        # OneOf weighs its members by their p, and a turn's would be twice a flip's.
+        # OneOf weights its members by p, and RandomRotate90's default is twice that of a flip.
         A.OneOf([A.HorizontalFlip(), A.VerticalFlip(), A.RandomRotate90(p=0.5)], p=0.75),
         A.RandomGamma(gamma_limit=(80, 120), p=0.5),
         A.RandomBrightnessContrast(p=0.5),
@@ -47,12 +49,12 @@ def _original() -> list[A.BasicTransform | A.BaseCompose]:
 
 
 def _final() -> list[A.BasicTransform | A.BaseCompose]:
-    """Flip, small rotation, CLAHE, a little of gamma, brightness and contrast, blur, noise.
+    """Flip, small rotation, CLAHE, rarely gamma, brightness and contrast, blur, noise.
 
-    Horizontal flip (0.4); rotation by up to 15 degrees (0.4); CLAHE with a clip limit of 1 to 4
-    (0.4), on top of preprocessing's where that has one; gamma of 80 to 120 % (0.1); brightness and
-    contrast (0.1); one of three blurs (0.3), motion blur over 3 to 7 pixels; noise (0.2), one of
-    2.55 to 12.75 or of 3 to 7 grey levels.
+    With their probabilities: horizontal flip (0.4); rotation by up to 15 degrees (0.4); CLAHE with
+    a clip limit of 1 to 4 (0.4), in addition to that of preprocessing; gamma of 80 to 120 % (0.1);
+    brightness and contrast (0.1); one of three blurs (0.3), motion blur over 3 to 7 pixels; noise
+    with a standard deviation of either 2.55 to 12.75 or 3 to 7 grey levels (0.2).
     """
     return [
         A.HorizontalFlip(p=0.4),
@@ -69,13 +71,13 @@ def _final() -> list[A.BasicTransform | A.BaseCompose]:
 
 
 def _winner() -> list[A.BasicTransform | A.BaseCompose]:
-    """Flip, contrast or gamma or brightness, one distortion, shift with scale and rotation.
+    """Flip, one grey-level change, one distortion, affine transform.
 
-    Horizontal flip (0.5); one of contrast, gamma of 80 to 120 % and brightness (0.3); one of an
-    elastic, a grid and an optical distortion (0.3); shift by up to 6.25 % of each side, scale of 90
-    to 110 % and rotation by up to 45 degrees (0.5). The optical distortion is as strong as in the
-    source: in about one image of 25 it folds the picture over. The source's elastic distortion also
-    moved the image's corners by up to 3.6 pixels, which albumentations no longer does.
+    With their probabilities: horizontal flip (0.5); one of contrast, gamma of 80 to 120 % and
+    brightness (0.3); one of elastic, grid and optical distortion (0.3); shift by up to 6.25 % of
+    each side, scaling to 90 to 110 % and rotation by up to 45 degrees (0.5). The optical distortion
+    is as strong as in the source, where it folds about one image in 25 over itself. The source's
+    elastic distortion also moves the corners of the image, by up to 3.6 pixels; ours does not.
     """
     return [
         A.HorizontalFlip(p=0.5),
@@ -89,7 +91,7 @@ def _winner() -> list[A.BasicTransform | A.BaseCompose]:
         ),
         A.OneOf(
             [
-                # Uniform noise as in 2019; today's default would move pixels a third as far.
+                # Uniform noise as in 2019; the default of this version moves pixels a third as far.
                 A.ElasticTransform(120, 6, noise_distribution="uniform", **_OUTSIDE),
                 A.GridDistortion(num_steps=5, distort_limit=0.3, normalized=False, **_OUTSIDE),
                 A.OpticalDistortion(distort_limit=2, **_OUTSIDE),
@@ -108,7 +110,7 @@ def _winner() -> list[A.BasicTransform | A.BaseCompose]:
 
 
 def _noise(levels: tuple[float, float], p: float = 0.5) -> A.GaussNoise:
-    """Gaussian noise whose deviation is drawn from a range of grey levels."""
+    """Gaussian noise whose standard deviation is drawn from a range of grey levels."""
     return A.GaussNoise(std_range=tuple(level / _GREY_LEVELS for level in levels), p=p)
 
 
@@ -117,10 +119,10 @@ AUGMENTATIONS = (*_SETS, "none")
 
 
 class Augmentation:
-    """A set of random changes to an image and its mask.
+    """A random augmentation of an image and its mask.
 
     Args:
-        name: one of `AUGMENTATIONS`, but for none.
+        name: one of `AUGMENTATIONS` except none.
     """
 
     def __init__(self, name: str = "original"):
@@ -129,28 +131,28 @@ class Augmentation:
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Change an image and its mask together.
+        """Augment an image and its mask with the same geometry.
 
         Args:
             image: [H,W] uint8.
             mask: [H,W] uint8 of 0 and 1.
-            seed: decides every random choice; the same seed gives the same pixels.
+            seed: determines every random choice; the same seed yields the same pixels.
 
         Returns:
-            Image and mask of the same shapes and types.
+            Augmented image and mask, shapes and dtypes unchanged.
         """
-        # One stream for all transforms: `set_random_seed` would give each its own copy of the same
-        # stream, so that gamma, contrast, blur and noise would come and go together.
+        # All transforms draw from one stream. `set_random_seed` would seed each of them equally, so
+        # that gamma, contrast, blur and noise would be applied together or not at all.
         self._transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        changed = self._transform(image=image, mask=mask)
-        return changed["image"], changed["mask"]
+        augmented = self._transform(image=image, mask=mask)
+        return augmented["image"], augmented["mask"]
 
 
 def build_augmentation(name: str) -> Augmentation | None:
-    """Build one of `AUGMENTATIONS`; none is None.
+    """Build one of `AUGMENTATIONS`; for "none", return None.
 
     Raises:
-        InputError: there is no such set.
+        InputError: the name is unknown.
     """
     if name not in AUGMENTATIONS:
         raise InputError(f"unknown --augmentation {name!r}; choose {', '.join(AUGMENTATIONS)}")

@@ -1,25 +1,26 @@
-"""Read a whole data set before training, and name everything that is wrong with it.
+"""Check a data set before training and list everything that is wrong with it.
 
     python -m datasets.check
     python -m datasets.check --dataset_root datasets/SIIM_data --exclude bad.txt
     python -m datasets.check --folds checkpoints/unet_resnet34/RUN
 
-Every image and mask of DATASET_ROOT/train_images and train_mask is decoded; expect 100 to 200
-images per second on two cores. Said of them, all files by name: which cannot be read or are cut
-short, which differ in size from their mask, which masks have further grey levels, ids that stand
-for several files, images without a mask and masks without an image (both are left out of a
-training), masks of another grey level than 255, and images whose pixels are those of another id:
-whether their masks differ, and with --folds (a run, or its folds.csv) whether they lie in
-different folds, where one tells the network about the other.
+Decodes every image and mask in DATASET_ROOT/train_images and DATASET_ROOT/train_mask, 100 to 200
+images per second on two cores, and reports by file or image id:
 
-Appear in OUT (DATASET_ROOT if not given):
+    problems that would stop training: files that are unreadable or truncated, images whose size
+        differs from their mask's, masks with more than one grey level besides black, ids shared by
+        several files
+    images without a mask file and mask files without an image, both of which training leaves out
+    masks with a grey level other than 255, which training accepts
+    ids with identical pixels: whether their masks differ and, with --folds, whether they are in
+        different folds, which leaks validation images into training
 
-    check.json   the figures, and all ids and files
-    check.png    sizes of the masks, share of positives, sizes of the images
+Writes to OUT:
 
-EXCLUDE is a text file with one image id per line, the one that training takes with --exclude.
+    check.json   all figures, ids and files
+    check.png    mask sizes, share of positives, image sizes
 
-Exit code: 0; 1 where something would stop a training; 2 where the data cannot be looked at.
+Exit code: 0; 1 if something would stop training; 2 if the data set cannot be read.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from datasets.folds import read_folds
 from datasets.siim import MASK_SIZES, FoundSamples, read_excluded, scan_samples
 from datasets.tools.findings import Duplicates, ImageRecord, find_duplicates, inspect_images
 from datasets.tools.plots import draw_data
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.files import write_json
 
@@ -64,7 +66,7 @@ def main(args: list[str] | None = None) -> int:
         write_json(out / "check.json", content)
         draw_data(areas, [record.size for record in records], out / "check.png")
     except OSError as error:
-        raise InputError(f"{out} cannot be written to ({error}); give another --out") from error
+        raise InputError(f"{out} cannot be written to ({error}); choose another --out") from error
     print(f"\n{out / 'check.json'}, {out / 'check.png'}")
     return 1 if content["stops_a_training"] else 0
 
@@ -78,9 +80,9 @@ def build_report(
     """Return the content of check.json.
 
     Args:
-        found: what the folders hold.
+        found: contents of the folders.
         records: the images that can be trained on.
-        refused: why files cannot be used; each would stop a training.
+        refused: problems with files, each of which would stop training.
         duplicates: groups of images with identical pixels.
     """
     masks = np.array([record.area for record in records if record.area], dtype=np.int64)
@@ -104,18 +106,25 @@ def build_report(
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("python -m datasets.check", __doc__)
     add = parser.add_argument
     add(
-        "--dataset_root", type=Path, default=Path("datasets/SIIM_data"), help="(datasets/SIIM_data)"
+        "--dataset_root",
+        type=Path,
+        default=Path("datasets/SIIM_data"),
+        help="folder with train_images/ and train_mask/ (default: datasets/SIIM_data)",
     )
-    add("--out", type=Path, help="folder for check.json and check.png (DATASET_ROOT)")
-    add("--exclude", type=Path, help="text file of image ids to leave out")
-    add("--folds", type=Path, help="a run's folder, or a folds.csv")
+    add("--out", type=Path, help="folder for check.json and check.png (default: DATASET_ROOT)")
+    add(
+        "--exclude",
+        type=Path,
+        help="text file of images to leave out, one id per line, as for training (default: none)",
+    )
+    add(
+        "--folds",
+        type=Path,
+        help="run folder or folds.csv in which to look up duplicates (default: none)",
+    )
     return parser.parse_args(args)
 
 
@@ -143,21 +152,23 @@ def _lines(content: dict) -> Iterator[str]:
         yield f"  {count:>8,} of {size} pixels"
     if positives:
         quantiles = (f"{name} {value:,.0f}" for name, value in content["mask_pixels"].items())
-        yield f"pixels of the masks: {', '.join(quantiles).replace('_', ' ')}"
+        yield f"mask size in pixels: {', '.join(quantiles).replace('_', ' ')}"
     for row in content["masks_by_size"]:
         last = f"to {row['last']:,}" if row["last"] else "or more"
         yield f"  {row['masks']:>8,} of {row['first']:,} {last}"
-    yield from _listed("images without a mask, left out", content["images_without_mask"])
-    yield from _listed("masks without an image, left out", content["masks_without_image"])
+    yield from _listed("images without a mask file, left out", content["images_without_mask"])
+    yield from _listed("mask files without an image, left out", content["masks_without_image"])
     grey = [f"{name}: {level}" for name, level in content["masks_of_other_grey"].items()]
-    yield from _listed("masks of another grey level than 255, taken as masks", grey)
+    yield from _listed("masks with a grey level other than 255, accepted", grey)
     groups = content["duplicates"]
-    yield from _listed("groups of ids with the same pixels", [_describe(group) for group in groups])
+    yield from _listed(
+        "groups of ids with identical pixels", [_describe(group) for group in groups]
+    )
     if groups:
         yield _leak(groups)
-    yield from _listed("files or ids that would stop a training", content["refused"])
+    yield from _listed("problems that would stop training", content["refused"])
     if not images:
-        yield "no image has a mask: there is nothing to train on"
+        yield "no image has a mask file: nothing to train on"
 
 
 def _listed(what: str, texts: list[str]) -> Iterator[str]:
@@ -166,7 +177,7 @@ def _listed(what: str, texts: list[str]) -> Iterator[str]:
 
 
 def _describe(group: dict) -> str:
-    masks = "other masks" if group["masks_differ"] else "the same mask"
+    masks = "different masks" if group["masks_differ"] else "identical masks"
     folds = group["folds"]
     where = f", folds {', '.join(map(str, folds))}" if folds else ""
     return f"{' = '.join(group['ids'])}: {masks}{where}"
@@ -174,9 +185,9 @@ def _describe(group: dict) -> str:
 
 def _leak(groups: list[dict]) -> str:
     if groups[0]["folds"] is None:
-        return "  give --folds to learn which lie in different folds"
-    apart = sum(len(group["folds"]) > 1 for group in groups)
-    return f"  {apart:,} of these groups lie in different folds"
+        return "  pass --folds to see which of them are in different folds"
+    split = sum(len(group["folds"]) > 1 for group in groups)
+    return f"  {split:,} of these groups are split over several folds"
 
 
 if __name__ == "__main__":

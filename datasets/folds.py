@@ -1,7 +1,8 @@
-"""Folds: plain, stratified or patient-grouped, the same whatever order files are listed in."""
+"""Folds: plain, stratified or grouped by patient; the order of the files does not matter."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from utils.errors import InputError
 from utils.files import atomic_write
 
 FOLD_SEED = 1
-"""Folds do not depend on the seed of a run."""
+"""Fixed, so that folds do not depend on the seed of a run."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class Fold:
     """The images of one fold.
 
     Attributes:
-        number: which fold is left out for validation.
-        train: image ids to learn from, sorted.
+        number: index of the fold that is held out for validation.
+        train: image ids to train on, sorted.
         valid: image ids to validate on, sorted.
-        positive: those of both whose mask has a pixel.
+        positive: ids of the positives in both.
     """
 
     number: int
@@ -32,7 +33,7 @@ class Fold:
     positive: frozenset[str]
 
     def only_positives(self) -> "Fold":
-        """Return the fold without the images that have no mask."""
+        """Return the fold without its empty images."""
         train, valid = (
             [name for name in ids if name in self.positive] for ids in (self.train, self.valid)
         )
@@ -46,14 +47,15 @@ def make_folds(
     patients: dict[str, str] | None = None,
     grouped: bool = False,
 ) -> pd.DataFrame:
-    """Cut images into folds.
+    """Split images into folds.
 
     Args:
-        positive: for each image id, whether its mask has a pixel.
+        positive: whether each image id is a positive.
         n_splits: number of folds.
-        stratified: give every fold the same share of positives, as far as it goes.
-        patients: patient of each image id, as far as known.
-        grouped: keep all images of a patient in one fold; an image of unknown patient stands alone.
+        stratified: give all folds the same share of positives, as nearly as possible.
+        patients: patient of each image id, where known.
+        grouped: keep all images of a patient in one fold; an image of unknown patient counts as a
+            patient.
 
     Returns:
         The table of folds.csv: `ImageId`, `fold`, `positive` (0 or 1) and `PatientId` (empty if
@@ -70,7 +72,10 @@ def make_folds(
     if grouped:
         groups = [patient or f"image {i}" for i, patient in zip(ids, known, strict=True)]
         if len(set(groups)) < n_splits:
-            raise InputError(f"{len(set(groups))} patients cannot fill --n_splits {n_splits} folds")
+            raise InputError(
+                f"{len(set(groups))} patients are too few for --n_splits {n_splits}; use fewer"
+                " folds"
+            )
     fold = np.zeros(len(ids), dtype=int)
     for number, (_, valid) in enumerate(
         _splitter(n_splits, stratified, grouped).split(ids, labels, groups)
@@ -79,7 +84,7 @@ def make_folds(
     return pd.DataFrame({"ImageId": ids, "fold": fold, "positive": labels, "PatientId": known})
 
 
-def _splitter(n_splits: int, stratified: bool, grouped: bool):
+def _splitter(n_splits: int, stratified: bool, grouped: bool) -> Any:
     kinds = {
         (False, False): KFold,
         (True, False): StratifiedKFold,
@@ -91,52 +96,54 @@ def _splitter(n_splits: int, stratified: bool, grouped: bool):
 
 def _check_enough(labels: np.ndarray, n_splits: int, stratified: bool) -> None:
     if len(labels) < n_splits:
-        raise InputError(f"{len(labels)} images cannot fill --n_splits {n_splits} folds")
+        raise InputError(
+            f"{len(labels)} images are too few for --n_splits {n_splits}; use fewer folds"
+        )
     if stratified:
         for name, count in (("positive", labels.sum()), ("empty", (labels == 0).sum())):
             if 0 < count < n_splits:
                 raise InputError(
-                    f"{count} {name} images cannot be spread over --n_splits {n_splits} folds; "
-                    "use fewer folds, or main.py, which does not stratify"
+                    f"{count} {name} images are too few for --n_splits {n_splits} stratified folds;"
+                    " use fewer folds, or main.py, which does not stratify"
                 )
 
 
 def get_fold(table: pd.DataFrame, number: int) -> Fold:
-    """Return the images of fold `number` of a table that `make_folds` made."""
-    left_out = table["fold"] == number
+    """Return fold `number` of a table from `make_folds`."""
+    held_out = table["fold"] == number
     return Fold(
         number,
-        train=table.loc[~left_out, "ImageId"].tolist(),
-        valid=table.loc[left_out, "ImageId"].tolist(),
+        train=table.loc[~held_out, "ImageId"].tolist(),
+        valid=table.loc[held_out, "ImageId"].tolist(),
         positive=frozenset(table.loc[table["positive"] == 1, "ImageId"]),
     )
 
 
 def describe_leakage(table: pd.DataFrame) -> str:
-    """Say how many images, and how many positives, share a patient with another fold."""
+    """Describe how many images, and how many positives, share a patient with another fold."""
     known = table[table["PatientId"] != ""]
     if known.empty:
-        return "patients are not known: images of one patient may lie in different folds"
+        return "patients unknown: images of one patient may be in different folds"
     shared = known[known.groupby("PatientId")["fold"].transform("nunique") > 1]
     text = (
         f"{len(shared)} of {len(known)} images, and {shared['positive'].sum()} of "
         f"{known['positive'].sum()} positives, share a patient with another fold"
     )
     unknown = len(table) - len(known)
-    return f"{text}; the patient of {unknown} images is not known" if unknown else text
+    return f"{text}; the patient of {unknown} images is unknown" if unknown else text
 
 
 def read_patients(path: str | Path) -> dict[str, str]:
     """Read a csv with the columns ImageId and PatientId.
 
     Raises:
-        InputError: the file is missing, is not a csv, lacks a column or names an image twice.
+        InputError: the file is missing, is not a csv, lacks a column or lists an image twice.
     """
     rows = read_columns(path, ("ImageId", "PatientId"), "a csv of patients")
     patients: dict[str, str] = {}
     for _, (name, patient) in rows:
         if name in patients:
-            raise InputError(f"{path}: {name} has several rows")
+            raise InputError(f"{path}: {name} has several rows; keep one")
         patients[name] = patient
     return patients
 
@@ -148,7 +155,7 @@ def write_folds(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def read_folds(path: str | Path) -> pd.DataFrame:
-    """Read a folds.csv that `write_folds` wrote.
+    """Read a folds.csv written by `write_folds`.
 
     Raises:
         InputError: the file is missing or is not a table of folds.

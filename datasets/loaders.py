@@ -1,4 +1,4 @@
-"""Data loaders of a stage: uint8 [B,1,S,S] images and masks, for one training process."""
+"""Data loaders of a stage for one process: images and masks, uint8 [B,1,S,S]."""
 
 import itertools
 import signal
@@ -19,14 +19,14 @@ from utils.config.stages import Stage
 from utils.errors import InputError
 
 _OVERLAYS = 4
-"""Validation images drawn for TensorBoard."""
+"""Number of validation images drawn for TensorBoard."""
 
 
 class ValidBatch(NamedTuple):
     """A validation batch.
 
     Attributes:
-        positions: [B] int64, in the data set.
+        positions: [B] int64, indices into the fold's validation images.
         image: [B,1,S,S] uint8 at the stage's size.
         mask: [B,1,S,S] uint8 of 0 and 1 at the stage's size.
         full_masks: B masks, uint8 [H,W] of 0 and 1, at the images' original sizes.
@@ -46,16 +46,16 @@ class StageData:
         fold: the images to train and to validate on.
         stage: image size, batch size and number of epochs.
         config: seed, augmentation and number of workers.
-        rank: of this process.
+        rank: index of this process.
         world_size: number of processes.
 
     Attributes:
         fold: the images.
-        seed_parts: (seed, fold, stage), which order and augmentation depend on.
-        batches: which images make up each training batch.
-        train: loads (image, mask) of the batches, uint8 [B,1,S,S].
+        seed_parts: (seed, fold, stage), from which order and augmentation are seeded.
+        batches: batch sampler of the training images.
+        train: loads training batches (image, mask), uint8 [B,1,S,S].
         valid: loads every `world_size`-th validation image, once and in order, as `ValidBatch`.
-        overlay_positions: of the first positives among these validation images.
+        overlay_positions: positions of the first positives among these validation images.
     """
 
     def __init__(
@@ -68,7 +68,9 @@ class StageData:
         world_size: int = 1,
     ):
         if config.seed is None:
-            raise ValueError("the seed of a run is decided before its data is loaded")
+            raise ValueError(
+                "config.seed is None: choose the seed of the run before loading its data"
+            )
         self.fold = fold
         self.seed_parts = config.seed, fold.number, stage.number
         self._stage = stage
@@ -92,13 +94,13 @@ class StageData:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
         )
-        mine = range(rank, len(fold.valid), world_size)
-        positives = (i for i in mine if fold.valid[i] in fold.positive)
+        own = range(rank, len(fold.valid), world_size)
+        positives = (i for i in own if fold.valid[i] in fold.positive)
         self.overlay_positions = set(itertools.islice(positives, _OVERLAYS))
         self.valid: DataLoader = DataLoader(
             ValidImages(source.pixels(fold.valid, stage.image_size)),
             batch_size=max(1, stage.batch_size // world_size),
-            sampler=mine,
+            sampler=own,
             collate_fn=_collate_valid,
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
@@ -107,11 +109,11 @@ class StageData:
         )
 
     def step_parts(self, epoch: int) -> list[StepPart]:
-        """Return the position of each training batch of an epoch (from 0) in its optimizer step."""
+        """Assign each training batch of an epoch (from 0) to an optimizer step."""
         return plan_steps(self.batches.sizes(epoch), self._stage.batches_per_step(epoch))
 
     def count_steps(self) -> int:
-        """Return the number of optimizer steps of the whole stage."""
+        """Return the number of optimizer steps in the stage."""
         epochs = range(self._stage.epochs)
         return sum(part.last for epoch in epochs for part in self.step_parts(epoch))
 
@@ -121,7 +123,7 @@ class TrainImages(Dataset):
 
     Args:
         pixels: the images of the fold.
-        augmentation: changes image and mask; None leaves them unchanged.
+        augmentation: applied to image and mask, if given.
     """
 
     def __init__(self, pixels: Pixels, augmentation: Augmentation | None):
@@ -156,11 +158,11 @@ class ValidImages(Dataset):
 
 
 def check_batch_split(stage: Stage, fold: Fold, processes: int) -> None:
-    """Refuse a stage whose batches cannot be divided over the processes.
+    """Check that a stage's batches can be split over the processes.
 
     Args:
-        stage: its batch size, and which images it uses.
-        fold: the images.
+        stage: the stage.
+        fold: its images.
         processes: number of processes.
 
     Raises:
@@ -176,7 +178,8 @@ def check_batch_split(stage: Stage, fold: Fold, processes: int) -> None:
     if needs_positives and not (positives.train and positives.valid):
         raise InputError(
             f"stage {stage.number} needs positives, but fold {fold.number} has "
-            f"{len(positives.train)} to train on and {len(positives.valid)} to validate on"
+            f"{len(positives.train)} to train on and {len(positives.valid)} to validate on; use "
+            "fewer folds, or train_sfold.py, which spreads positives evenly"
         )
     chosen = positives if stage.positives_only else fold
     batches = EpochBatches(
@@ -184,11 +187,13 @@ def check_batch_split(stage: Stage, fold: Fold, processes: int) -> None:
     )
     images = min(batches.images(epoch) for epoch in range(stage.epochs))
     if images < 2 * processes:
-        raise InputError(f"{images} training images are too few for {processes} processes")
+        raise InputError(
+            f"{images} training images are too few for {processes} processes; use fewer --devices"
+        )
 
 
 def start_worker(_: int) -> None:
-    """Keep OpenCV from starting its own threads, and leave Ctrl-C to the training process."""
+    """Initialise a worker: OpenCV starts no threads, and Ctrl-C is left to the training process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

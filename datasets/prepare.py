@@ -1,25 +1,27 @@
-"""Turn downloaded images and a csv of run lengths into the folders that training reads.
+"""Convert downloaded images and a csv of run-length masks to the folders that training reads.
 
     python -m datasets.prepare --images dicom-images-train --rle train-rle.csv
     python -m datasets.prepare --images stage_1 --rle stage_2_train.csv --out datasets/SIIM_data
     python -m datasets.prepare --images dicom-images-test --split test
     python -m datasets.prepare --images sample --split sample
 
-IMAGES is searched at any depth for .dcm, .png and .jpg. Expect 200 to 400 images per second on two
-cores; a second run finds most of its work done. On disk appear, below OUT:
+Searches IMAGES and its subfolders for .dcm, .png and .jpg files and converts 200 to 400 images per
+second on two cores. Images that an earlier run converted are kept. Writes to OUT:
 
-    train_images/<id>.jpg|png   8-bit grey. The JPEG inside a DICOM is written out byte for byte, an
-                                8-bit grey JPEG or PNG is copied, anything else becomes a PNG.
-    train_mask/<id>.png         0 and 255, at the size of the image; all rows of an image are joined
-    train_unannotated.txt       only where they are too many to print: images that are left out
-    train_refused.txt           because the csv has no row for them, and those that cannot be used
+    train_images/<id>.jpg|png   8-bit grey: the JPEG inside a DICOM byte for byte, a copy of an
+                                8-bit grey JPEG or PNG, or else a PNG
+    train_mask/<id>.png         0 and 255, same size as the image: the union of the image's rows
+    train_unannotated.txt       the images without a row in the csv, if too many to print
+    train_refused.txt           the images that cannot be used and why, if too many to print
 
-(test_images/; sample_images/ and sample_mask/ for the other splits.) An image without a row is
-unannotated, never a negative. What is unannotated or refused does not stay in OUT from an earlier
-run; other images do, so several folders can be prepared into one OUT, one after the other. Files
-with the same id and the same pixels count once; with different pixels all of them are refused.
+--split test writes test_images/, --split sample writes sample_images/ and sample_mask/.
 
-Exit code: 0; 1 where an image was refused (the others are made); 2 where nothing could be done.
+An image without a row in the csv is unannotated, not empty, and is left out. If an earlier run
+wrote an image that is unannotated or refused in this run, it is removed from OUT. Other images
+stay, so several folders can be prepared into one OUT, one after the other. Files with the same id
+and the same pixels count once; if their pixels differ, all of them are refused.
+
+Exit code: 0; 1 if an image was refused (all others are converted); 2 if nothing could be done.
 """
 
 import argparse
@@ -41,17 +43,18 @@ from tqdm import tqdm
 from datasets.formats.annotations import read_annotations
 from datasets.formats.images import SUFFIXES, find_images, image_id
 from datasets.tools.convert import Job, Outcome, convert, remove
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.files import atomic_write
 from utils.parallel import usable_cores
 
-HANDFUL = 20
+MAX_PRINTED = 20
 # Starting a process costs about as much as preparing this many images.
 IMAGES_PER_PROCESS = 64
 
 
 class Split(NamedTuple):
-    """Names below OUT: the two folders and the csv that is read unless another is given."""
+    """Names in OUT: the two folders, and the csv that is read unless --rle is given."""
 
     images: str
     masks: str | None = None
@@ -66,7 +69,7 @@ SPLITS = {
 
 
 class Report(NamedTuple):
-    """What became of all; `absent` counts ids of the csv that have no image."""
+    """Results of all images; `absent` counts the ids in the csv without an image."""
 
     outcomes: list[Outcome]
     unannotated: list[str]
@@ -84,27 +87,31 @@ def main(args: list[str] | None = None) -> int:
         )
         _print(report, options.out, options.split, time.perf_counter() - started)
     except KeyboardInterrupt:
-        print("interrupted: every file there is whole, and the same command goes on from here")
+        print(
+            "interrupted: all files written so far are complete; run the same command to continue"
+        )
         return 130
     except OSError as error:
-        raise InputError(f"{options.out}: cannot be written to ({error})") from error
+        raise InputError(
+            f"{options.out} cannot be written to ({error}); choose another --out"
+        ) from error
     return 1 if report.refused else 0
 
 
 def prepare(
     images: Path, out: Path, split: str = "train", rle: Path | None = None, num_workers: int = 0
 ) -> Report:
-    """Fill the folders of one split.
+    """Convert the images of one split and write their masks.
 
     Args:
-        images: folder of the originals.
-        out: folder that holds the folders of all splits.
+        images: folder of the original images.
+        out: parent of the folders of all splits.
         split: a key of `SPLITS`.
         rle: csv of the masks; the split's own by default.
-        num_workers: processes at most; 0 works in this one.
+        num_workers: maximum number of processes; 0 works in this one.
 
     Raises:
-        InputError: there are no images, the csv is unusable, or none of its rows fits an image.
+        InputError: there are no images, the csv is unusable, or none of its rows matches an image.
     """
     names = SPLITS[split]
     folders = [out / name for name in (names.images, names.masks) if name]
@@ -115,7 +122,10 @@ def prepare(
         files, refused = _identify(run, paths)
         chosen = [name for name in files if csv is None or name in rows]
         if files and not chosen:
-            raise InputError(f"{csv}: has no row for any of the {len(files)} images of {images}")
+            raise InputError(
+                f"{csv}: has no row for any of the {len(files)} images in {images}; check --images "
+                "and --rle"
+            )
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         unannotated = sorted(set(files) - set(chosen))
@@ -128,22 +138,37 @@ def prepare(
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("python -m datasets.prepare", __doc__)
     add = parser.add_argument
-    add("--images", type=Path, required=True, help="folder of .dcm, .png or .jpg at any depth")
-    add("--rle", type=Path, help="csv of masks (OUT/train-rle.csv; sample: train-rle-sample.csv)")
-    add("--split", choices=SPLITS, default="train", help="which folders to fill (train)")
-    add("--out", type=Path, default=Path("datasets/SIIM_data"), help="(datasets/SIIM_data)")
-    add("--num_workers", type=int, default=usable_cores(), help="processes; 0 is none (all cores)")
+    add(
+        "--images",
+        type=Path,
+        required=True,
+        help="folder of .dcm, .png or .jpg files, subfolders included",
+    )
+    add(
+        "--rle",
+        type=Path,
+        help="csv of masks (default: OUT/train-rle.csv; for sample, OUT/train-rle-sample.csv)",
+    )
+    add("--split", choices=SPLITS, default="train", help="which folders to write (default: train)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("datasets/SIIM_data"),
+        help="folder to write to (default: datasets/SIIM_data)",
+    )
+    add(
+        "--num_workers",
+        type=int,
+        default=usable_cores(),
+        help="number of worker processes; 0 uses the main process (default: number of CPU cores)",
+    )
     options = parser.parse_args(args)
     if options.rle and SPLITS[options.split].masks is None:
-        parser.error(f"--split {options.split} has no masks, so --rle has no meaning there")
+        parser.error(f"--split {options.split} has no masks; leave out --rle")
     if options.num_workers < 0:
-        parser.error(f"--num_workers {options.num_workers} is below 0")
+        parser.error(f"--num_workers {options.num_workers}: must be 0 or more")
     return options
 
 
@@ -152,10 +177,12 @@ def _find_originals(images: Path, folders: list[Path]) -> list[Path]:
     for folder in folders:
         target = folder.resolve()
         if source == target or source in target.parents or target in source.parents:
-            raise InputError(f"{images}: overlaps {folder}, which is written to; keep them apart")
+            raise InputError(f"{images}: overlaps the output folder {folder}; choose another --out")
     paths = find_images(images)
     if not paths:
-        raise InputError(f"{images}: has no {', '.join(SUFFIXES)} files at any depth")
+        raise InputError(
+            f"{images}: has no {', '.join(SUFFIXES)} files, subfolders included; check --images"
+        )
     return paths
 
 
@@ -173,7 +200,7 @@ def _processes(count: int) -> Iterator[Callable[..., Iterable]]:
 
 
 def _start_process() -> None:
-    # On Ctrl-C the main process stops handing out work; what is begun is finished.
+    # On Ctrl-C the main process submits no more work; images in progress are finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
@@ -202,17 +229,17 @@ def _id_or_refusal(path: Path) -> tuple[str, str]:
 
 def _print(report: Report, out: Path, split: str, seconds: float) -> None:
     done = [outcome for outcome in report.outcomes if not outcome.refused]
-    made = sum(outcome.made for outcome in done)
+    written = sum(outcome.written for outcome in done)
     positive = sum(outcome.positive for outcome in done)
     copies = sum(outcome.copies for outcome in done)
     _list("unannotated, left out", report.unannotated, out / f"{split}_unannotated.txt")
     _list("refused", report.refused, out / f"{split}_refused.txt")
     if copies:
-        print(f"{copies} files have the id and the pixels of another and were passed over")
+        print(f"{copies} files skipped: same id and pixels as another file")
     if report.absent:
-        print(f"{report.absent} ids of the csv have no image here")
+        print(f"{report.absent} ids in the csv have no image")
     print(
-        f"{out / SPLITS[split].images}: {made} images made, {len(done) - made} already there"
+        f"{out / SPLITS[split].images}: {written} images written, {len(done) - written} up to date"
         + (f", {positive} positive" if SPLITS[split].masks else "")
         + f"; {len(report.unannotated)} unannotated, {len(report.refused)} refused; "
         f"{seconds:.1f} s, {len(done) / seconds:.0f} images/s"
@@ -221,7 +248,7 @@ def _print(report: Report, out: Path, split: str, seconds: float) -> None:
 
 def _list(what: str, lines: list[str], path: Path) -> None:
     path.unlink(missing_ok=True)
-    if len(lines) > HANDFUL:
+    if len(lines) > MAX_PRINTED:
         with atomic_write(path, flush=False) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{len(lines)} {what}: listed in {path}")

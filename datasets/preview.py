@@ -1,10 +1,10 @@
-"""Draw what every augmentation set does to one training image.
+"""Draw what each augmentation set does to one training image.
 
     python -m datasets.preview --out sheet.png
     python -m datasets.preview --out sheet.png --image ID --size 1024 --seed 7
 
-One row per set: the image as prepared for training, then augmented with seven seeds, the mask
-outlined. The seeds are the same in every row.
+One row per set: the image as prepared for training, then augmented with seven seeds, the same in
+every row. The mask is outlined.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from datasets.formats.images import read_mask
 from datasets.siim import find_samples
 from datasets.sources.base import Sample
 from datasets.sources.files import FileSource
-from utils.console import print0
+from utils.console import open_parser, print0
 from utils.drawing import TRUTH, contact_sheet, tile
 from utils.errors import InputError, command
 from utils.files import atomic_write
 
 SEEDS = 7
-"""Changed images of a row."""
+"""Augmented images per row."""
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -43,7 +43,9 @@ def main(args: list[str] | None = None) -> int:
         with atomic_write(options.out) as temporary:
             temporary.write_bytes(encoded.tobytes())
     except OSError as error:
-        raise InputError(f"{options.out} cannot be written: {error.strerror}") from error
+        raise InputError(
+            f"{options.out} cannot be written ({error.strerror}); choose another --out"
+        ) from error
     print0(f"{options.out}: image {sample.id}")
     return 0
 
@@ -51,16 +53,16 @@ def main(args: list[str] | None = None) -> int:
 def draw_sheet(
     image: np.ndarray, mask: np.ndarray, seed: int, title: tuple[str, str]
 ) -> np.ndarray:
-    """Draw a row for each set of augmentations but none.
+    """Draw one row for each augmentation set except none.
 
     Args:
         image: [H,W] uint8.
         mask: [H,W] uint8 of 0 and 1, outlined in green.
-        seed: the first of the seeds.
-        title: the two lines above.
+        seed: the first of the seven seeds.
+        title: the two lines above the rows.
 
     Returns:
-        uint8 RGB.
+        [H,W,3] uint8 RGB.
     """
     names = [name for name in AUGMENTATIONS if name != "none"]
     tiles = []
@@ -68,9 +70,9 @@ def draw_sheet(
         augment = Augmentation(name)
         tiles.append(tile(image, mask, ("not augmented", _area(mask)), TRUTH))
         for number in range(seed, seed + SEEDS):
-            changed, changed_mask = augment(image, mask, number)
-            caption = (f"seed {number}", _area(changed_mask))
-            tiles.append(tile(changed, changed_mask, caption, TRUTH))
+            augmented, augmented_mask = augment(image, mask, number)
+            caption = (f"seed {number}", _area(augmented_mask))
+            tiles.append(tile(augmented, augmented_mask, caption, TRUTH))
     return contact_sheet(tiles, title, columns=1 + SEEDS, row_titles=names)
 
 
@@ -87,39 +89,41 @@ def _title(sample: Sample, options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _choose(samples: dict[str, Sample], wanted: str | None) -> Sample:
-    """Give the image that is asked for, or else the first with a mask that is not empty."""
+    """Return the image with the id `wanted`, or by default the first positive."""
     if wanted is None:
         positive = (sample for sample in samples.values() if read_mask(sample.mask).any())
-        # All masks may be empty; then the first image shows as much as any.
+        # With only empty images, the first one is as good as any.
         return next(positive, next(iter(samples.values())))
     if wanted not in samples:
         raise InputError(
-            f"--image {wanted}: none of the {len(samples):,} annotated images has this id, which is"
-            f" a file's name without its suffix, such as {next(iter(samples))}"
+            f"--image {wanted}: none of the {len(samples):,} annotated images has this id; give the"
+            f" name of an image file without its suffix, such as {next(iter(samples))}"
         )
     return samples[wanted]
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.preview",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = open_parser("python -m datasets.preview", __doc__)
+    parser.add_argument(
+        "--out", type=_picture, required=True, help="picture to write, a .png or .jpg file"
     )
     parser.add_argument(
-        "--out", type=_picture, required=True, help="picture to write, .png or .jpg"
+        "--image", metavar="ID", help="id of the image to draw (default: the first positive)"
     )
-    parser.add_argument("--image", metavar="ID", help="image to show (default: first with a mask)")
     parser.add_argument(
         "--dataset_root",
         type=Path,
         default=Path("./datasets/SIIM_data"),
         help="folder with train_images/ and train_mask/ (default: ./datasets/SIIM_data)",
     )
-    parser.add_argument("--size", type=_positive, default=512, help="side in pixels (default: 512)")
     parser.add_argument(
-        "--clahe", choices=("true", "false"), default="true", help="apply CLAHE (default: true)"
+        "--size", type=_positive, default=512, help="side of the image in pixels (default: 512)"
+    )
+    parser.add_argument(
+        "--clahe",
+        choices=("true", "false"),
+        default="true",
+        help="apply CLAHE, as training does (default: true)",
     )
     parser.add_argument(
         "--seed", type=_natural, default=0, help="first of the seven seeds (default: 0)"
@@ -136,13 +140,13 @@ def _picture(text: str) -> Path:
 
 def _natural(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more")
     return int(text)
 
 
 def _positive(text: str) -> int:
     if not _natural(text):
-        raise argparse.ArgumentTypeError("a side has at least 1 pixel")
+        raise argparse.ArgumentTypeError("the side must be at least 1 pixel")
     return int(text)
 
 

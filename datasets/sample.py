@@ -1,16 +1,16 @@
-"""A small synthetic data set in the shape of Kaggle's files, to try everything without the data.
+"""Draw a small synthetic data set in Kaggle's file formats, to try everything without the real one.
 
     python -m datasets.sample --out datasets/demo_data [--count 120] [--size 1024] [--seed 0]
 
-Takes about 10 seconds on two cores. The X-rays are drawn (datasets/phantom.py), so a network that
-learns them has learned nothing about patients. Three in five show a pneumothorax. On disk:
+Takes about 10 seconds on two cores. The X-rays are drawn (datasets/tools/phantom.py): a network
+trained on them knows nothing about patients. Three in five show a pneumothorax. Writes to OUT:
 
-    <out>/dicom-images-train/<study>/<series>/<image>.dcm   JPEG inside, as in stage 1
-    <out>/train-rle.csv    stage 1's format, with a row or several for each of `count` images
-    <out>/patients.csv     ImageId,PatientId; some patients have several images
+    dicom-images-train/<study>/<series>/<id>.dcm   with a JPEG inside, like the files of stage 1
+    train-rle.csv    in the format of stage 1, one or more rows for each of COUNT images
+    patients.csv     ImageId,PatientId; some patients have several images
 
-There is one DICOM more than `count`: image 0 has no row in either csv, as 37 of Kaggle's have
-none, and is to be left out. Image i depends on seed, size and i alone.
+There is one more DICOM than COUNT: image 0 is unannotated, with no row in either csv, like 37 of
+Kaggle's images. Image i depends only on SEED, SIZE and i.
 """
 
 import argparse
@@ -30,21 +30,22 @@ from tqdm import tqdm
 
 from datasets.formats import rle
 from datasets.tools.phantom import draw_chest
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.files import atomic_write
 from utils.parallel import usable_cores
 
-# pydicom's own root: no hospital's identifier begins with it.
+# pydicom's root: no hospital's identifiers start with it.
 UID_ROOT = "1.2.826.0.1.3680043.8.498"
 
 
 def sample_uid(seed: int, index: int) -> str:
-    """SOPInstanceUID of image `index`, also the stem of its file."""
+    """Return the SOPInstanceUID of image `index`, which is also the stem of its file."""
     return f"{UID_ROOT}.{seed}.4.{index}"
 
 
 def is_positive(index: int) -> bool:
-    """Whether image `index` has a pneumothorax: three of any five in a row."""
+    """Return whether image `index` has a pneumothorax, as three of any five consecutive ones do."""
     return index * 3 // 5 > (index - 1) * 3 // 5
 
 
@@ -58,17 +59,17 @@ def draw(seed: int, index: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def annotate(index: int, mask: np.ndarray) -> list[str]:
-    """Write a mask as the RLE texts of its csv rows.
+    """Encode a mask as the run-length texts of its csv rows.
 
-    Every fourth positive has several rows, as if several findings had been outlined; in every
-    eighth, the first included, they overlap, so that adding instead of OR shows.
+    Every fourth positive has two rows, as if two findings had been outlined. Those of every eighth,
+    starting with the first, overlap, which exposes code that adds rows instead of OR-ing them.
 
     Args:
         index: number of the image.
         mask: [H,W] uint8 of 0 and 1.
 
     Returns:
-        One text per row: `gap length ...`, or `-1` alone for an empty mask.
+        One text per row: `gap length ...`, or `-1` for an empty mask.
     """
     earlier = (index - 1) * 3 // 5
     if not mask.any() or earlier % 4:
@@ -84,21 +85,21 @@ def annotate(index: int, mask: np.ndarray) -> list[str]:
 
 @command
 def main(args: list[str] | None = None) -> int:
-    """Make the data set; see the top of this file."""
-    given = _parser().parse_args(args)
-    _check(given)
-    out = Path(given.out)
+    """Run the command line; return the exit code."""
+    options = _parser().parse_args(args)
+    _check(options)
+    out = Path(options.out)
     try:
-        _refuse_other_images(out, {sample_uid(given.seed, i) for i in range(given.count + 1)})
+        _refuse_other_images(out, {sample_uid(options.seed, i) for i in range(options.count + 1)})
         out.mkdir(parents=True, exist_ok=True)
-        texts = _write_images(out, given)
-        _write_tables(out, given.seed, texts)
+        texts = _write_images(out, options)
+        _write_tables(out, options.seed, texts)
     except OSError as error:
-        raise InputError(f"cannot write the data set to {out}: {error}") from error
-    positives = sum(is_positive(index) for index in range(1, given.count + 1))
+        raise InputError(f"{out} cannot be written to ({error}); choose another --out") from error
+    positives = sum(is_positive(index) for index in range(1, options.count + 1))
     print(
-        f"{out}: {given.count} chest X-rays of {given.size}x{given.size}, {positives} of them with "
-        "a pneumothorax, and one more without annotation. Next:\n"
+        f"{out}: {options.count} chest X-rays of {options.size}x{options.size}, {positives} of "
+        "them with a pneumothorax, and one more that is unannotated. Next:\n"
         f"python -m datasets.prepare --images {out / 'dicom-images-train'} "
         f"--rle {out / 'train-rle.csv'} --out {out}"
     )
@@ -106,58 +107,65 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m datasets.sample",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = open_parser("python -m datasets.sample", __doc__)
+    parser.add_argument(
+        "--out",
+        required=True,
+        help="folder to write to; a sample of the same seed in it is replaced",
     )
-    parser.add_argument("--out", required=True, help="folder to make; an old sample is replaced")
-    parser.add_argument("--count", type=int, default=120, help="annotated images (120)")
-    parser.add_argument("--size", type=int, default=1024, help="side length in pixels (1024)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
+    parser.add_argument(
+        "--count", type=int, default=120, help="number of annotated images (default: 120)"
+    )
+    parser.add_argument(
+        "--size", type=int, default=1024, help="side of the images in pixels (default: 1024)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the drawings (default: 0)"
+    )
     parser.add_argument(
         "--num_workers",
         type=int,
         default=min(8, usable_cores()),
-        help="processes; 0 draws in this one (one per core, 8 at most)",
+        help="number of worker processes; 0 uses the main process (default: number of CPU cores, at"
+        " most 8)",
     )
     return parser
 
 
-def _check(given: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> None:
     limits = {"count": (2, 100_000), "size": (96, 4096), "seed": (0, 2**32 - 1)}
     limits["num_workers"] = (0, 256)
     for name, (low, high) in limits.items():
-        value = getattr(given, name)
+        value = getattr(options, name)
         if not low <= value <= high:
-            raise InputError(f"--{name} {value}: give a number from {low} to {high}")
+            raise InputError(f"--{name} {value}: must be from {low} to {high}")
 
 
-def _refuse_other_images(out: Path, own: set[str]) -> None:
-    """Keep real data from being mixed with drawn images, or its csv files from being replaced."""
+def _refuse_other_images(out: Path, expected: set[str]) -> None:
+    """Refuse to mix real data with drawn images or to overwrite its csv files."""
     found = {path.stem for path in (out / "dicom-images-train").rglob("*.dcm")}
     for table in (out / "train-rle.csv", out / "patients.csv"):
         if table.exists():
             lines = table.read_text(encoding="utf-8", errors="replace").splitlines()
             found |= {line.split(",")[0] for line in lines[1:]}
-    other = sorted(found - own)
+    other = sorted(found - expected)
     if other:
         raise InputError(
             f"{out} already holds {len(other)} images of another set ({other[0]} ...): "
-            "give --out another folder, or remove that one first"
+            "choose another --out, or remove that folder first"
         )
 
 
-def _write_images(out: Path, given: argparse.Namespace) -> list[list[str]]:
-    """Write every DICOM; return the RLE texts of each, in the images' order."""
-    work = partial(_write_image, out, given.seed, given.size)
-    indices = range(given.count + 1)
+def _write_images(out: Path, options: argparse.Namespace) -> list[list[str]]:
+    """Write all DICOMs and return the run-length texts of each image, in order."""
+    work = partial(_write_image, out, options.seed, options.size)
+    indices = range(options.count + 1)
     progress = partial(tqdm, total=len(indices), desc="drawing", unit="image")
-    if given.num_workers == 0:
+    if options.num_workers == 0:
         return list(progress(map(work, indices)))
-    # A forked process would inherit the locks of OpenCV's threads.
+    # A forked process would inherit the locks of OpenCV's threads and could hang.
     processes = multiprocessing.get_context("spawn")
-    with processes.Pool(given.num_workers, cv2.setNumThreads, (0,)) as pool:
+    with processes.Pool(options.num_workers, cv2.setNumThreads, (0,)) as pool:
         return list(progress(pool.imap(work, indices)))
 
 
@@ -172,7 +180,7 @@ def _write_image(out: Path, seed: int, size: int, index: int) -> list[str]:
 
 
 def _dicom(seed: int, index: int, image: np.ndarray) -> Dataset:
-    """The image, [H,W] uint8, as a DICOM with the fields of Kaggle's and a JPEG inside."""
+    """Wrap an image, [H,W] uint8, as a JPEG in a DICOM with the tags of Kaggle's files."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = UID(sample_uid(seed, index))
@@ -185,7 +193,7 @@ def _dicom(seed: int, index: int, image: np.ndarray) -> Dataset:
     dicom.SeriesInstanceUID = f"{UID_ROOT}.{seed}.3.{index}"
     dicom.Modality, dicom.ConversionType = "CR", "WSD"
     dicom.BodyPartExamined, dicom.ViewPosition = "CHEST", "PA"
-    # Unique per image as in Kaggle's files, which hide who has several: patients.csv knows.
+    # Unique per image, as in Kaggle's files; only patients.csv tells which share a patient.
     dicom.PatientID = dicom.PatientName = f"synthetic-{seed}-{index}"
     dicom.Rows, dicom.Columns = image.shape
     dicom.SamplesPerPixel, dicom.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -209,7 +217,7 @@ def _write_tables(out: Path, seed: int, texts: list[list[str]]) -> None:
 
 
 def _patient(index: int) -> int:
-    """Five patients for any eight images, of whom two have several."""
+    """Return the patient of an image: five for every eight images, two of them with several."""
     return index // 8 * 5 + (1, 1, 2, 3, 3, 3, 4, 5)[index % 8]
 
 

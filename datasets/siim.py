@@ -17,20 +17,20 @@ MASK_SIZES: tuple[tuple[int, int | None], ...] = (
     (8193, 32768),
     (32769, None),
 )
-"""Buckets of mask sizes in pixels, first and last inclusive; None is no limit."""
+"""Buckets of mask sizes in pixels, first and last inclusive; None for no upper limit."""
 
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
 class FoundSamples(NamedTuple):
-    """What the folders of images and masks hold.
+    """Contents of the folders of images and masks.
 
     Attributes:
-        samples: images that have a mask, by image id, sorted.
-        unannotated: ids of images without a mask, sorted. They are left out: an unannotated image
-            is not a negative.
-        without_image: ids of masks without an image, sorted.
-        problems: files without a usable id, and ids that several files share.
+        samples: images with a mask file, by image id, sorted.
+        unannotated: ids of images without a mask file, sorted. They are left out: an unannotated
+            image is not an empty one.
+        without_image: ids of mask files without an image, sorted.
+        problems: files without a usable id, and ids shared by several files.
     """
 
     samples: dict[str, Sample]
@@ -40,7 +40,7 @@ class FoundSamples(NamedTuple):
 
 
 def find_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> FoundSamples:
-    """Find the images of `root`/train_images that have a mask in `root`/train_mask.
+    """Find the images in `root`/train_images that have a mask file in `root`/train_mask.
 
     Args:
         root: the data set's folder.
@@ -48,7 +48,7 @@ def find_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> Fo
 
     Raises:
         InputError: a folder is missing or empty, an id is used twice, a file has no usable id, no
-            image has a mask, or an excluded id does not exist.
+            image has a mask file, or an excluded id does not exist.
     """
     found = scan_samples(root, excluded)
     raise_problems(found.problems, FIX_HINT)
@@ -86,7 +86,7 @@ def scan_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> Fo
 
 
 def read_excluded(path: str | Path | None) -> frozenset[str]:
-    """Read image ids, one per line; `#` at the start of a line or after a space begins a comment.
+    """Read image ids, one per line; `#` at the start of a line or after a space starts a comment.
 
     Args:
         path: the list; None excludes nothing.
@@ -104,12 +104,12 @@ def read_excluded(path: str | Path | None) -> frozenset[str]:
 
 
 def check_excluded(excluded: Collection[str], known: Collection[str]) -> None:
-    """Refuse a list that names an image that does not exist.
+    """Check that every excluded id exists.
 
-    A warning would let a misspelt id pass, and the image that was to be left out would be used.
+    An error and not a warning: with a misspelt id, the image would be trained on after all.
 
     Raises:
-        InputError: an id is unknown; similar ones are named.
+        InputError: an id is unknown; the message names similar ones.
     """
     unknown = sorted(set(excluded) - set(known))
     if unknown:
@@ -121,11 +121,11 @@ def check_excluded(excluded: Collection[str], known: Collection[str]) -> None:
 
 
 def _by_id(folder: Path) -> tuple[dict[str, Path], list[tuple[str, str]]]:
-    """Return the files by id, and problems with the id they concern, or the file's stem."""
+    """Return the files by id, and each problem after the id, or else the file stem, it concerns."""
     if not folder.is_dir():
         raise InputError(
             f"looked for images in {folder}, which is not a folder. Prepare it with "
-            "python -m datasets.prepare --images DIR --rle CSV, or give --dataset_root"
+            "python -m datasets.prepare --images DIR --rle CSV, or set --dataset_root"
         )
     found: dict[str, Path] = {}
     problems = []

@@ -1,9 +1,9 @@
-"""Networks by name: `build_model(model_type)` gives [B,3,H,W] float32 -> logits [B,1,H,W].
+"""Networks by name: `build_model(model_type)` maps [B,3,H,W] float32 to logits [B,1,H,W].
 
-Every network has `.encoder`, the part that pretrained weights go into and that can be held frozen,
-and `.size_step`, which the sides of an image must be multiples of. Its last convolution gives the
-logits. With a presence head a network returns a tuple, the logits and one [B,1] for each image as a
-whole; `outputs.read_output` takes either.
+Every network has `.encoder`, the part that takes pretrained weights and can be frozen, and
+`.size_step`, of which the sides of an image must be multiples. Its last convolution computes the
+logits. With a presence head a network returns a tuple: the logits, and one image-level logit,
+[B,1]; `interface.read_output` accepts both forms.
 """
 
 import difflib
@@ -30,19 +30,19 @@ _PRETRAINED: dict[str, Callable[..., nn.Module]] = {
     "linknet": partial(build_smp, "Linknet", "resnet34"),
     "deeplabv3plus": partial(build_smp, "DeepLabV3Plus", "resnet34"),
 }
-"""Networks whose encoder has pretrained weights to fetch, by `pretrained` and `presence_head`."""
+"""Networks with pretrained encoders; arguments: `pretrained`, `presence_head`."""
 
 _PATTERN = "smp:ARCHITECTURE:ENCODER"
-_LEAST_PRIOR = 1e-4
+_MIN_PRIOR = 1e-4
 
 
 def model_types() -> list[str]:
-    """Return the names that `build_model` knows, but for those of the form smp:...:..."""
+    """Return the names that `build_model` accepts, apart from smp:ARCHITECTURE:ENCODER."""
     return [*VARIANTS, *_PRETRAINED]
 
 
 def describe_models() -> str:
-    """List the names for a command's help."""
+    """Describe the networks for the help of a command."""
     names = ", ".join([*model_types(), _PATTERN])
     lines = textwrap.fill(
         names, 98, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
@@ -64,24 +64,24 @@ def build_model(
 ) -> nn.Module:
     """Build a network that maps [B,3,H,W] float32 images to [B,1,H,W] logits.
 
-    A batch whose sides are not multiples of the network's `size_step` raises an InputError.
+    The network raises an InputError for images whose sides are not multiples of its `size_step`.
 
-    With a presence head, the encoder's deepest features also give, by their mean, the logit of a
-    mask anywhere in the image, and the output is the tuple (logits, presence [B,1]). A loss has to
-    depend on both: DDP waits for the gradients of the head, too. What the network is without the
-    head keeps its names in the state dict.
+    With a presence head, the mean of the encoder's deepest features is also mapped to the logit of
+    a mask anywhere in the image, and the output is the tuple (logits, presence [B,1]). A loss must
+    depend on both, because DDP also waits for the gradients of the head. All other parameters have
+    the same names in the state dict with and without the head.
 
     Args:
         model_type: one of `model_types()`, or smp:ARCHITECTURE:ENCODER.
-        pretrained: fetch weights for the encoder, unless `encoder_weights` gives them.
-        encoder_weights: a file with weights for the encoder; no network is then needed.
+        pretrained: fetch weights for the encoder, unless `encoder_weights` is given.
+        encoder_weights: file with weights for the encoder; nothing is downloaded then.
         t: recurrent steps of R2U_Net and R2AttU_Net.
-        prior: probability of a mask that the untrained network gives a pixel, on the whole.
-        presence_head: say also whether there is a mask at all; not for the networks of `VARIANTS`.
+        prior: average probability that the untrained network predicts for a pixel.
+        presence_head: add a presence head; not for the networks in `VARIANTS`.
 
     Raises:
-        InputError: the name is unknown, the network has no presence head, or the weights cannot be
-            had or do not fit.
+        InputError: the name is unknown, the network cannot have a presence head, or the weights
+            cannot be fetched or do not fit.
     """
     network = _build(model_type, pretrained and encoder_weights is None, t, presence_head)
     unused_to_buffers(network)
@@ -97,12 +97,12 @@ def _build(model_type: str, pretrained: bool, t: int, presence_head: bool) -> nn
         if presence_head:
             raise InputError(
                 f"--presence_weight above 0 needs a presence head, which {model_type} cannot have."
-                f" Choose --model_type {', '.join(_PRETRAINED)} or {_PATTERN}, or give "
+                f" Choose --model_type {', '.join(_PRETRAINED)} or {_PATTERN}, or set "
                 "--presence_weight 0"
             )
         if pretrained:
             print0(
-                f"warning: there are no pretrained weights for {model_type}, it starts at random"
+                f"warning: no pretrained weights for {model_type}: its encoder starts from scratch"
             )
         return build_unet(model_type, t)
     if model_type in _PRETRAINED:
@@ -121,12 +121,12 @@ def _build(model_type: str, pretrained: bool, t: int, presence_head: bool) -> nn
 
 
 def _set_prior(network: nn.Module, prior: float) -> None:
-    """Start the output at the log-odds of `prior`.
+    """Initialise the last bias to the log-odds of `prior`.
 
-    Training would spend its first epochs on this bias alone, as so few pixels belong to a mask
+    So few pixels belong to a mask that training would otherwise spend its first epochs on this bias
     (Lin et al. 2017, arXiv 1708.02002, section 3.3).
     """
-    prior = min(max(prior, _LEAST_PRIOR), 1 - _LEAST_PRIOR)
+    prior = min(max(prior, _MIN_PRIOR), 1 - _MIN_PRIOR)
     *_, last = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     assert last.bias is not None, "every network ends in a convolution with a bias"
     nn.init.constant_(last.bias, math.log(prior / (1 - prior)))

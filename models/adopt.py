@@ -1,23 +1,24 @@
-"""Make a run of checkpoints that another program wrote: the original repository, backboned-unet.
+"""Create a run from checkpoints of the original repository or of backboned-unet.
 
     python -m models.adopt --checkpoint fold0.pth fold1.pth fold2.pth fold3.pth fold4.pth \\
         --run_name old
     python -m models.adopt --checkpoint best.pth --folds 3 --run_name old --image_size_stage2 768
     python -m models.adopt --checkpoint stage1.pth --stage 1 --folds 0 --run_name old1
 
-Takes dicts with a `state_dict` and plain state dicts, with or without `module.`, through torch's
-safe loader, and refuses what does not fit --model_type. The checkpoints are those of the folds that
---folds names, in this order. Every setting of main.py may be given, above all the image sizes that
-they were trained with; they become the run's config.yaml.
+--checkpoint takes one file for each of --folds, in the same order: plain state dicts, or dicts with
+a `state_dict`, with or without the prefix `module.`. They are read with torch's safe loader and
+must fit --model_type. All settings of main.py can be given and are saved as the run's config.yaml;
+set the image sizes that the networks were trained with.
 
-With --stage 2, the default, the run is as if both stages were done:
+With --stage 2 (the default), both stages count as finished:
 
     python predict.py --run checkpoints/unet_resnet34/old --threshold 0.5 --min_area 2048 ...
     python -m models.export --run checkpoints/unet_resnet34/old
     python main.py --run_name old --resume true     validates every fold and chooses thresholds
 
-The last one cuts the folds anew: where they are not those of the old training, its scores are of
-images that the networks have learned from. With --stage 1, stage 1 alone is done:
+The last command splits the images into folds itself. Unless these are the folds of the old
+training, its scores include images that the networks were trained on. With --stage 1, only stage 1
+counts as finished:
 
     python main.py --run_name old1 --mode train_stage2 --folds 0
 """
@@ -29,7 +30,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from models import build_model
+from models import build_model, describe_models
 from models.sizes import check_square_sizes
 from utils.config.command_line import parse_config
 from utils.config.settings import Config
@@ -48,7 +49,7 @@ def main(args: list[str] | None = None) -> int:
     own.add_argument("--checkpoint", type=Path, nargs="+", default=[])
     own.add_argument("--stage", type=int, choices=(1, 2), default=2)
     options, rest = own.parse_known_args(args)
-    config, given = parse_config(rest, __doc__)
+    config, given = parse_config(rest, f"{__doc__}\n{describe_models()}")
     folds = _folds(options.checkpoint, config)
     states = {fold: read_weights(path, config) for fold, path in folds.items()}
     config, folder = open_run(config, given)
@@ -62,10 +63,10 @@ def main(args: list[str] | None = None) -> int:
 
 
 def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
-    """Read the weights of a whole network from a file of any form.
+    """Read the weights of a complete network from a checkpoint or a state dict.
 
     Returns:
-        The state dict, with the names of the network that `config` describes.
+        The state dict, with the parameter names of the network that `config` describes.
 
     Raises:
         InputError: the file cannot be read, or its weights do not fit that network.
@@ -81,7 +82,8 @@ def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
         network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except (AttributeError, RuntimeError, TypeError) as error:
         raise InputError(
-            f"{path} has no weights that fit --model_type {config.model_type}: {reason_of(error)}"
+            f"{path} has no weights that fit --model_type {config.model_type} ({reason_of(error)})"
+            "; set the --model_type that was trained"
         ) from error
     return network.state_dict()
 
@@ -89,7 +91,7 @@ def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
 def write_checkpoints(
     folder: Path, fold: int, state: dict[str, Tensor], config: Config, last_stage: int
 ) -> None:
-    """Write the checkpoints of a fold whose stages are done up to `last_stage`."""
+    """Write the checkpoints of a fold, as if its stages up to `last_stage` were finished."""
     folder.mkdir()
     for stage in build_stages(config)[:last_stage]:
         content = {
@@ -109,9 +111,8 @@ def _folds(checkpoints: list[Path], config: Config) -> dict[int, Path]:
     numbers = config.fold_numbers()
     if len(numbers) != len(checkpoints):
         raise InputError(
-            f"--checkpoint names {len(checkpoints)} files for {len(numbers)} folds (--folds "
-            f"{config.folds}, --n_splits {config.n_splits}); say which folds they are, such as "
-            "--folds 0,3"
+            f"--checkpoint has {len(checkpoints)} files for {len(numbers)} folds (--folds "
+            f"{config.folds}, --n_splits {config.n_splits}); set their folds, such as --folds 0,3"
         )
     return dict(zip(numbers, checkpoints, strict=True))
 

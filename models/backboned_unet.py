@@ -1,8 +1,8 @@
 """U-Net around a torchvision backbone, with the names of the package backboned-unet.
 
-Signature, parameter names and outputs are those of github.com/mkisantal/backboned-unet, so that
-checkpoints made with it load here. What never takes part (`backbone.fc`) is left out, and building
-a network does not move its batch-norm statistics.
+Signature, parameter names and outputs are those of github.com/mkisantal/backboned-unet, so that its
+checkpoints load here. Differences: the unused classifier (`backbone.fc`) is left out, and building
+a network does not update its batch-norm statistics.
 """
 
 from functools import partial
@@ -25,7 +25,7 @@ BACKBONES = (*_RESNETS, *_VGG_SHORTCUTS, *_DENSENETS)
 
 
 def _backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[str | None, ...], str]:
-    """Return the backbone, the layers its shortcuts leave from (shallow first) and its last one."""
+    """Return the backbone, the names of its shortcut layers (shallow first) and its last layer."""
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}")
     torchvision_name = f"{name}_bn" if name in _VGG_SHORTCUTS else name
@@ -42,10 +42,10 @@ def _backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[str | None,
 
 
 class UpsampleBlock(nn.Module):
-    """Doubles the resolution and mixes in the shortcut, if there is one.
+    """Doubles the resolution and merges the shortcut, if any.
 
-    `parametric` upsamples with a transposed convolution before the shortcut joins; otherwise a
-    bilinear interpolation is followed by a convolution over both.
+    If `parametric`, a transposed convolution upsamples before the shortcut is concatenated.
+    Otherwise bilinear interpolation upsamples, and a convolution follows the concatenation.
     """
 
     def __init__(self, ch_in: int, ch_out: int, skip_in: int, use_bn: bool, parametric: bool):
@@ -80,14 +80,14 @@ class Unet(nn.Module):
     Args:
         backbone_name: one of `BACKBONES`.
         pretrained: load torchvision's ImageNet weights into the backbone.
-        encoder_freeze: hold the backbone still: no gradients, and fixed batch-norm statistics.
+        encoder_freeze: freeze the backbone: no gradients, fixed batch-norm statistics.
         classes: channels of the output.
         decoder_filters: channels of the five upsampling blocks, deepest first.
         parametric_upsampling: transposed convolutions instead of bilinear interpolation.
-        shortcut_features: names of the backbone's children that shortcuts leave from, shallow
-            first, None for a level without; "default" takes one a resolution.
-        decoder_use_batchnorm: batch norm behind every convolution of the decoder.
-        presence_head: give also one logit for each image, from the mean of the backbone's output.
+        shortcut_features: names of the backbone's children whose outputs are the shortcuts,
+            shallow first, None for a level without one; "default" takes one per resolution.
+        decoder_use_batchnorm: batch norm after every convolution of the decoder.
+        presence_head: also compute one logit per image, from the mean of the backbone's output.
     """
 
     size_step = 32
@@ -156,7 +156,7 @@ class Unet(nn.Module):
 
     @torch.no_grad()
     def _count_channels(self) -> tuple[list[int], int]:
-        # In evaluation mode: a forward pass in training mode would move the batch-norm statistics.
+        # A forward pass in training mode would update the batch-norm statistics.
         self.backbone.eval()
         deepest, shortcuts = self._encode(torch.zeros(1, 3, 32, 32))
         self.backbone.train(not self.encoder_freeze)
@@ -170,9 +170,9 @@ def _presence_head(channels: int) -> nn.Sequential:
     )
 
 
-def _ignore_classifier(module: nn.Module, state_dict: dict, *_) -> None:
+def _ignore_classifier(module: nn.Module, state_dict: dict, *_: object) -> None:
     ignored = [key for key in state_dict if key.startswith("backbone.fc.")]
     for key in ignored:
         del state_dict[key]
     if ignored:
-        print0(f"ignored, as it takes no part: {', '.join(ignored)}")
+        print0(f"ignored unused weights: {', '.join(ignored)}")

@@ -1,23 +1,22 @@
-"""Write the networks of a run as one ONNX file: an X-ray in, probabilities out.
+"""Export the networks of a run to one ONNX file that maps an X-ray to probabilities.
 
     python -m models.export --run checkpoints/unet_resnet34/RUN
     python -m models.export --run checkpoints/unet_resnet34/RUN --folds 0 --out fold0.onnx
 
-The graph holds one fold, or several with the mean of their probabilities:
+The graph averages the probabilities of all folds and of all kept epochs. Input and outputs:
 
-    image        uint8 [B,1,H,W]: grey X-rays, prepared as in training, that is CLAHE at the
-                 original size (where the run has it) and resizing to the size of the last stage,
-                 as datasets.images.preprocess does
-    probability  float32 [B,1,H,W], before any threshold
-    deciding     float32 [B,1,H,W], only of a run with stage 3: `probability` is of that stage and
-                 draws masks, this is of stage 2 and decides whether there is one
-    presence     float32 [B], only of a run with a presence head: probability of a mask anywhere
+    image        uint8 [B,1,H,W], grey X-rays, prepared as by datasets.preprocessing.preprocess:
+                 CLAHE at the original size, if the run uses it, then resizing to the image size of
+                 the last stage
+    probability  float32 [B,1,H,W], probability of a mask at each pixel, before any threshold
+    gate         float32 [B,1,H,W], only if the run has a stage 3: the map of stage 2, which decides
+                 whether the image has a mask; `probability` is that of stage 3
+    presence     float32 [B], only if the run has a presence head: probability of a mask anywhere
 
-Where a run keeps several epochs of a stage, all of them are averaged. Any batch size B; H and W are
-fixed. The file's metadata say the same, with the folds. The file is then run by onnxruntime and
-compared with PyTorch; one that differs by more than 0.001 is not kept. Needs the packages of
-requirements-export.txt. Expect half a minute a network and the size of its checkpoint without the
-optimizer, a third.
+The batch size B is free, H and W are fixed. The file's metadata repeat this and list the folds. The
+exported file is run with onnxruntime, and removed if its outputs differ from PyTorch's by more than
+0.001. Needs the packages in requirements-export.txt. Takes half a minute per network; the file is
+about a third of the size of the checkpoints.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
-from utils.console import print0
+from utils.console import open_parser, print0
 from utils.distributed import launch
 from utils.errors import InputError, command
 from utils.files import atomic_write
@@ -38,8 +37,8 @@ from utils.inference.ensemble import Ensemble, open_ensemble
 from utils.inference.runs import find_checkpoints, read_run_config
 
 _TOLERANCE = 1e-3
-_MOST_BYTES = 1536 * 2**20
-"""Weights that torch still writes into one file."""
+_MAX_BYTES = 1536 * 2**20
+"""Maximum size of weights that torch exports to one file."""
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -62,14 +61,15 @@ def main(args: list[str] | None = None) -> int:
             if not difference <= _TOLERANCE:
                 raise InputError(
                     f"{out} was not written: its probabilities differ by {difference:.2g} from "
-                    f"PyTorch's, more than {_TOLERANCE:g}. Try other versions of {_PACKAGES}"
+                    f"PyTorch's, more than {_TOLERANCE:g}. Try other versions of "
+                    f"{', '.join(_PACKAGES)}"
                 )
     except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}") from error
+        raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
     networks = len({*checkpoints.mask, *checkpoints.gate})
     print0(
         f"{out}: {', '.join(graph.outputs)} of {len(config.fold_numbers())} folds, {networks} "
-        f"networks; largest difference to PyTorch {difference:.2g}"
+        f"networks; largest difference from PyTorch {difference:.2g}"
     )
     return 0
 
@@ -82,7 +82,7 @@ class Graph(nn.Module):
         config: the run's settings.
 
     Attributes:
-        outputs: the names of what `forward` returns.
+        outputs: names of the outputs of `forward`.
     """
 
     def __init__(self, ensemble: Ensemble, config: Config):
@@ -100,12 +100,12 @@ class Graph(nn.Module):
 
 
 def last_size(config: Config) -> int:
-    """Return the side of the last stage's images, in pixels."""
+    """Return the image size of the last stage, in pixels."""
     return mask_stage(config).image_size
 
 
 def export(graph: Graph, config: Config, path: Path) -> None:
-    """Write a graph with metadata that say how to use it."""
+    """Write a graph as ONNX, with metadata that describe its input and outputs."""
     size = last_size(config)
     program = torch.onnx.export(
         graph,
@@ -123,12 +123,12 @@ def export(graph: Graph, config: Config, path: Path) -> None:
 
 
 def describe(config: Config, outputs: list[str]) -> dict[str, str]:
-    """Return the metadata of the file: what goes in, what comes out, and where it is from."""
+    """Return the metadata of the file: input, outputs and origin."""
     size = last_size(config)
     meanings = {
-        "probability": f"float32 [B,1,{size},{size}], of a pneumothorax at each pixel",
-        "gate": f"float32 [B,1,{size},{size}], likewise, to decide whether there is any",
-        "presence": "float32 [B], of a pneumothorax anywhere",
+        "probability": f"float32 [B,1,{size},{size}], probability of a mask at each pixel",
+        "gate": f"float32 [B,1,{size},{size}], decides whether the image has a mask",
+        "presence": "float32 [B], probability of a mask anywhere",
     }
     clahe = "CLAHE (clip limit 2.0, 8x8 tiles) at the original size, then " if config.clahe else ""
     return {
@@ -144,7 +144,7 @@ def describe(config: Config, outputs: list[str]) -> dict[str, str]:
 
 
 def largest_difference(graph: Graph, path: Path, size: int) -> float:
-    """Return how far onnxruntime's probabilities are from PyTorch's, for a batch of 1 and of 3."""
+    """Return the largest difference between onnxruntime and PyTorch, for batches of 1 and 3."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -169,29 +169,28 @@ def _check_packages() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"{', '.join(missing)} cannot be found: run pip install -r requirements-export.txt"
+            f"not installed: {', '.join(missing)}; run pip install -r requirements-export.txt"
         )
 
 
 def _check_fits(graph: Graph) -> None:
     size = sum(value.nbytes for value in graph.state_dict().values())
-    if size > _MOST_BYTES:
+    if size > _MAX_BYTES:
         raise InputError(
-            f"the weights of these folds are {size / 2**30:.1f} GiB, more than one ONNX file holds;"
-            " export fewer of them with --folds"
+            f"the weights of these folds take {size / 2**30:.1f} GiB, too much for one ONNX file; "
+            "export fewer folds with --folds"
         )
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m models.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = open_parser("python -m models.export", __doc__)
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run to export")
+    parser.add_argument(
+        "--folds",
+        default="all",
+        help="folds to export: all, one (0) or several (0,3) (default: all)",
     )
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--folds", default="all", help="all, one (0) or several (0,3)")
-    parser.add_argument("--out", type=Path, help="file to write (RUN/model.onnx)")
+    parser.add_argument("--out", type=Path, help="file to write (default: RUN/model.onnx)")
     return parser.parse_args(args)
 
 

@@ -1,4 +1,4 @@
-"""What every network has in common: its input, its output, its encoder."""
+"""The interface of every network: input, output, encoder."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ NetworkOutput = Tensor | tuple[Tensor, Tensor]
 
 def normalise(image: Tensor) -> Tensor:
     """[B,1,H,W] uint8 grey -> [B,3,H,W] float32 with ImageNet's mean and standard deviation."""
-    # A blocking copy would make the host wait for all queued work of the device.
+    # A blocking copy would wait for all work queued on the device.
     scale, shift = (part.to(image.device, non_blocking=True) for part in (_SCALE, _SHIFT))
     return torch.addcmul(shift, image.float(), scale)
 
@@ -25,7 +25,7 @@ class Output(NamedTuple):
     """The output of a network for a batch.
 
     Attributes:
-        logits: [B,1,H,W], of a mask at each pixel.
+        logits: [B,1,H,W], logits of a mask at each pixel.
         presence: [B,1], logits of a mask anywhere in the image; None without a presence head.
     """
 
@@ -39,8 +39,8 @@ def read_output(output: NetworkOutput) -> Output:
 
 
 def encoder_of(network: nn.Module) -> nn.Module | None:
-    """Return the part of a network that pretrained weights go into and that can be frozen."""
+    """Return the part of a network that takes pretrained weights and can be frozen."""
     encoder = network.encoder
     if encoder is None or isinstance(encoder, nn.Module):
         return encoder
-    raise TypeError(f"{type(network).__name__}.encoder is no module")
+    raise TypeError(f"{type(network).__name__}.encoder is not a module")

@@ -1,4 +1,4 @@
-"""Image sizes: a size that a network cannot downsample evenly is refused before any computation."""
+"""Image sizes: one that a network cannot downsample evenly is refused before any computation."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,17 @@ from utils.errors import InputError
 
 
 def size_step(network: nn.Module) -> int:
-    """Return the number of pixels that image sides must be multiples of."""
+    """Return the number of pixels of which image sides must be multiples."""
     step = network.size_step
     assert isinstance(step, int)
     return step
 
 
 def check_image_size(network: nn.Module, height: int, width: int) -> None:
-    """Refuse an image whose sides are not multiples of the network's `size_step`.
+    """Check that the sides of an image are multiples of the network's `size_step`.
 
     Raises:
-        InputError: they are not; the nearest sizes that work are named.
+        InputError: they are not; the message names the nearest valid sizes.
     """
     step = size_step(network)
     sides = [nearest_multiples(side, step) for side in (height, width)]
@@ -33,14 +33,14 @@ def check_image_size(network: nn.Module, height: int, width: int) -> None:
 
 
 def check_square_sizes(network: nn.Module, sizes: Iterable[tuple[str, int]]) -> None:
-    """Refuse settings with a square input that the network cannot take.
+    """Check that a network accepts the sizes of square inputs.
 
     Args:
         network: the network.
         sizes: flag and side in pixels of each input.
 
     Raises:
-        InputError: the network cannot take one; its flag is named, with the nearest that it can.
+        InputError: one is not accepted; the message names its flag and the nearest valid sizes.
     """
     step = size_step(network)
     for flag, side in sizes:

@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch: any architecture with any encoder that fits it."""
+"""Networks of segmentation-models-pytorch: any architecture with any compatible encoder."""
 
 import difflib
 from functools import partial
@@ -11,7 +11,7 @@ from utils.safe_load import reason_of
 
 _PRESENCE = {"classes": 1, "pooling": "avg", "dropout": 0.2}
 _SETTINGS = {"DPT": {"dynamic_img_size": True}}
-"""Vision transformers take images of one size unless they are told otherwise."""
+"""Vision transformers accept a single image size by default."""
 
 
 def build_smp(
@@ -21,25 +21,26 @@ def build_smp(
 
     Args:
         architecture: name of a class of the package, such as UnetPlusPlus.
-        encoder: one of its encoders, such as se_resnext50_32x4d, or `tu-` with a name of timm's.
+        encoder: one of its encoders, such as se_resnext50_32x4d, or `tu-` and the name of a timm
+            model.
         pretrained: fetch the encoder's weights.
-        presence_head: use the package's auxiliary head, for a second output [B,1].
+        presence_head: add the package's auxiliary head, with a second output [B,1].
 
     Raises:
-        InputError: a name is unknown, the two do not fit, or the weights cannot be had.
+        InputError: a name is unknown, the two are incompatible, or the weights cannot be fetched.
     """
-    # The package takes seconds to import, and not every network needs it.
+    # Imported here because it takes seconds, and not every network needs it.
     import segmentation_models_pytorch as smp
 
     _check_known("architecture", architecture, [a.__name__ for a in smp._MODEL_ARCHITECTURES])
-    # What follows a dot says which of several weights: tu-efficientnet_b4.ra2_in1k.
+    # A dot separates the name of the weights: tu-efficientnet_b4.ra2_in1k.
     _check_known("encoder", encoder.partition(".")[0], _encoders_like(encoder))
     head = _PRESENCE if presence_head else None
     settings = _SETTINGS.get(architecture, {})
     create = partial(smp.create_model, architecture, encoder, aux_params=head, **settings)
     try:
         network = create(encoder_weights=None)
-    except Exception as error:  # parts that do not fit raise whatever they stumble over
+    except Exception as error:  # incompatible parts raise errors of any type
         raise InputError(
             f"smp:{architecture}:{encoder} cannot be built: {error}. Choose another encoder"
         ) from error
@@ -51,22 +52,20 @@ def build_smp(
 
 def _fetch(create: partial, encoder: str) -> nn.Module:
     weights = _weights_of(encoder)
-    said = "timm's" if weights is True else weights
-    print0(
-        f"pretrained encoder: {said} weights for {encoder}, from the Hugging Face hub or its cache"
-    )
+    source = "timm's" if weights is True else weights
+    print0(f"pretrained encoder: {source} weights for {encoder}, from Hugging Face or its cache")
     try:
         return create(encoder_weights=weights)
-    except Exception as error:  # the hub's client raises errors of several packages
+    except Exception as error:  # the hub client raises errors of several packages
         raise InputError(
-            f"could not fetch pretrained weights for {encoder} ({reason_of(error)}). Go on with "
-            "--pretrained false to train from scratch, or with --encoder_weights FILE to give a "
-            "state dict of the encoder."
+            f"could not fetch pretrained weights for {encoder} ({reason_of(error)}). Use "
+            "--pretrained false to train from scratch, or --encoder_weights FILE to load a state "
+            "dict of the encoder"
         ) from error
 
 
 def _weights_of(encoder: str) -> str | bool:
-    """Name the weights to fetch, ImageNet's where there are some; timm knows its own."""
+    """Return the weights to fetch: ImageNet if available, else the first; True for timm's own."""
     from segmentation_models_pytorch.encoders import encoders
 
     if encoder.startswith("tu-"):
@@ -76,7 +75,7 @@ def _weights_of(encoder: str) -> str | bool:
 
 
 def _encoders_like(encoder: str) -> list[str]:
-    """List the encoders of the kind that is asked for: timm's, or the package's own."""
+    """List the encoders of the same kind: timm's, or the package's own."""
     import timm
     from segmentation_models_pytorch.encoders import get_encoder_names
 
@@ -90,6 +89,6 @@ def _check_known(kind: str, name: str, known: list[str]) -> None:
         return
     near = difflib.get_close_matches(name, known, n=3, cutoff=0)
     raise InputError(
-        f"segmentation-models-pytorch has no {kind} {name!r}; did you mean {', '.join(near)}? Give "
+        f"segmentation-models-pytorch has no {kind} {name!r}; did you mean {', '.join(near)}? Use "
         "--model_type smp:ARCHITECTURE:ENCODER, such as smp:Unet:se_resnext50_32x4d"
     )

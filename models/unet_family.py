@@ -1,14 +1,14 @@
 """U-Net and its three relatives: recurrent blocks, attention gates, or both.
 
-What the four differ in is the table `VARIANTS`; the rest of this module is what they share. Each
-halves the image four times and has 64, 128, 256, 512 and 1024 channels from top to bottom.
+The table `VARIANTS` lists their differences; the rest of this module is shared. Each network halves
+the image four times and has 64, 128, 256, 512 and 1024 channels from top to bottom.
 
 - U-Net: Ronneberger et al. 2015, arXiv 1505.04597 (here with padding and batch norm).
 - R2U-Net, recurrent residual blocks: Alom et al. 2018, arXiv 1802.06955.
 - Attention U-Net, gated shortcuts: Oktay et al. 2018, arXiv 1804.03999.
 
-The papers do not state the size of these networks. Their numbers of parameters, for three channels
-in and one out, are those of the implementation that is commonly used for all four,
+The papers do not state the size of these networks. With three input channels and one output
+channel, they have as many parameters as in the implementation that is commonly used for all four,
 github.com/LeeJunHyun/Image_Segmentation: 34.53, 39.09, 34.88 and 39.44 million.
 """
 
@@ -24,11 +24,11 @@ _CHANNELS = (64, 128, 256, 512, 1024)
 
 
 class Variant(NamedTuple):
-    """What makes a network of the family.
+    """The design of a network of the family.
 
     Attributes:
-        recurrent: blocks are recurrent and residual, otherwise two plain convolutions.
-        gated: shortcuts pass an attention gate, otherwise they join as they are.
+        recurrent: blocks are recurrent and residual instead of two plain convolutions.
+        gated: shortcuts pass through an attention gate.
     """
 
     recurrent: bool
@@ -48,14 +48,14 @@ def build_unet(name: str, t: int) -> "UNet":
 
     Args:
         name: a key of `VARIANTS`.
-        t: recurrent steps of each recurrent convolution; the others have none.
+        t: recurrent steps of each recurrent convolution; plain blocks ignore it.
     """
     recurrent, gated = VARIANTS[name]
     return UNet(partial(RecurrentBlock, t=t) if recurrent else DoubleConv, gated)
 
 
 def conv_norm(ch_in: int, ch_out: int, kernel_size: int) -> nn.Sequential:
-    """Convolution that keeps the resolution, then batch norm."""
+    """Convolution that preserves the resolution, then batch norm."""
     padding = kernel_size // 2
     return nn.Sequential(
         nn.Conv2d(ch_in, ch_out, kernel_size, padding=padding), nn.BatchNorm2d(ch_out)
@@ -75,7 +75,7 @@ class DoubleConv(nn.Sequential):
 
 
 class RecurrentConv(nn.Module):
-    """One convolution applied 1 + t times, from the second on to the input plus its own output."""
+    """One convolution applied 1 + t times: first to the input, then to input plus last output."""
 
     def __init__(self, channels: int, t: int):
         super().__init__()
@@ -91,7 +91,7 @@ class RecurrentConv(nn.Module):
 
 
 class RecurrentBlock(nn.Module):
-    """Two recurrent convolutions with a residual around both: [B,ch_in,H,W] -> [B,ch_out,H,W]."""
+    """Two recurrent convolutions and a residual connection: [B,ch_in,H,W] -> [B,ch_out,H,W]."""
 
     def __init__(self, ch_in: int, ch_out: int, t: int):
         super().__init__()
@@ -105,7 +105,7 @@ class RecurrentBlock(nn.Module):
 
 
 class AttentionGate(nn.Module):
-    """Weighs each pixel of a shortcut by a number from 0 to 1 that shortcut and decoder agree on.
+    """Weights each pixel of a shortcut by a number from 0 to 1, from shortcut and decoder features.
 
     The additive gate of the paper's equations 1 and 2, at the shortcut's resolution.
     """
@@ -139,7 +139,7 @@ class Encoder(nn.Module):
 
 
 class Up(nn.Module):
-    """One step of the expanding path: doubles the resolution and joins the shortcut."""
+    """One step of the expanding path: doubles the resolution and concatenates the shortcut."""
 
     def __init__(
         self, ch_in: int, ch_out: int, block: Callable[[int, int], nn.Module], gated: bool
@@ -161,8 +161,8 @@ class UNet(nn.Module):
     """A network of the family.
 
     Args:
-        block: makes a block from its channels in and out.
-        gated: put attention gates into the shortcuts.
+        block: builds a block from its input and output channels.
+        gated: pass the shortcuts through attention gates.
     """
 
     size_step = 16

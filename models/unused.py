@@ -1,4 +1,4 @@
-"""Parameters that take no part in a network's output, such as the rest of a classifier."""
+"""Parameters that do not affect a network's output, such as an unused classifier."""
 
 import torch
 from torch import Tensor, nn
@@ -9,17 +9,17 @@ from models.sizes import nearest_multiples, size_step
 from utils.errors import InputError
 
 _SIDE = 512
-"""Side of the image of the trial, in pixels; some networks take none smaller."""
+"""Side of the trial image in pixels; some networks accept no smaller one."""
 
 
 def unused_to_buffers(network: nn.Module) -> None:
     """Turn the parameters that never get a gradient into buffers.
 
-    Plain DDP waits for the gradient of every parameter, and thawing an encoder makes all its
-    parameters ask for one. A buffer is neither waited for nor thawed, and stays in the state dict.
+    Plain DDP waits for the gradient of every parameter that requires one, and thawing an encoder
+    sets that for all of its parameters. Buffers are exempt from both and stay in the state dict.
 
     Raises:
-        InputError: the network cannot take an image.
+        InputError: the network does not accept the trial image.
     """
     for name in _unused(network):
         path, _, last = name.rpartition(".")
@@ -31,10 +31,10 @@ def unused_to_buffers(network: nn.Module) -> None:
 
 @torch.enable_grad()
 def _unused(network: nn.Module) -> list[str]:
-    """Name the parameters that the output does not depend on.
+    """Return the names of the parameters that the output does not depend on.
 
-    The trial runs on shapes alone (torch's meta device): it costs a fraction of a second, draws no
-    random number and moves no batch-norm statistic.
+    The trial runs on torch's meta device, which computes only shapes: it takes a fraction of a
+    second, draws no random numbers and updates no batch-norm statistics.
     """
     parameters = {name: _shape(p).requires_grad_() for name, p in network.named_parameters()}
     buffers = {name: _shape(buffer) for name, buffer in network.named_buffers()}
@@ -45,7 +45,7 @@ def _unused(network: nn.Module) -> list[str]:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{type(network).__name__} cannot take an image of {side}x{side} ({error}); choose an "
-            "encoder for images of any size"
+            "encoder that accepts any image size"
         ) from error
     total = torch.stack([part.sum() for part in read_output(output) if part is not None]).sum()
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)

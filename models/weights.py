@@ -1,4 +1,4 @@
-"""Pretrained weights: fetched from torchvision, or read from a file."""
+"""Pretrained encoder weights: fetched by torchvision or read from a file."""
 
 import pickle
 from pathlib import Path
@@ -12,14 +12,14 @@ from utils.errors import InputError
 from utils.safe_load import load_file, reason_of
 
 _PREFIXES = ("module.", "backbone.", "encoder.", "features.")
-"""Outermost first: of DDP, of networks that hold an encoder, of torchvision's VGG and DenseNet."""
+"""Outermost first: from DDP, networks with an encoder, torchvision's VGG and DenseNet."""
 
 
 def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
-    """Fetch torchvision's first ImageNet weights of a network, or take them from its cache.
+    """Fetch torchvision's ImageNet weights (version 1) of a network, or read them from its cache.
 
     Raises:
-        InputError: they are not in the cache and cannot be reached, or arrived damaged.
+        InputError: they are not cached and cannot be downloaded, or are damaged.
     """
     weights = torchvision.models.get_model_weights(torchvision_name)["IMAGENET1K_V1"]
     print0(f"pretrained encoder: {weights} from {weights.url} (cache: {torch.hub.get_dir()})")
@@ -27,34 +27,37 @@ def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
         return weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"could not fetch {weights.url} ({reason_of(error)}). Go on with --pretrained false to "
-            "train from scratch, or with --encoder_weights FILE to give a torchvision state dict."
+            f"could not fetch {weights.url} ({reason_of(error)}). Use --pretrained false to train "
+            "from scratch, or --encoder_weights FILE to load a torchvision state dict"
         ) from error
 
 
 def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
-    """Load an encoder's weights from a torchvision state dict or from a checkpoint of a network.
+    """Load the weights of an encoder from its state dict or from a checkpoint of a network.
 
-    Says in one line what was loaded, missing and unexpected.
+    Prints how many weights were loaded, missing and unexpected.
 
     Raises:
-        InputError: the file cannot be read, or does not hold every weight of this encoder.
+        InputError: the file cannot be read or lacks weights of this encoder.
     """
     if encoder is None:
-        raise InputError(f"--encoder_weights {path}: this network has no encoder to load it into")
+        raise InputError(
+            f"--encoder_weights {path}: this network has no encoder; leave the flag out"
+        )
     content = load_file(path)
     state = content.get("state_dict", content)
     own = encoder.state_dict()
-    given = {_as_in(own, key): value for key, value in state.items() if isinstance(value, Tensor)}
-    fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    renamed = {_as_in(own, key): value for key, value in state.items() if isinstance(value, Tensor)}
+    fitting = {k: v for k, v in renamed.items() if k in own and v.shape == own[k].shape}
     missing = [key for key in own if key not in fitting and "num_batches_tracked" not in key]
     if missing:
         raise InputError(
             f"--encoder_weights {path}: {len(missing)} of the encoder's {len(own)} weights are "
-            f"absent or of another shape, the first {missing[0]!r}. Give a file of that network."
+            f"missing or have another shape, the first {missing[0]!r}; choose a file of the same "
+            "encoder"
         )
     encoder.load_state_dict(fitting, strict=False)
-    unexpected = sorted(given.keys() - own.keys())
+    unexpected = sorted(renamed.keys() - own.keys())
     print0(
         f"encoder weights from {path}: {len(fitting)} loaded, 0 missing, "
         f"{len(unexpected)} unexpected {unexpected[:2] if unexpected else ''}".rstrip()
@@ -62,10 +65,10 @@ def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
 
 
 def _as_in(own: dict, key: str) -> str:
-    """Take prefixes off a key until it is one of the encoder's own, or none is left."""
+    """Strip prefixes from a key until the encoder has it, or none is left."""
     for prefix in _PREFIXES:
         if key in own:
             return key
         key = key.removeprefix(prefix)
-    # segmentation-models-pytorch holds timm's networks one level deeper.
+    # segmentation-models-pytorch nests timm's networks one level deeper.
     return f"model.{key}" if f"model.{key}" in own else key

@@ -1,18 +1,38 @@
-"""Fixtures that several test files share."""
+"""Fixtures and options that several test files share."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no fault of the code.
+# A busy machine is not the code's fault.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# What tests compute is so small that handing it to a second thread costs more than it saves, most
-# of all where other work keeps the cores busy. Set before torch is imported.
+# Tests compute so little that a second thread costs more than it saves, most of all on a busy
+# machine. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --bfloat16, to run the tests as on another processor."""
+    parser.addoption(
+        "--bfloat16",
+        choices=("native", "none"),
+        help="treat this CPU as one with native bfloat16, or without (default: as it is)",
+    )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def bfloat16(request: pytest.FixtureRequest) -> None:
+    """Apply --bfloat16."""
+    choice = request.config.getoption("--bfloat16")
+    if choice is not None:
+        import torch
+
+        torch.cpu.get_capabilities = cache(lambda: {"avx512_bf16": choice == "native"})
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def run(command: str, name: str) -> int:
     return importlib.import_module(module_of(words)).main(flags)
 
 
-def tiny_network(model_type: str, *_, **settings) -> TinyNet:
+def tiny_network(model_type: str, *_: object, **settings: Any) -> TinyNet:
     """Stand in for `build_model`."""
     assert model_type in model_types() or model_type.startswith("smp:")
     return build_tiny(**settings)
@@ -215,7 +216,9 @@ def flags_by_module() -> dict[str, set[str]]:
     return found
 
 
-def help_of(module: str, monkeypatch, capsys) -> str:
+def help_of(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
     monkeypatch.setattr(sys, "argv", ["command", "--help"])
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main()

@@ -1,4 +1,4 @@
-"""A submission held against the truth: every figure counted again by plain loops."""
+"""A submission scored against the truth, with every figure recomputed by plain loops."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ from datasets.formats.annotations import annotated_mask, read_annotations
 from datasets.formats.rle import encode
 from evaluate import main
 from tests.helpers.dicoms import picture, write_jpeg_dicom
+from tests.helpers.image_files import read_pixels
 from tests.helpers.makers import predicted, slow_dice
 from utils.drawing import PREDICTION, TILE, TRUTH
 from utils.evaluation.bootstrap import bootstrap_interval
@@ -21,7 +22,7 @@ SHAPE = (9, 12)
 HEADER = "ImageId,EncodedPixels"
 
 
-class Place:
+class Workspace:
     """A folder with a submission and a truth, and the command run on them."""
 
     def __init__(self, folder, capsys):
@@ -38,7 +39,7 @@ class Place:
         self.csv("truth.csv", truth)
 
     def masks(self, pairs):
-        """Write pairs of predicted and true mask, of image0, image1 ..."""
+        """Write pairs of predicted and true masks, for image0, image1 ..."""
         predictions, truths = zip(*pairs, strict=True)
         self.pair(numbered(predictions), numbered(truths))
         self.size = truths[0].shape
@@ -56,15 +57,15 @@ class Place:
         return text
 
     def results(self, *extra):
-        """Run it and read the figures it writes; NaN is not JSON and refused."""
+        """Run the command and read the figures it writes; NaN, not valid JSON, fails the test."""
         out = self.folder / "out.json"
         self.run("--out", out, *extra)
         return json.loads(out.read_text(), parse_constant=pytest.fail)
 
 
 @pytest.fixture
-def place(tmp_path, capsys):
-    return Place(tmp_path, capsys)
+def workspace(tmp_path, capsys):
+    return Workspace(tmp_path, capsys)
 
 
 def numbered(masks):
@@ -72,11 +73,16 @@ def numbered(masks):
 
 
 def drawn(seed, count=24):
-    """Pairs of predicted and true mask, of every kind: empty, full, alike, unlike."""
+    """Draw pairs of predicted and true masks of every kind: empty, full, equal, different."""
     pairs = [(levels > 128, mask) for levels, mask in predicted(seed, count, SHAPE)]
     blank = np.zeros(SHAPE, np.uint8)
-    apart = (block(0, 0), block(5, 5))
-    return [*((a.astype(np.uint8), b) for a, b in pairs), apart, (blank, blank), (blank, 1 - blank)]
+    disjoint = (block(0, 0), block(5, 5))
+    return [
+        *((a.astype(np.uint8), b) for a, b in pairs),
+        disjoint,
+        (blank, blank),
+        (blank, 1 - blank),
+    ]
 
 
 def block(top, left, side=4, shape=SHAPE):
@@ -91,14 +97,14 @@ def mean(values):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_figure_is_that_of_plain_loops(place, seed):
+def test_every_figure_equals_that_of_plain_loops(workspace, seed):
     pairs = drawn(seed)
-    place.masks(pairs)
+    workspace.masks(pairs)
     dice = [slow_dice(*pair) for pair in pairs]
     positive = [i for i, (_, truth) in enumerate(pairs) if truth.any()]
     empty = [i for i in range(len(pairs)) if i not in positive]
     has_mask = [bool(prediction.any()) for prediction, _ in pairs]
-    found = place.results()
+    found = workspace.results()
     assert found["dice"]["mean"] == pytest.approx(mean(dice), abs=1e-12)
     assert found["dice_positive"]["mean"] == pytest.approx(mean(dice[i] for i in positive))
     assert found["empty_kept"]["mean"] == pytest.approx(mean(not has_mask[i] for i in empty))
@@ -110,29 +116,29 @@ def test_every_figure_is_that_of_plain_loops(place, seed):
     assert 0 < found["empty_kept"]["mean"] < 1
 
 
-def test_the_truth_scores_one(place):
-    place.masks([(truth, truth) for _, truth in drawn(0)])
-    found = place.results()
+def test_the_truth_scores_one(workspace):
+    workspace.masks([(truth, truth) for _, truth in drawn(0)])
+    found = workspace.results()
     for name in ("dice", "dice_positive", "empty_kept", "positive_found"):
         assert (found[name]["mean"], found[name]["low"], found[name]["high"]) == (1, 1, 1)
 
 
-def test_an_empty_submission_scores_the_baseline(place):
-    place.masks([(truth * 0, truth) for _, truth in drawn(0)])
-    found = place.results()
+def test_an_empty_submission_scores_the_baseline(workspace):
+    workspace.masks([(truth * 0, truth) for _, truth in drawn(0)])
+    found = workspace.results()
     assert found["dice"]["mean"] == found["baseline"] > 0
     assert found["dice_positive"]["mean"] == found["predicted"] == 0
 
 
 @pytest.mark.parametrize(("shift", "dice"), [(0, 1.0), (1, 0.75), (2, 0.5), (4, 0.0), (5, 0.0)])
-def test_a_shifted_square_scores_the_share_that_overlaps(place, shift, dice):
-    place.masks([(block(2, 1 + shift), block(2, 1))])
-    assert place.results()["dice"]["mean"] == dice
+def test_a_shifted_square_scores_its_overlap(workspace, shift, dice):
+    workspace.masks([(block(2, 1 + shift), block(2, 1))])
+    assert workspace.results()["dice"]["mean"] == dice
 
 
-def test_several_rows_of_the_truth_are_joined(place):
-    place.pair([("a", "0 9")], [("a", "0 6"), ("b", "-1"), ("a", "3 6"), ("a", "3 3")])
-    assert place.results()["dice"]["mean"] == 1
+def test_the_truth_is_the_union_of_its_rows(workspace):
+    workspace.pair([("a", "0 9")], [("a", "0 6"), ("b", "-1"), ("a", "3 6"), ("a", "3 3")])
+    assert workspace.results()["dice"]["mean"] == 1
 
 
 @pytest.mark.parametrize(
@@ -144,30 +150,30 @@ def test_several_rows_of_the_truth_are_joined(place):
     ],
     ids=["stage 1", "stage 2", "sample"],
 )
-def test_all_three_forms_of_csv_are_read(place, data):
-    place.csv("submission.csv", [("b", "-1"), ("a", "2 4")])
-    (place.folder / "truth.csv").write_text(data, encoding="utf-8")
-    assert place.results()["dice"]["mean"] == 0.75
+def test_all_three_csv_formats_are_read(workspace, data):
+    workspace.csv("submission.csv", [("b", "-1"), ("a", "2 4")])
+    (workspace.folder / "truth.csv").write_text(data, encoding="utf-8")
+    assert workspace.results()["dice"]["mean"] == 0.75
 
 
-def test_a_ragged_mask_is_not_too_long_for_the_csv(place):
+def test_a_ragged_mask_fits_into_a_csv_field(workspace):
     ragged = np.indices((400, 400)).sum(axis=0) % 2
-    place.masks([(ragged, ragged)])
-    assert (place.folder / "submission.csv").stat().st_size > 131_072
+    workspace.masks([(ragged, ragged)])
+    assert (workspace.folder / "submission.csv").stat().st_size > 131_072
     usual = csv.field_size_limit(1234)
-    assert place.results()["dice"]["mean"] == 1
+    assert workspace.results()["dice"]["mean"] == 1
     assert csv.field_size_limit(usual) == 1234
 
 
-def test_dice_is_given_by_the_size_of_the_true_mask(place):
+def test_dice_is_reported_by_the_size_of_the_true_mask(workspace):
     areas = [1, 2048, 2049, 8192, 8193, 8194, 32768, 32769]
     ids = [f"area{area}" for area in areas]
-    place.size = (256, 256)
-    place.pair(
+    workspace.size = (256, 256)
+    workspace.pair(
         [(name, f"0 {area // 2 or 1}") for name, area in zip(ids, areas, strict=True)],
         [("none", "-1"), *((name, f"0 {area}") for name, area in zip(ids, areas, strict=True))],
     )
-    buckets = place.results()["by_size"]
+    buckets = workspace.results()["by_size"]
     assert [bucket["dice"]["images"] for bucket in buckets] == [2, 2, 3, 1]
     assert [(b["first"], b["last"]) for b in buckets] == [
         (1, 2048),
@@ -179,42 +185,45 @@ def test_dice_is_given_by_the_size_of_the_true_mask(place):
     assert buckets[3]["dice"]["mean"] == pytest.approx(2 * 16384 / (16384 + 32769))
 
 
-def test_images_that_the_submission_lacks_are_counted_and_not_scored(place):
-    place.pair([("a", "0 4")], [("a", "0 4"), ("b", "0 4"), ("c", "-1"), ("c", "-1")])
-    assert "2 annotated images are not in the submission" in place.run()
-    found = place.results()
+def test_images_missing_from_the_submission_are_counted_and_not_scored(workspace):
+    workspace.pair([("a", "0 4")], [("a", "0 4"), ("b", "0 4"), ("c", "-1"), ("c", "-1")])
+    assert "2 annotated images are not in the submission" in workspace.run()
+    found = workspace.results()
     assert (found["dice"]["mean"], found["not_in_submission"]) == (1, 2)
-    place.csv("truth.csv", [("a", "0 4")])
-    assert "not in the submission" not in place.run()
+    workspace.csv("truth.csv", [("a", "0 4")])
+    assert "not in the submission" not in workspace.run()
 
 
-def test_intervals_are_over_patients_where_they_are_given(place):
+def test_intervals_are_over_patients_if_given(workspace):
     pairs = drawn(1)
-    place.masks(pairs)
+    workspace.masks(pairs)
     dice = np.array([slow_dice(*pair) for pair in pairs])
     positive = np.array([truth.any() for _, truth in pairs])
     patients = [f"p{i // 6}" for i in range(len(pairs) - 1)]
     rows = [(f"image{i}", patient) for i, patient in enumerate(patients)]
-    place.csv("patients.csv", rows, "ImageId,PatientId")
-    alone, grouped = place.results(), place.results("--patients", place.folder / "patients.csv")
+    workspace.csv("patients.csv", rows, "ImageId,PatientId")
+    ungrouped, grouped = (
+        workspace.results(),
+        workspace.results("--patients", workspace.folder / "patients.csv"),
+    )
     groups = np.array([*patients, f"image{len(patients)}"])
     for name, chosen in (("dice", positive | True), ("dice_positive", positive)):
         expected = bootstrap_interval(dice[chosen], groups[chosen])
         assert (grouped[name]["low"], grouped[name]["high"]) == pytest.approx(expected)
-        assert grouped[name]["low"] != alone[name]["low"]
-        assert grouped[name]["mean"] == alone[name]["mean"]
-    assert [r["intervals_over"] for r in (alone, grouped)] == ["images", "patients"]
-    text = place.run("--patients", place.folder / "patients.csv")
-    assert "the patient of 1 images is not known" in text
+        assert grouped[name]["low"] != ungrouped[name]["low"]
+        assert grouped[name]["mean"] == ungrouped[name]["mean"]
+    assert [r["intervals_over"] for r in (ungrouped, grouped)] == ["images", "patients"]
+    text = workspace.run("--patients", workspace.folder / "patients.csv")
+    assert "the patient of 1 images is unknown" in text
     assert "over patients" in text
 
 
-def test_the_table_shows_the_figures(place):
-    place.masks([(block(2, 3), block(2, 1)), (block(0, 0), block(0, 0) * 0)])
-    lines = [" ".join(line.split()) for line in place.run().splitlines()]
-    assert "2 of 2 images are given a mask" in lines
+def test_the_table_shows_the_figures(workspace):
+    workspace.masks([(block(2, 3), block(2, 1)), (block(0, 0), block(0, 0) * 0)])
+    lines = [" ".join(line.split()) for line in workspace.run().splitlines()]
+    assert "2 of 2 images have a predicted mask" in lines
     assert "Dice 2 0.2500 0.0000 to 0.5000" in lines
-    assert "of leaving every image empty 0.5000" in lines
+    assert "of predicting no mask anywhere 0.5000" in lines
     assert "Dice on positives 1 0.5000 0.5000 to 0.5000" in lines
     assert "true mask of 2,049 to 8,192 px 0 -" in lines
     assert "empty images left empty (specificity) 1 0.0000 0.0000 to 0.0000" in lines
@@ -227,78 +236,79 @@ def test_the_table_shows_the_figures(place):
         (
             "a,-1\nx,-1\ny,-1\n",
             "",
-            r"submission\.csv row 3: x is not in .*truth\.csv, 2 of the 3 images",
+            r"submission\.csv row 3: x is not in .*truth\.csv; 2 of the 3 images",
         ),
         ("a,-1\nb,0 1 2\n", "", r"submission\.csv row 3: .*3 numbers"),
         ("a,-1\nb,\n", "", r"submission\.csv row 3: .*0 numbers"),
         ("a,-1\nb,7 102\n", "", r"submission\.csv row 3: .*past the last of 108"),
-        ("a,-1\nb,one\n", "", r"submission\.csv row 3: .*whole numbers"),
+        ("a,-1\nb,one\n", "", r"submission\.csv row 3: .*not all integers"),
         ("a,-1\n", "a,0 1\na,5\n", r"truth\.csv row 3: .*1 numbers"),
-        ("a,-1\n", "a,0 1\na,-1\n", r"truth\.csv row 3: says -1"),
+        ("a,-1\n", "a,0 1\na,-1\n", r"truth\.csv row 3: is -1"),
         ("", "", r"submission\.csv: has no rows"),
         ("a,-1\n", "\n", r"truth\.csv: has no rows"),
     ],
 )
-def test_unusable_rows_are_named(place, submission, truth, reason):
+def test_unusable_rows_are_reported(workspace, submission, truth, reason):
     truth = truth or "a,-1\nb,0 1\nc,-1\n"
-    (place.folder / "submission.csv").write_text(f"{HEADER}\n{submission}")
-    (place.folder / "truth.csv").write_text(f"{HEADER}\n{truth}")
-    text = place.run(code=2)
+    (workspace.folder / "submission.csv").write_text(f"{HEADER}\n{submission}")
+    (workspace.folder / "truth.csv").write_text(f"{HEADER}\n{truth}")
+    text = workspace.run(code=2)
     assert text.startswith("error: ")
     assert re.search(reason, text)
 
 
-def test_unusable_files_are_named(place):
-    assert "submission.csv: is not a file; --submission" in place.run(code=2)
-    place.csv("submission.csv", [("a", "-1")], "ImageId,Mask")
-    assert "submission.csv: columns ImageId and EncodedPixels were looked for" in place.run(code=2)
-    place.csv("submission.csv", [("a", "-1")])
-    assert "truth.csv: is not a file; --truth" in place.run(code=2)
-    place.csv("truth.csv", [("a", "-1")])
-    text = place.run("--out", "nowhere/out.json", code=2)
+def test_unusable_files_are_reported(workspace):
+    assert "submission.csv: is not a file; --submission" in workspace.run(code=2)
+    workspace.csv("submission.csv", [("a", "-1")], "ImageId,Mask")
+    assert "submission.csv: expected the columns ImageId and EncodedPixels" in workspace.run(code=2)
+    workspace.csv("submission.csv", [("a", "-1")])
+    assert "truth.csv: is not a file; --truth" in workspace.run(code=2)
+    workspace.csv("truth.csv", [("a", "-1")])
+    text = workspace.run("--out", "nowhere/out.json", code=2)
     assert re.search("cannot be written .*nowhere", text)
-    assert "nowhere: is not a folder" in place.run("--images", "nowhere", code=2)
+    assert "nowhere: is not a folder" in workspace.run("--images", "nowhere", code=2)
 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--worst", "w.png"], "give both"),
+        (["--worst", "w.png"], "set their folder with --images"),
         (["--worst", "w.gif", "--images", "."], "does not end in"),
-        (["--height", "0"], "no pixels"),
+        (["--height", "0"], "must be at least 1"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_refused(capsys, flags, reason):
+def test_invalid_flags_are_refused(capsys, flags, reason):
     with pytest.raises(SystemExit):
         main(["--submission", "s.csv", "--truth", "t.csv", *flags])
     assert reason in capsys.readouterr().err
 
 
-def test_an_image_gives_its_own_size(place):
-    place.pair([("a", "20 20"), ("b", "20 20")], [("a", "20 20"), ("b", "20 20")])
-    place.image("a", (5, 8))
-    write_jpeg_dicom(place.images / "renamed.dcm", picture(5, 8), "b")
-    place.size = (1, 1)
-    assert place.results("--images", place.images)["dice"]["mean"] == 1
-    write_jpeg_dicom(place.images / "renamed.dcm", picture(5, 7), "b")
-    assert "truth.csv row 3: " in place.run("--images", place.images, code=2)
-    place.image("a", (3, 13))
-    assert "past the last of 39 pixels" in place.run("--images", place.images, code=2)
+def test_image_sizes_are_read_from_the_images(workspace):
+    workspace.pair([("a", "20 20"), ("b", "20 20")], [("a", "20 20"), ("b", "20 20")])
+    workspace.image("a", (5, 8))
+    write_jpeg_dicom(workspace.images / "renamed.dcm", picture(5, 8), "b")
+    workspace.size = (1, 1)
+    assert workspace.results("--images", workspace.images)["dice"]["mean"] == 1
+    write_jpeg_dicom(workspace.images / "renamed.dcm", picture(5, 7), "b")
+    assert "truth.csv row 3: " in workspace.run("--images", workspace.images, code=2)
+    workspace.image("a", (3, 13))
+    assert "past the last of 39 pixels" in workspace.run("--images", workspace.images, code=2)
 
 
-def test_a_folder_with_none_of_the_images_or_one_twice_is_refused(place):
-    place.pair([("a", "-1")], [("a", "-1")])
-    place.image("b", SHAPE)
-    assert "has none of the 1 images" in place.run("--images", place.images, code=2)
-    place.image("a", SHAPE)
-    (place.images / "mask").mkdir()
-    place.image("mask/a", SHAPE)
+def test_a_folder_without_the_images_or_with_one_twice_is_refused(workspace):
+    workspace.pair([("a", "-1")], [("a", "-1")])
+    workspace.image("b", SHAPE)
+    assert "has none of the 1 images" in workspace.run("--images", workspace.images, code=2)
+    workspace.image("a", SHAPE)
+    (workspace.images / "mask").mkdir()
+    workspace.image("mask/a", SHAPE)
     assert re.search(
-        r"a\.png and .*a\.png are both a;", place.run("--images", place.images, code=2)
+        r"a\.png and .*a\.png are both image a;",
+        workspace.run("--images", workspace.images, code=2),
     )
 
 
-def test_the_worst_have_the_lowest_dice_then_the_largest_mask_then_the_first_id():
+def test_worst_cases_are_sorted_by_dice_then_mask_size_then_id():
     truth = np.array([4, 9, 9, 0, 100, 8])
     both = np.array([0, 0, 0, 0, 50, 8])
     counts = PixelCounts(np.array(list("fedcba")), truth, truth, both)
@@ -307,7 +317,7 @@ def test_the_worst_have_the_lowest_dice_then_the_largest_mask_then_the_first_id(
 
 
 def tiles_of(sheet):
-    """Cut a sheet, [H,W,3] uint8 RGB, into its tiles: plain picture and picture with masks."""
+    """Cut a sheet, [H,W,3] uint8 RGB, into its tiles: plain image and image with masks."""
     for top in range(64, len(sheet), TILE + 42 + 10):
         for left in range(10, sheet.shape[1] - 10, 2 * TILE + 10):
             tile = sheet[top : top + TILE, left : left + 2 * TILE]
@@ -318,86 +328,93 @@ def has(picture, colour):
     return bool((picture == colour).all(axis=2).any())
 
 
-def test_the_sheet_shows_the_worst_images_with_both_masks(place):
+def test_the_sheet_shows_the_worst_images_with_both_masks(workspace):
     shape = (32, 48)
     right = block(20, 20, 8, shape)
     blank = right * 0
-    place.masks([(right, right)] * 17 + [(blank, right), (right, blank), (blank, blank)])
+    workspace.masks([(right, right)] * 17 + [(blank, right), (right, blank), (blank, blank)])
     for i in range(20):
-        place.image(f"image{i}", shape)
-    sheet = place.folder / "worst.png"
-    text = place.run("--images", place.images, "--worst", sheet)
-    assert "worst.png: the images of the lowest Dice" in text
-    assert "on black" not in text
-    tiles = list(tiles_of(cv2.imread(str(sheet))[..., ::-1]))
+        workspace.image(f"image{i}", shape)
+    sheet = workspace.folder / "worst.png"
+    text = workspace.run("--images", workspace.images, "--worst", sheet)
+    assert "worst.png: the images with the lowest Dice" in text
+    assert "on a black image" not in text
+    tiles = list(tiles_of(read_pixels(sheet)[..., ::-1]))
     colours = [(has(drawn, TRUTH), has(drawn, PREDICTION)) for _, drawn in tiles]
     assert len(tiles) == 16
-    # Where both masks are the same, the prediction's edge covers the truth's.
+    # If both masks are equal, the outline of the prediction covers that of the truth.
     assert colours[:3] == [(True, False), (False, True), (False, True)]
     assert not any(has(plain, TRUTH) or has(plain, PREDICTION) for plain, _ in tiles)
     fitted = cv2.resize(picture(*shape) // 2, (TILE, 149), interpolation=cv2.INTER_LINEAR)
     assert np.array_equal(tiles[0][0][37 : 37 + 149], np.dstack([fitted] * 3))
-    place_of_mask = np.argwhere((tiles[0][1] == TRUTH).all(axis=2))
+    mask_position = np.argwhere((tiles[0][1] == TRUTH).all(axis=2))
     scale = TILE / 48
-    np.testing.assert_allclose(place_of_mask.min(axis=0), (37 + 20 * scale, 20 * scale), atol=2)
-    np.testing.assert_allclose(place_of_mask.max(axis=0), (37 + 28 * scale, 28 * scale), atol=2)
-    assert sorted(p.name for p in place.folder.iterdir() if p.suffix == ".png") == ["worst.png"]
+    np.testing.assert_allclose(mask_position.min(axis=0), (37 + 20 * scale, 20 * scale), atol=2)
+    np.testing.assert_allclose(mask_position.max(axis=0), (37 + 28 * scale, 28 * scale), atol=2)
+    assert sorted(p.name for p in workspace.folder.iterdir() if p.suffix == ".png") == ["worst.png"]
 
 
-def test_a_mask_of_few_pixels_is_seen_on_the_sheet(place):
+def test_a_tiny_mask_is_visible_on_the_sheet(workspace):
     truth = np.zeros((1024, 1024), np.uint8)
     truth[500, 300] = 1
-    place.masks([(truth * 0, truth)])
-    place.image("image0", truth.shape)
-    place.run("--images", place.images, "--worst", place.folder / "worst.jpg")
-    place.run("--images", place.images, "--worst", place.folder / "worst.png")
-    ((_, drawn),) = tiles_of(cv2.imread(str(place.folder / "worst.png"))[..., ::-1])
+    workspace.masks([(truth * 0, truth)])
+    workspace.image("image0", truth.shape)
+    workspace.run("--images", workspace.images, "--worst", workspace.folder / "worst.jpg")
+    workspace.run("--images", workspace.images, "--worst", workspace.folder / "worst.png")
+    ((_, drawn),) = tiles_of(read_pixels(workspace.folder / "worst.png")[..., ::-1])
     assert has(drawn, TRUTH)
 
 
-def test_images_without_a_file_are_named_and_drawn_on_black(place):
-    place.masks([(block(0, 0), block(4, 4)), (block(2, 2), block(3, 3))])
-    place.image("image1", SHAPE)
-    sheet = place.folder / "worst.png"
-    text = place.run("--images", place.images, "--worst", sheet)
+def test_images_without_a_file_are_reported_and_drawn_on_black(workspace):
+    workspace.masks([(block(0, 0), block(4, 4)), (block(2, 2), block(3, 3))])
+    workspace.image("image1", SHAPE)
+    sheet = workspace.folder / "worst.png"
+    text = workspace.run("--images", workspace.images, "--worst", sheet)
     assert "image0 is not in" in text
     assert "image1 is not in" not in text
-    blank, shown = (plain for plain, _ in tiles_of(cv2.imread(str(sheet))))
+    blank, shown = (plain for plain, _ in tiles_of(read_pixels(sheet)))
     assert not blank.any()
     assert shown.any()
 
 
-def test_scores_are_taken_by_id(place):
-    place.masks([(block(0, 0), block(0, 0)), (block(0, 0) * 0, block(0, 0) * 0)])
+def test_scores_are_matched_by_id(workspace):
+    workspace.masks([(block(0, 0), block(0, 0)), (block(0, 0) * 0, block(0, 0) * 0)])
     rows = [("image1", 0.25, 0), ("image0", 0.75, 16)]
-    place.csv("scores.csv", rows, "ImageId,probability,area")
-    scores = ("--scores", place.folder / "scores.csv")
-    assert place.results(*scores)["detection"]["auc"]["mean"] == 1
-    text = place.run(*scores)
+    workspace.csv("scores.csv", rows, "ImageId,probability,area")
+    scores = ("--scores", workspace.folder / "scores.csv")
+    assert workspace.results(*scores)["detection"]["auc"]["mean"] == 1
+    text = workspace.run(*scores)
     assert re.search(r"sensitivity at 0\.750, chosen here +1 +1\.0000", text)
-    assert "is it of this submission" not in text
-    assert place.results()["detection"] is None
-    place.csv("scores.csv", [("image0", 0.7, 0), ("image1", 0.1, 0)], "ImageId,probability,area")
-    assert "another area for 1 images; is it of this submission" in place.run(*scores)
+    assert "check that it belongs to the submission" not in text
+    assert workspace.results()["detection"] is None
+    workspace.csv(
+        "scores.csv", [("image0", 0.7, 0), ("image1", 0.1, 0)], "ImageId,probability,area"
+    )
+    assert (
+        "another mask area for 1 images; check that it belongs to the submission"
+        in workspace.run(*scores)
+    )
 
 
 @pytest.fixture(scope="module")
 def stage_1_test(siim_data):
-    """The rows of the truth of each annotated stage-1 test image."""
+    """Return the rows of each annotated test image of stage 1."""
     both = read_annotations(siim_data / "siim" / "stage_2_train.csv")
     train = read_annotations(siim_data / "siim" / "train-rle.csv")
     return {name: rows for name, rows in both.items() if name not in train}
 
 
-def run_on_real(place, siim_data, rows):
-    place.csv("submission.csv", rows)
-    (place.folder / "truth.csv").symlink_to((siim_data / "siim" / "stage_2_train.csv").resolve())
-    place.size = (1024, 1024)
-    return place.results()
+def run_on_real(workspace, siim_data, rows):
+    workspace.csv("submission.csv", rows)
+    (workspace.folder / "truth.csv").symlink_to(
+        (siim_data / "siim" / "stage_2_train.csv").resolve()
+    )
+    workspace.size = (1024, 1024)
+    return workspace.results()
 
 
-def test_nothing_at_all_scores_what_kaggle_gave_it_in_stage_1(place, siim_data, stage_1_test):
-    found = run_on_real(place, siim_data, [(name, "-1") for name in stage_1_test])
+def test_an_empty_submission_scores_as_on_kaggle_in_stage_1(workspace, siim_data, stage_1_test):
+    found = run_on_real(workspace, siim_data, [(name, "-1") for name in stage_1_test])
     empty = sum(rows[0].rle == "-1" for rows in stage_1_test.values())
     assert found["dice"]["images"] == len(stage_1_test) == 1372
     assert found["dice"]["mean"] == found["baseline"] == empty / 1372
@@ -405,9 +422,9 @@ def test_nothing_at_all_scores_what_kaggle_gave_it_in_stage_1(place, siim_data, 
     assert found["not_in_submission"] == 10675
 
 
-def test_the_real_truth_scores_one(place, siim_data, stage_1_test):
+def test_the_real_truth_scores_one(workspace, siim_data, stage_1_test):
     masks = (annotated_mask(rows, 1024, 1024, "") for rows in stage_1_test.values())
     rows = zip(stage_1_test, map(encode, masks), strict=True)
-    found = run_on_real(place, siim_data, rows)
+    found = run_on_real(workspace, siim_data, rows)
     assert (found["dice"]["mean"], found["dice_positive"]["mean"]) == (1, 1)
     assert sum(bucket["dice"]["images"] for bucket in found["by_size"]) == found["predicted"] == 290

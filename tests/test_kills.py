@@ -1,4 +1,4 @@
-"""A run that is killed goes on to the same bits; benchmarks.kills does it to real ones."""
+"""A killed and resumed run is bit-identical; benchmarks.kills tests larger runs."""
 
 import subprocess
 import sys
@@ -13,10 +13,12 @@ from utils.postprocessing.histograms import load_histograms
 
 REPOSITORY = Path(__file__).parent.parent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folds that were trained whole and killed, by where."""
+    """A folder with an undisturbed fold, and one killed in each phase and resumed."""
     root = write_dataset(tmp_path_factory.mktemp("data"))
     out = tmp_path_factory.mktemp("runs")
     done = subprocess.run(
@@ -29,13 +31,13 @@ def runs(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("place", ["step", "validation", "checkpoint"])
-def test_a_killed_run_goes_on_to_the_same_bits(runs, place):
-    assert_same(checkpoints(runs / place), checkpoints(runs / "whole"))
-    one, other = (load_histograms(runs / name / "oof.npz") for name in (place, "whole"))
+@pytest.mark.parametrize("phase", ["step", "validation", "checkpoint"])
+def test_a_killed_and_resumed_run_is_bit_identical(runs, phase):
+    assert_same(checkpoints(runs / phase), checkpoints(runs / "undisturbed"))
+    one, other = (load_histograms(runs / name / "oof.npz") for name in (phase, "undisturbed"))
     np.testing.assert_array_equal(one.all, other.all)
     np.testing.assert_array_equal(one.mask, other.mask)
     for tag in ("loss/train", "loss/val", "lr", "dice/all"):
-        assert len(scalars(runs / "whole", tag)) == 4
-        assert scalars(runs / place, tag) == scalars(runs / "whole", tag)
-    assert not list((runs / place).glob(".*"))
+        assert len(scalars(runs / "undisturbed", tag)) == 4
+        assert scalars(runs / phase, tag) == scalars(runs / "undisturbed", tag)
+    assert not list((runs / phase).glob(".*"))

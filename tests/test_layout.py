@@ -69,6 +69,7 @@ def imports_of(module: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
+            assert node.module is not None
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     own = {name for name in names if name in MODULES or name.split(".")[0] in ABOVE_ALL}
     # `from utils.x import f` names the package utils.x or the module; the package alone is no tie.

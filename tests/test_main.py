@@ -35,7 +35,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command_line(root):
-    """Flags of a training with the real network that takes a few seconds."""
+    """Return a function that builds flags for a training of a few seconds with a real network."""
 
     def flags(model_path, **changes):
         settings = SETTINGS | QUICK | {"dataset_root": root, "model_path": model_path}
@@ -46,13 +46,13 @@ def command_line(root):
 
 @pytest.fixture(scope="module")
 def run(command_line, tmp_path_factory):
-    """A whole run of main.py, all folds."""
+    """Train a complete run of main.py, all folds."""
     checkpoints = tmp_path_factory.mktemp("checkpoints")
     assert main.main(command_line(checkpoints, run_name="first")) == 0
     return checkpoints / "unet_resnet34" / "first"
 
 
-def test_a_run_folder_holds_what_the_contract_names(run):
+def test_a_run_folder_has_the_documented_files(run):
     names = {path.name for path in run.iterdir() if "tfevents" not in path.name}
     files = {"config.yaml", "environment.json", "folds.csv", "summary.json"}
     assert names == files | {"threshold.json", "threshold.png", "fold0", "fold1"}
@@ -72,19 +72,19 @@ def test_every_image_is_validated_in_exactly_one_fold(run, root):
     assert table.loc[table["fold"] == 1, "ImageId"].tolist() == ids[1]
 
 
-def test_the_settings_load_again(run):
+def test_the_settings_can_be_loaded(run):
     settings = load_config(run / "config.yaml")
     assert (settings.seed, settings.run_name) == (5, "first")
     assert settings.pretrained is False
 
 
-def test_the_environment_names_versions_and_commit(run):
+def test_the_environment_lists_versions_and_commit(run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     assert set(environment) >= {"git_commit", "git_dirty", "python", "gpus"}
 
 
-def test_the_summary_is_that_of_the_fold_folders(run):
+def test_the_summary_matches_the_folds(run):
     summary = json.loads((run / "summary.json").read_text())
     assert [row["fold"] for row in summary["folds"]] == [0, 1]
     dice = [row["dice"] for row in summary["folds"]]
@@ -93,7 +93,7 @@ def test_the_summary_is_that_of_the_fold_folders(run):
     assert summary["pooled"]["images"] == 14
 
 
-def test_the_rate_is_drawn_once_from_the_seed(run):
+def test_the_learning_rate_is_drawn_once_from_the_seed(run):
     rates = {
         torch.load(run / f"fold{n}" / "stage1_last.pth")["scheduler"]["base_lrs"][0] for n in (0, 1)
     }
@@ -102,7 +102,7 @@ def test_the_rate_is_drawn_once_from_the_seed(run):
     assert 5e-7 <= rates.pop() <= settings.lr + 5e-7
 
 
-def test_train_sfold_takes_the_rate_as_it_is_and_stratifies(command_line, tmp_path):
+def test_train_sfold_uses_the_given_learning_rate_and_stratifies(command_line, tmp_path):
     assert train_sfold.main(command_line(tmp_path, run_name="s", folds=0, two_stage=False)) == 0
     run = tmp_path / "unet_resnet34" / "s"
     state = torch.load(run / "fold0" / "stage1_last.pth")
@@ -134,10 +134,10 @@ EVERYTHING = {
     "presence_weight": 0.5,
     "augmentation": "winner",
 }
-"""Every part that a recipe may name, at once."""
+"""All features that a recipe can use, at once."""
 
 
-def test_a_recipe_of_every_part_is_trained_searched_and_predicted_with(
+def test_a_recipe_with_every_feature_is_trained_searched_and_predicted_with(
     command_line, root, tmp_path, capsys
 ):
     flags = command_line(tmp_path, run_name="all", folds=0, **EVERYTHING)
@@ -148,8 +148,10 @@ def test_a_recipe_of_every_part_is_trained_searched_and_predicted_with(
     assert len(FoldCheckpoints(run / "fold0").best(2)) == 2
     assert len(FoldCheckpoints(run / "fold0").best(3)) == 2
     found = load_histograms(run / "fold0" / "oof.npz")
+    assert found.gate is not None
     assert found.gate.shape == found.all.shape
     assert (found.gate != found.all).any()
+    assert found.presence is not None
     assert found.presence.shape == found.ids.shape
     rule = json.loads((run / "threshold.json").read_text())
     assert {"presence_threshold", "min_component_area", "min_component_mean"} <= rule.keys()
@@ -175,7 +177,7 @@ def test_a_finished_run_can_be_resumed_without_repeating_its_settings(run, root,
     assert "cross-fitted: Dice" in capsys.readouterr().out
 
 
-def test_other_settings_are_refused_by_name(run, capsys):
+def test_changed_settings_are_refused_by_name(run, capsys):
     flags = ["--model_path", str(run.parent.parent), "--run_name", "first", "--resume", "true"]
     assert main.main([*flags, "--lr", "0.5", "--n_splits", "3"]) == 2
     message = capsys.readouterr().err
@@ -183,16 +185,14 @@ def test_other_settings_are_refused_by_name(run, capsys):
     assert "lr 0.0002 -> 0.5" in message
 
 
-def test_the_other_script_does_not_continue_a_run(run, capsys):
+def test_the_other_script_does_not_resume_a_run(run, capsys):
     flags = ["--model_path", str(run.parent.parent), "--run_name", "first", "--resume", "true"]
     assert train_sfold.main(flags) == 2
     assert "folds.csv holds other folds" in capsys.readouterr().err
 
 
-def test_an_excluded_image_is_in_no_fold_and_a_run_keeps_to_its_list(
-    command_line, tmp_path, capsys
-):
-    """By the images that are left, wherever the list lies."""
+def test_an_excluded_image_is_in_no_fold_and_a_run_keeps_its_list(command_line, tmp_path, capsys):
+    """What counts are the remaining images, not the path of the list."""
     lists = {name: tmp_path / f"{name}.txt" for name in ("same", "other", "moved")}
     for name, text in (("same", "image03"), ("other", "image04"), ("moved", "image03 # dark")):
         lists[name].write_text(text)
@@ -210,20 +210,20 @@ def test_an_excluded_image_is_in_no_fold_and_a_run_keeps_to_its_list(
     assert "--exclude list have changed" in capsys.readouterr().err
 
 
-def test_what_is_left_out_is_told_at_the_start(command_line, tmp_path, capsys):
+def test_images_that_are_left_out_are_reported_at_the_start(command_line, tmp_path, capsys):
     root = write_dataset(tmp_path / "data", count=6)
     (root / "train_mask" / "image01.png").unlink()
     (root / "train_images" / "image02.png").unlink()
     for i in (0, 3):
         (root / "train_mask" / f"image{i:02d}.png").write_bytes(b"")
     assert main.main(command_line(tmp_path, dataset_root=root)) == 2
-    said = capsys.readouterr()
-    assert "1 images without a mask are left out, the first image01" in said.out
-    assert "1 masks without an image are left out, the first image02" in said.out
-    assert said.err.count("is cut short") == 2
+    output = capsys.readouterr()
+    assert "1 images without a mask are left out, the first image01" in output.out
+    assert "1 masks without an image are left out, the first image02" in output.out
+    assert output.err.count("is truncated") == 2
 
 
-def test_folds_trained_apart_make_one_run(run, command_line, tmp_path):
+def test_folds_trained_separately_form_one_run(run, command_line, tmp_path):
     for fold in ("1", "0"):
         assert main.main(command_line(tmp_path, run_name="apart", folds=fold)) == 0
     apart = tmp_path / "unet_resnet34" / "apart"
@@ -235,23 +235,23 @@ def test_folds_trained_apart_make_one_run(run, command_line, tmp_path):
     assert len(json.loads((apart / "summary.json").read_text())["folds"]) == 2
 
 
-def test_stage_two_can_be_trained_from_a_runs_first_stage(run, command_line, tmp_path):
+def test_stage_two_can_be_trained_from_stage_one_of_a_run(run, command_line, tmp_path):
     copy = tmp_path / "unet_resnet34" / "first"
     shutil.copytree(run, copy)
     flags = ["--model_path", str(tmp_path), "--run_name", "first", "--mode", "train_stage2"]
-    assert main.main([*flags, "--folds", "0"]) == 2  # stage 2 is there already
-    whole = torch.load(copy / "fold0" / "stage2_last.pth")
+    assert main.main([*flags, "--folds", "0"]) == 2  # stage 2 exists already
+    original = torch.load(copy / "fold0" / "stage2_last.pth")
     for path in [*(copy / "fold0").glob("stage2_*"), copy / "fold0" / "oof.npz"]:
         path.unlink()
     first_stage = (copy / "fold0" / "stage1_best.pth").stat().st_mtime_ns
     assert main.main([*flags, "--folds", "0"]) == 0
     assert (copy / "fold0" / "stage1_best.pth").stat().st_mtime_ns == first_stage
     again = torch.load(copy / "fold0" / "stage2_last.pth")
-    for key, value in whole["state_dict"].items():
+    for key, value in original["state_dict"].items():
         assert torch.equal(value, again["state_dict"][key]), key
 
 
-def test_stage_two_needs_a_first_stage(run, command_line, tmp_path, capsys):
+def test_stage_two_needs_stage_one(run, command_line, tmp_path, capsys):
     copy = tmp_path / "unet_resnet34" / "first"
     shutil.copytree(run, copy)
     (copy / "fold1" / "stage1_best.pth").unlink()
@@ -269,7 +269,7 @@ def test_folds_do_not_depend_on_the_order_of_files(run, root, command_line, tmp_
     assert folds == (run / "folds.csv").read_text()
 
 
-def test_missing_data_is_named_with_what_to_do(tmp_path, capsys):
+def test_missing_data_is_reported_with_what_to_do(tmp_path, capsys):
     assert main.main(["--dataset_root", str(tmp_path / "nowhere")]) == 2
     message = capsys.readouterr().err
     assert "nowhere/train_images" in message
@@ -277,13 +277,13 @@ def test_missing_data_is_named_with_what_to_do(tmp_path, capsys):
     assert "Traceback" not in message
 
 
-def test_a_bare_boolean_flag_is_refused():
+def test_a_boolean_flag_without_a_value_is_refused():
     with pytest.raises(SystemExit) as stopped:
         main.main(["--two_stage"])
     assert stopped.value.code == 2
 
 
-def test_a_truncated_image_is_named(root, command_line, tmp_path, capsys):
+def test_a_truncated_image_is_reported(root, command_line, tmp_path, capsys):
     copy = tmp_path / "data"
     shutil.copytree(root, copy)
     victim = copy / "train_images" / "image03.png"
@@ -294,7 +294,7 @@ def test_a_truncated_image_is_named(root, command_line, tmp_path, capsys):
     assert "Traceback" not in message
 
 
-def test_the_help_names_every_setting_and_its_unit(capsys):
+def test_the_help_describes_settings_with_units(capsys):
     with pytest.raises(SystemExit) as stopped:
         main.main(["--help"])
     assert stopped.value.code == 0
@@ -304,10 +304,11 @@ def test_the_help_names_every_setting_and_its_unit(capsys):
     assert "python main.py --config recipes/demo.yaml" in text
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run(command_line, tmp_path):
-    """One folder, one rate, and equal weights, also across the thaw behind the first epoch.
+    """One folder, one learning rate, and equal weights, even when the encoder is thawed.
 
-    The solver refuses to end a stage on which the processes' weights differ.
+    The solver raises an error if the weights of the processes differ after a stage.
     """
     flags = command_line(tmp_path, seed=None, folds="0", accelerator="cpu", devices=2)
     flags += ["--epoch_stage1", "2", "--ema", "0.9", "--presence_weight", "0.5"]
@@ -322,15 +323,16 @@ def test_two_processes_train_one_run(command_line, tmp_path):
     assert log.count("weights are equal on 2 processes") == 2
     assert "encoder thawed at epoch 2" in log
     settings = yaml.safe_load((runs[0] / "config.yaml").read_text())
-    rate = np.random.default_rng(settings["seed"]).uniform() * settings["lr"] + 5e-7
+    lr = np.random.default_rng(settings["seed"]).uniform() * settings["lr"] + 5e-7
     state = torch.load(runs[0] / "fold0" / "stage1_last.pth")
-    assert state["scheduler"]["base_lrs"] == [pytest.approx(rate)]
+    assert state["scheduler"]["base_lrs"] == [pytest.approx(lr)]
     assert not any(key.startswith("module.") for key in state["state_dict"])
     oof = load_histograms(runs[0] / "fold0" / "oof.npz")
     assert (oof.all.sum(axis=1) == oof.height * oof.width).all()
     assert len(oof.ids) == 7
 
 
+@pytest.mark.slow
 def test_an_error_ends_every_process(command_line, tmp_path):
     flags = command_line(tmp_path, folds="0", accelerator="cpu", devices=2, batch_size_stage1=3)
     done = subprocess.run(
@@ -340,24 +342,24 @@ def test_an_error_ends_every_process(command_line, tmp_path):
     assert done.stderr.count("is not divisible by the number of processes, 2") == 1
 
 
-def test_a_network_that_cannot_be_built_leaves_no_run_behind(command_line, tmp_path, capsys):
+def test_a_network_that_cannot_be_built_leaves_no_run_folder(command_line, tmp_path, capsys):
     torch.save({"conv.weight": torch.ones(1)}, tmp_path / "wrong.pth")
     wrong = {"encoder_weights": tmp_path / "wrong.pth"}
-    for changes, answer in (
-        (wrong, "of the encoder's 216 weights are absent"),
+    for changes, message in (
+        (wrong, "of the encoder's 216 weights are missing"),
         ({"model_type": "unet_resnet43"}, "did you mean 'unet_resnet34'"),
         ({"model_type": "smp:Unet:resnet43"}, "did you mean resnet34"),
     ):
         assert main.main(command_line(tmp_path / "runs", run_name="x", **changes)) == 2
-        assert answer in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_size_that_the_network_cannot_halve_is_refused_before_the_run(
+def test_an_invalid_image_size_is_refused_before_the_run(
     command_line, tmp_path, monkeypatch, capsys
 ):
     network = TinyNet()
-    network.size_step = 56
+    monkeypatch.setattr(network, "size_step", 56, raising=False)
     monkeypatch.setattr(experiment, "build_model", lambda *_, **__: network)
     assert main.main(command_line(tmp_path / "runs", run_name="x")) == 2
     message = capsys.readouterr().err
@@ -373,7 +375,7 @@ def test_a_size_that_the_network_cannot_halve_is_refused_before_the_run(
         ("U_Net", "image_size_stage2", 1000, "a multiple of 16; use 992 or 1008"),
     ],
 )
-def test_the_network_alone_decides_which_sizes_it_takes(
+def test_only_the_network_decides_which_sizes_are_valid(
     command_line, tmp_path, capsys, model_type, flag, size, near
 ):
     flags = command_line(tmp_path / "runs", model_type=model_type, **{flag: size})
@@ -384,12 +386,12 @@ def test_the_network_alone_decides_which_sizes_it_takes(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_size_that_only_some_networks_take_is_trained(root, monkeypatch):
+def test_a_size_that_only_some_networks_accept_is_trained(root, monkeypatch):
     settings = config(root, model_type="U_Net", image_size_stage1=48, image_size_stage2=80)
     experiment._try_network(settings, is_new=True)
 
 
-def test_a_run_that_goes_on_needs_no_pretrained_weights(root, tmp_path):
+def test_a_resumed_run_needs_no_pretrained_weights(root, tmp_path):
     settings = config(root, encoder_weights=str(tmp_path / "removed.pth"), pretrained=True)
     with pytest.raises(InputError, match=r"removed\.pth"):
         experiment._try_network(settings, is_new=True)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import main
 import predict
@@ -34,7 +35,7 @@ IDS = ["1.2.3.4", "1.2.5", "colour", "deep", "large", "plain", "small"]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Write images of every kind that is allowed, of several sizes."""
+    """Write images of every supported kind, in several sizes."""
     root = write_dataset(tmp_path_factory.mktemp("images"), count=7, height=72, width=60)
     pictures = [read_image(path) for path in sorted((root / "train_images").iterdir())]
     folder = root / "pictures"
@@ -51,15 +52,15 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
-    """A run of two folds, with a rule by which some of the images have a mask and some do not."""
+    """Train a run of two folds, whose rule leaves some images empty and gives others a mask."""
     checkpoints = tmp_path_factory.mktemp("checkpoints")
     data = write_dataset(tmp_path_factory.mktemp("data"), count=8)
     changes = {"image_size_stage2": SIZE, "epoch_stage1": 1, "epoch_stage2": 1, "run_name": "run"}
-    places = {"dataset_root": data, "model_path": checkpoints}
-    assert main.main(as_flags(SETTINGS | changes | places)) == 0
+    folders = {"dataset_root": data, "model_path": checkpoints}
+    assert main.main(as_flags(SETTINGS | changes | folders)) == 0
     folder = checkpoints / "unet_resnet34" / "run"
     for path in folder.glob("fold*/stage2_*.pth"):
-        speak_up(path, images)
+        spread_probabilities(path, images)
     maps = list(maps_by_hand(folder, images).values())
     threshold = float(np.median(np.concatenate([levels.ravel() for levels in maps]))) / 255
     areas = [(levels > round(threshold * 255)).sum() for levels in maps]
@@ -70,13 +71,14 @@ def run(images, tmp_path_factory):
     return folder
 
 
-def speak_up(path, images):
-    """Make a network that has hardly learned anything give probabilities from 0 to 1."""
+def spread_probabilities(path, images):
+    """Rescale the logits of a barely trained network so that probabilities spread from 0 to 1."""
     content = torch.load(path)
     state, network = content["state_dict"], build_model("unet_resnet34", pretrained=False)
     network.load_state_dict(state)
     for module in network.modules():
-        module.momentum = 1.0
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
     x = torch.cat([inputs_of(path) for path in images.rglob("*.*")])
     with torch.no_grad():
         network.train()(x)
@@ -84,7 +86,7 @@ def speak_up(path, images):
     state |= network.state_dict()
     state["final_conv.weight"] *= 3 / logits.std()
     state["final_conv.bias"] = (state["final_conv.bias"] - logits.mean()) * 3 / logits.std()
-    # The best checkpoint and the last may be one file with two names.
+    # The best and the last checkpoint may be hard links to one file.
     path.unlink()
     torch.save(content | {"optimizer": {}}, path)
 
@@ -92,33 +94,33 @@ def speak_up(path, images):
 @pytest.fixture
 def predicted(run, images, tmp_path):
     """Run the command line in `tmp_path` and return the exit code."""
-    return lambda *words, run=run, given=(images,): call(run, given, tmp_path, *words)
+    return lambda *words, run=run, inputs=(images,): call(run, inputs, tmp_path, *words)
 
 
 @pytest.fixture(scope="module")
-def made(run, images, tmp_path_factory):
-    """Make everything at once: the folder, and what was said."""
-    folder, said = tmp_path_factory.mktemp("made"), io.StringIO()
-    places = ["--overlays", folder / "new" / "overlays", "--probabilities", folder / "maps"]
-    with contextlib.redirect_stdout(said):
-        assert call(run, (images,), folder, *places) == 0
-    return folder, said.getvalue()
+def outputs(run, images, tmp_path_factory):
+    """Write all outputs at once; return their folder and the printed text."""
+    folder, printed = tmp_path_factory.mktemp("outputs"), io.StringIO()
+    flags = ["--overlays", folder / "new" / "overlays", "--probabilities", folder / "maps"]
+    with contextlib.redirect_stdout(printed):
+        assert call(run, (images,), folder, *flags) == 0
+    return folder, printed.getvalue()
 
 
-def call(run, given, folder, *words):
-    flags = ["--run", run, "--images", *given, "--out", folder / "out.csv"]
-    # The references are computed in float32, whatever the processor of this machine would choose.
+def call(run, inputs, folder, *words):
+    flags = ["--run", run, "--images", *inputs, "--out", folder / "out.csv"]
+    # The references are computed in float32; the default precision depends on the machine.
     flags += ["--batch_size", 1, "--num_workers", 0, "--precision", "32-true", *words]
     return predict.main([str(word) for word in flags])
 
 
 def inputs_of(path):
-    """Prepare an image for the network, [1,3,SIZE,SIZE] float32."""
+    """Prepare an image for the network: [1,3,SIZE,SIZE] float32."""
     return normalise(torch.from_numpy(preprocess(read_image(path), SIZE, True))[None, None])
 
 
 def maps_by_hand(run, images, folds=(0, 1), flip=False, which="best"):
-    """Predict image by image: id -> [H,W] uint8 levels."""
+    """Predict one image at a time: id -> [H,W] uint8 levels."""
     names = {"a name that is not its id": "1.2.3.4", "other": "1.2.5"}
     networks = []
     for fold in folds:
@@ -135,7 +137,7 @@ def maps_by_hand(run, images, folds=(0, 1), flip=False, which="best"):
             if flip:
                 each += [torch.sigmoid(n(x.flip(-1))).flip(-1) for n in networks]
             full = torch.nn.functional.interpolate(
-                sum(each) / len(each), grey.shape, mode="bilinear", align_corners=False
+                sum(each[1:], each[0]) / len(each), grey.shape, mode="bilinear", align_corners=False
             )
         maps[names.get(path.stem, path.stem)] = (full[0, 0] * 255).numpy().astype(np.uint8)
     return maps
@@ -151,7 +153,7 @@ def saved_maps(folder):
 
 
 def linked(run, target):
-    """Make a run folder of links, so that a part of it can be taken away or replaced."""
+    """Create a run folder of links, whose files can be removed or replaced."""
     for path in run.rglob("*"):
         if path.is_file():
             (target / path.relative_to(run)).parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +162,7 @@ def linked(run, target):
 
 
 def broken(folder):
-    """Put two unreadable images among good ones; return them."""
+    """Add two unreadable images to a folder and return their paths."""
     picture = next(path for path in folder.iterdir() if path.name == "plain.png")
     (folder / "cut.png").write_bytes(picture.read_bytes()[:300])
     (folder / "not.dcm").write_bytes(b"no dicom")
@@ -168,16 +170,16 @@ def broken(folder):
 
 
 def refusal(capsys, code):
-    """Check that a command was refused with a message and no traceback; return the message."""
+    """Check that a command failed with a message and no traceback; return the message."""
     assert code == 2
     message = capsys.readouterr().err.split("error: ", 1)[1]
     assert "Traceback" not in message
     return message
 
 
-def test_masks_and_scores_are_those_computed_by_hand(run, images, made):
+def test_masks_and_scores_equal_those_computed_by_hand(run, images, outputs):
     maps, rule = maps_by_hand(run, images), load_rule(run / "threshold.json")
-    submission, scores = rows(made[0] / "out.csv"), rows(made[0] / "scores.csv")
+    submission, scores = rows(outputs[0] / "out.csv"), rows(outputs[0] / "scores.csv")
     assert sorted(row["ImageId"] for row in submission) == IDS
     assert [row["ImageId"] for row in scores] == [row["ImageId"] for row in submission]
     for row, score in zip(submission, scores, strict=True):
@@ -188,17 +190,17 @@ def test_masks_and_scores_are_those_computed_by_hand(run, images, made):
         assert levels.max() == int(float(score["probability"]) * 255 + 1e-3)
 
 
-def test_the_csv_is_kaggles(made):
-    lines = (made[0] / "out.csv").read_bytes().decode().split("\n")
+def test_the_csv_has_kaggles_format(outputs):
+    lines = (outputs[0] / "out.csv").read_bytes().decode().split("\n")
     assert lines[0] == "ImageId,EncodedPixels"
     assert lines[-1] == ""
     assert not any("\r" in line or '"' in line or " ," in line for line in lines)
     assert any(line.endswith(",-1") for line in lines)
-    assert (made[0] / "scores.csv").read_bytes().startswith(b"ImageId,probability,area\n")
+    assert (outputs[0] / "scores.csv").read_bytes().startswith(b"ImageId,probability,area\n")
 
 
-def test_pictures_appear_with_a_contact_sheet(made):
-    pictures = saved_maps(made[0] / "new" / "overlays")
+def test_overlays_are_written_with_a_contact_sheet(outputs):
+    pictures = saved_maps(outputs[0] / "new" / "overlays")
     assert sorted(pictures) == sorted([*IDS, "contact_sheet"])
     tall, wide = pictures["plain"], pictures["large"]
     assert tall.shape[0] > PANEL
@@ -207,11 +209,11 @@ def test_pictures_appear_with_a_contact_sheet(made):
     assert PANEL * 110 // 150 < wide.shape[0] < PANEL
     assert pictures["contact_sheet"].shape[0] > 2 * TILE
     assert 6 * TILE < pictures["contact_sheet"].shape[1] < 7 * TILE
-    assert not [path for path in made[0].rglob(".*")]
+    assert not [path for path in outputs[0].rglob(".*")]
 
 
-def test_probability_maps_are_of_the_original_size(run, images, made):
-    saved, by_hand = saved_maps(made[0] / "maps"), maps_by_hand(run, images)
+def test_probability_maps_have_the_original_size(run, images, outputs):
+    saved, by_hand = saved_maps(outputs[0] / "maps"), maps_by_hand(run, images)
     assert sorted(saved) == IDS
     for name, levels in saved.items():
         assert levels.dtype == np.uint8
@@ -219,13 +221,13 @@ def test_probability_maps_are_of_the_original_size(run, images, made):
     assert saved["large"].shape == (110, 150)
 
 
-def test_what_was_made_and_what_it_cost_is_said(made):
-    folder, said = made
+def test_results_and_costs_are_printed(outputs):
+    folder, printed = outputs
     masks = sum(row["EncodedPixels"] != "-1" for row in rows(folder / "out.csv"))
-    assert f"7 images, {masks} with a mask" in said
-    assert "images/s, peak memory" in said
-    assert str(folder / "out.csv") in said
-    assert "contact_sheet.png" in said
+    assert f"7 images, {masks} with a mask" in printed
+    assert "images/s, peak memory" in printed
+    assert str(folder / "out.csv") in printed
+    assert "contact_sheet.png" in printed
 
 
 def test_folds_and_mirror_images_are_averaged(run, images, predicted, tmp_path):
@@ -238,7 +240,7 @@ def test_folds_and_mirror_images_are_averaged(run, images, predicted, tmp_path):
         assert any((expected[n] != both[n]).mean() > 0.5 for n in IDS)
 
 
-def test_the_last_epoch_can_be_chosen(run, images, predicted, tmp_path):
+def test_the_last_epoch_can_be_used(run, images, predicted, tmp_path):
     other = linked(run, tmp_path / "run")
     (other / "fold0" / "stage2_last.pth").unlink()
     shutil.copy(run / "fold1" / "stage2_last.pth", other / "fold0" / "stage2_last.pth")
@@ -248,10 +250,10 @@ def test_the_last_epoch_can_be_chosen(run, images, predicted, tmp_path):
     np.testing.assert_array_equal(saved_maps(tmp_path / "maps")["plain"], expected)
 
 
-def test_batches_and_workers_change_nothing(made, predicted, tmp_path):
+def test_batch_size_and_workers_change_nothing(outputs, predicted, tmp_path):
     flags = ["--batch_size", 3, "--num_workers", 1]
     assert predicted("--probabilities", tmp_path / "maps", *flags) == 0
-    one, many = saved_maps(made[0] / "maps"), saved_maps(tmp_path / "maps")
+    one, many = saved_maps(outputs[0] / "maps"), saved_maps(tmp_path / "maps")
     assert all(np.abs(one[n].astype(int) - many[n]).max() <= 1 for n in IDS)
     assert one.keys() == many.keys()
 
@@ -264,7 +266,7 @@ def test_rows_follow_the_sample_submission(predicted, tmp_path, capsys):
     assert "4 images are not in" in capsys.readouterr().out
 
 
-def test_parts_of_the_rule_can_be_given(run, images, made, predicted, tmp_path):
+def test_parts_of_the_rule_can_be_set_by_flags(run, images, outputs, predicted, tmp_path):
     rule, maps = load_rule(run / "threshold.json"), maps_by_hand(run, images)
     assert predicted("--min_area", 0) == 0
     by_flags = {row["ImageId"]: row["EncodedPixels"] for row in rows(tmp_path / "out.csv")}
@@ -272,10 +274,10 @@ def test_parts_of_the_rule_can_be_given(run, images, made, predicted, tmp_path):
         mask = decode(by_flags[name], *levels.shape)
         np.testing.assert_array_equal(mask, rule.cut(levels))
     assert "-1" not in by_flags.values()
-    assert any(row["EncodedPixels"] == "-1" for row in rows(made[0] / "out.csv"))
+    assert any(row["EncodedPixels"] == "-1" for row in rows(outputs[0] / "out.csv"))
 
 
-def test_no_threshold_json_is_needed_where_the_rule_is_given(run, predicted, tmp_path, capsys):
+def test_no_threshold_json_is_needed_if_flags_set_the_rule(run, predicted, tmp_path, capsys):
     other = linked(run, tmp_path / "run")
     (other / "threshold.json").unlink()
     assert predicted("--threshold", 0.0, "--min_area", 0, run=other) == 0
@@ -284,16 +286,16 @@ def test_no_threshold_json_is_needed_where_the_rule_is_given(run, predicted, tmp
 
 
 def test_components_can_be_dropped(run, images, predicted, tmp_path):
-    """Against a labelling of the mask that the rest of the rule draws."""
+    """Compared with labelling the components of the mask before the filter."""
     rule, maps = load_rule(run / "threshold.json"), maps_by_hand(run, images)
     flags = ["--min_area", 0, "--min_component_area", 40, "--min_component_mean", 0.6]
     assert predicted(*flags) == 0
     found = {row["ImageId"]: row["EncodedPixels"] for row in rows(tmp_path / "out.csv")}
     dropped = kept = 0
     for name, levels in maps.items():
-        whole = rule.cut(levels)
-        count, labels = cv2.connectedComponents(whole, connectivity=8)
-        expected = np.zeros_like(whole)
+        unfiltered = rule.cut(levels)
+        count, labels = cv2.connectedComponents(unfiltered, connectivity=8)
+        expected = np.zeros_like(unfiltered)
         for label in range(1, count):
             part = labels == label
             stays = part.sum() >= 40 and levels[part].mean() >= 0.6 * 255
@@ -304,7 +306,7 @@ def test_components_can_be_dropped(run, images, predicted, tmp_path):
     assert dropped
 
 
-def test_flags_replace_the_same_part_of_threshold_json(run, predicted, tmp_path):
+def test_flags_override_the_same_part_of_threshold_json(run, predicted, tmp_path):
     other = linked(run, tmp_path / "run")
     content = json.loads((run / "threshold.json").read_text())
     (other / "threshold.json").unlink()
@@ -316,13 +318,13 @@ def test_flags_replace_the_same_part_of_threshold_json(run, predicted, tmp_path)
     assert {row["EncodedPixels"] for row in rows(tmp_path / "out.csv")} > {"-1"}
 
 
-def test_unreadable_images_are_all_named_and_nothing_is_written(
+def test_unreadable_images_are_all_reported_and_nothing_is_written(
     images, predicted, tmp_path, capsys
 ):
     copy = Path(shutil.copytree(images, tmp_path / "images"))
     bad, before = broken(copy), sorted(tmp_path.rglob("*"))
     flags = ["--overlays", tmp_path / "new" / "overlays", "--probabilities", tmp_path / "maps"]
-    message = refusal(capsys, predicted(*flags, given=[copy]))
+    message = refusal(capsys, predicted(*flags, inputs=[copy]))
     assert all(str(path) in message for path in bad)
     assert "--skip_bad true" in message
     assert sorted(tmp_path.rglob("*")) == before
@@ -332,29 +334,31 @@ def test_unreadable_images_can_be_skipped(images, predicted, tmp_path, capsys):
     copy = Path(shutil.copytree(images, tmp_path / "images"))
     bad = broken(copy)
     flags = ["--skip_bad", "true", "--batch_size", 2, "--num_workers", 1]
-    assert predicted(*flags, given=[copy]) == 0
+    assert predicted(*flags, inputs=[copy]) == 0
     assert sorted(row["ImageId"] for row in rows(tmp_path / "out.csv")) == IDS
     text = capsys.readouterr().out
     assert all(str(path) in text for path in bad)
-    assert "no image can be used" in refusal(capsys, predicted("--skip_bad", "true", given=bad))
+    assert "no image can be used" in refusal(capsys, predicted("--skip_bad", "true", inputs=bad))
 
 
-def test_a_skipped_image_of_the_sample_is_not_a_missing_one(images, predicted, tmp_path, capsys):
+def test_a_skipped_image_in_the_sample_submission_is_not_missing(
+    images, predicted, tmp_path, capsys
+):
     copy = Path(shutil.copytree(images, tmp_path / "images"))
     broken(copy)
     sample = tmp_path / "sample.csv"
     sample.write_text("ImageId,EncodedPixels\nnot,-1\nsmall,-1\ncut,-1\n")
     flags = ["--sample_submission", sample, "--skip_bad", "true"]
-    assert predicted(*flags, given=[copy]) == 0
+    assert predicted(*flags, inputs=[copy]) == 0
     assert [row["ImageId"] for row in rows(tmp_path / "out.csv")] == ["small"]
 
 
-def test_two_files_of_one_id_are_refused_by_name(images, predicted, tmp_path, capsys):
+def test_two_files_with_the_same_id_are_refused(images, predicted, tmp_path, capsys):
     shutil.copy(images / "plain.png", tmp_path / "plain.png")
-    message = refusal(capsys, predicted(given=[images, tmp_path / "plain.png"]))
+    message = refusal(capsys, predicted(inputs=[images, tmp_path / "plain.png"]))
     assert str(images / "plain.png") in message
     assert str(tmp_path / "plain.png") in message
-    assert predicted(given=[images / "plain.png", images]) == 0
+    assert predicted(inputs=[images / "plain.png", images]) == 0
 
 
 @pytest.mark.parametrize(
@@ -413,7 +417,9 @@ def test_bad_settings_are_refused(predicted, images, tmp_path, capsys, flags, wo
         ("num_workers", "-1", "v>=0"),
     ],
 )
-def test_a_number_out_of_range_is_refused_by_name(predicted, tmp_path, capsys, flag, value, range_):
+def test_a_number_out_of_range_is_refused_with_its_flag(
+    predicted, tmp_path, capsys, flag, value, range_
+):
     with pytest.raises(SystemExit) as ended:
         predicted(f"--{flag}", value)
     assert ended.value.code == 2
@@ -425,14 +431,14 @@ def test_a_number_out_of_range_is_refused_by_name(predicted, tmp_path, capsys, f
 
 
 def test_an_empty_folder_is_refused(predicted, tmp_path, capsys):
-    assert "has no .dcm" in refusal(capsys, predicted(given=[tmp_path]))
+    assert "has no .dcm" in refusal(capsys, predicted(inputs=[tmp_path]))
 
 
-def test_a_folder_that_is_no_run_is_refused(predicted, tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_refused(predicted, tmp_path, capsys):
     assert "has no config.yaml" in refusal(capsys, predicted(run=tmp_path / "nowhere"))
 
 
-def test_a_missing_fold_is_named_with_what_goes_on_without_it(run, predicted, tmp_path, capsys):
+def test_a_missing_fold_is_reported_with_the_flag_to_leave_it_out(run, predicted, tmp_path, capsys):
     other = linked(run, tmp_path / "run")
     (other / "fold1" / "stage2_best.pth").unlink()
     message = refusal(capsys, predicted(run=other))
@@ -441,16 +447,16 @@ def test_a_missing_fold_is_named_with_what_goes_on_without_it(run, predicted, tm
     assert predicted("--folds", "0", run=other) == 0
 
 
-@pytest.mark.parametrize("damage", ["torn", "other network", "other shape", "no weights", "pickle"])
-def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
-    run, predicted, tmp_path, capsys, damage
-):
+@pytest.mark.parametrize(
+    "damage", ["truncated", "other network", "other shape", "no weights", "pickle"]
+)
+def test_an_unusable_checkpoint_is_refused_with_its_path(run, predicted, tmp_path, capsys, damage):
     other = linked(run, tmp_path / "run")
     victim = other / "fold1" / "stage2_best.pth"
-    whole = torch.load(victim)
-    content = {name: whole[name] for name in ("state_dict", "model_type")}
+    checkpoint = torch.load(victim)
+    content = {name: checkpoint[name] for name in ("state_dict", "model_type")}
     victim.unlink()
-    if damage == "torn":
+    if damage == "truncated":
         victim.write_bytes((run / "fold1" / "stage2_best.pth").read_bytes()[:5000])
     elif damage == "other network":
         torch.save(content | {"model_type": "unet_vgg"}, victim)
@@ -470,14 +476,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(
 @pytest.mark.parametrize(
     "text", ["", "{}", '{"threshold": "high", "min_area": 0, "top_threshold": 1}']
 )
-def test_a_threshold_json_that_makes_no_sense_is_refused(run, predicted, tmp_path, capsys, text):
+def test_an_invalid_threshold_json_is_refused(run, predicted, tmp_path, capsys, text):
     other = linked(run, tmp_path / "run")
     (other / "threshold.json").unlink()
     (other / "threshold.json").write_text(text)
     assert "threshold.json" in refusal(capsys, predicted(run=other))
 
 
-def test_a_failure_at_the_end_leaves_nothing(predicted, tmp_path, capsys, monkeypatch):
+def test_a_failure_at_the_end_leaves_no_files(predicted, tmp_path, capsys, monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
@@ -487,7 +493,7 @@ def test_a_failure_at_the_end_leaves_nothing(predicted, tmp_path, capsys, monkey
     assert not list(tmp_path.iterdir())
 
 
-def test_the_help_opens_with_commands_and_names_every_setting(capsys):
+def test_the_help_starts_with_commands_and_lists_every_setting(capsys):
     with pytest.raises(SystemExit) as stopped:
         predict.main(["--help"])
     assert stopped.value.code == 0
@@ -503,7 +509,8 @@ def test_the_help_opens_with_commands_and_names_every_setting(capsys):
         assert flag in text
 
 
-def test_two_processes_share_the_images(run, images, made, tmp_path):
+@pytest.mark.slow
+def test_two_processes_split_the_images(run, images, outputs, tmp_path):
     flags = ["--run", run, "--images", images, "--out", tmp_path / "out.csv"]
     flags += ["--accelerator", "cpu", "--devices", 2, "--num_workers", 0, "--batch_size", 1]
     flags += ["--overlays", tmp_path / "overlays", "--precision", "32-true"]
@@ -516,5 +523,5 @@ def test_two_processes_share_the_images(run, images, made, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("7 images, ") == 1
     for name in ("out.csv", "scores.csv"):
-        assert (tmp_path / name).read_text() == (made[0] / name).read_text()
+        assert (tmp_path / name).read_text() == (outputs[0] / name).read_text()
     assert len(list((tmp_path / "overlays").iterdir())) == len(IDS) + 1

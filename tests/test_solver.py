@@ -77,7 +77,7 @@ def scalars(folder, tag):
 
 
 def wait_for_next_second():
-    """TensorBoard puts files of one process and second in the order of their number as text."""
+    """Wait, as TensorBoard sorts event files of the same second by their number as text."""
     time.sleep(1.01 - time.time() % 1)
 
 
@@ -98,15 +98,16 @@ def test_each_stage_trains_and_validates_at_its_own_size(root, tmp_path, monkeyp
     assert {size for training, size in seen if training} == {32, 64}
 
 
-def test_stage_two_has_its_own_best(root, tmp_path, monkeypatch):
-    """Even where no epoch of stage 2 reaches what stage 1 did."""
-    real_score, calls = solver_module.score, []
+def test_each_stage_has_its_own_best_epoch(root, tmp_path, monkeypatch):
+    """Even if no epoch of stage 2 reaches the Dice of stage 1."""
+    real_score = solver_module.score
+    calls: list[None] = []
 
-    def worse_and_worse(histograms, rule):
+    def declining_score(histograms, rule):
         calls.append(None)
         return replace(real_score(histograms, rule), dice=1 / len(calls))
 
-    monkeypatch.setattr(solver_module, "score", worse_and_worse)
+    monkeypatch.setattr(solver_module, "score", declining_score)
     make(root, tmp_path).fit()
     found = checkpoints(tmp_path)
     assert found["stage1_best"]["best"]["dice"] == 1.0
@@ -115,10 +116,10 @@ def test_stage_two_has_its_own_best(root, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("best_by", "best"), [("dice", 2), ("loss", 0), ("last", 4)])
-def test_the_best_epoch_is_the_first_of_highest_dice_then_lowest_loss(
+def test_the_best_epoch_has_the_highest_dice_then_the_lowest_loss_then_comes_first(
     root, tmp_path, monkeypatch, best_by, best
 ):
-    """Or of the lowest loss alone, or the last, where that is asked for."""
+    """Or, depending on `best_by`, just the lowest loss, or is the last one."""
     dice = iter([0.5, 0.7, 0.7, 0.7, 0.6])
     losses = iter([0.1, 0.3, 0.2, 0.2, 0.3])
     real_score, real_validate = solver_module.score, solver_module.validate
@@ -146,14 +147,14 @@ def test_stage_two_starts_from_stage_ones_best_weights_with_a_fresh_optimizer(ro
     assert solver.fresh
 
 
-def test_a_frozen_encoder_stands_still_with_its_norm_statistics(root, tmp_path):
+def test_a_frozen_encoder_and_its_norm_statistics_do_not_change(root, tmp_path):
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=3, epoch_stage1_freeze=2)
     states = []
-    monkey_end = solver.end_epoch
+    real_end_epoch = solver.end_epoch
 
     def end_epoch(*args):
         states.append({k: v.clone() for k, v in solver.module.state_dict().items()})
-        monkey_end(*args)
+        real_end_epoch(*args)
 
     solver.end_epoch = end_epoch
     solver.fit()
@@ -164,7 +165,7 @@ def test_a_frozen_encoder_stands_still_with_its_norm_statistics(root, tmp_path):
         assert not torch.equal(encoder[1][key], encoder[2][key]), key
 
 
-def test_a_frozen_encoder_is_that_of_the_start(root, tmp_path):
+def test_an_encoder_frozen_to_the_end_is_that_of_the_start(root, tmp_path):
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=1, epoch_stage1_freeze=1)
     build, start = solver.build_module, {}
 
@@ -185,8 +186,8 @@ def test_the_plain_solver_never_freezes(root, tmp_path):
     assert solver.module.encoder[1].num_batches_tracked > 0
 
 
-class Alone(Solver):
-    """A solver whose second stage is run by itself, by gradient descent, in evaluation mode."""
+class SingleStage(Solver):
+    """A solver that starts any stage directly, from a fixed network, in evaluation mode."""
 
     def start(self, stage):
         self.log = FoldLog(self.folder, self.stages, 0)
@@ -205,7 +206,7 @@ def weights_after_an_epoch(root, folder, batch_size, steps):
     solver = make(
         root,
         folder,
-        Alone,
+        SingleStage,
         batch_size_stage2=batch_size,
         accumulation_steps=steps,
         augmentation_flag=False,
@@ -216,7 +217,12 @@ def weights_after_an_epoch(root, folder, batch_size, steps):
     stage = solver.stages[1]
     solver.start(stage)
     updates, step = [], solver.state.optimizer.step
-    solver.state.optimizer.step = lambda *a, **k: (updates.append(1), step(*a, **k))[1]
+
+    def counted(*args, **kwargs):
+        updates.append(1)
+        return step(*args, **kwargs)
+
+    solver.state.optimizer.step = counted
     last = stage.epochs - 1
     model = solver.begin_epoch(stage, last)
     solver.set_train_mode(model)
@@ -224,8 +230,8 @@ def weights_after_an_epoch(root, folder, batch_size, steps):
     return solver.module.state_dict(), len(updates)
 
 
-def test_accumulation_equals_the_big_batch(root, tmp_path):
-    """7 images: batches of 2, 2, 3 in steps of two, against batches of 4 and 3."""
+def test_accumulation_equals_a_large_batch(root, tmp_path):
+    """7 images: batches of 2, 2 and 3 in steps of two batches, compared with batches of 4 and 3."""
     small, updates = weights_after_an_epoch(root, tmp_path / "small", 2, 2)
     big, big_updates = weights_after_an_epoch(root, tmp_path / "big", 4, 1)
     assert updates == big_updates == 2
@@ -233,8 +239,8 @@ def test_accumulation_equals_the_big_batch(root, tmp_path):
         torch.testing.assert_close(small[key], big[key], rtol=0, atol=1e-6)
 
 
-def test_an_unfinished_group_is_divided_by_its_true_size(root, tmp_path):
-    """Steps of ten batches on three batches: one update, that of the mean over all images."""
+def test_an_incomplete_step_is_divided_by_its_true_size(root, tmp_path):
+    """Steps of ten batches, with only three batches: one update, by the mean over all images."""
     solver_weights, updates = weights_after_an_epoch(root, tmp_path / "a", 2, 10)
     fold, source = fold_and_source(root)
     torch.manual_seed(0)
@@ -246,11 +252,12 @@ def test_an_unfinished_group_is_divided_by_its_true_size(root, tmp_path):
     F.binary_cross_entropy_with_logits(logits, truth).backward()
     assert updates == 1
     for name, parameter in net.named_parameters():
+        assert parameter.grad is not None
         expected = parameter.detach() - parameter.grad
         torch.testing.assert_close(solver_weights[name], expected, rtol=0, atol=1e-6)
 
 
-def test_the_rate_falls_as_a_cosine_in_every_stage(root, tmp_path):
+def test_the_learning_rate_follows_a_cosine_in_every_stage(root, tmp_path):
     make(root, tmp_path, lr=0.5, lr_stage2=0.25, epoch_stage1=4, epoch_stage2=3).fit()
     cosine = [0.5 * (1 + math.cos(math.pi * e / 4)) / 2 for e in range(4)]
     cosine += [0.25 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3)]
@@ -269,7 +276,7 @@ def test_tensorboard_has_every_curve_and_the_overlays_once_per_epoch(root, tmp_p
     assert [image.step for image in events.Images("overlay")] == [0, 1, 2, 3]
 
 
-def test_out_of_fold_histograms_are_those_of_stage_twos_best_weights(root, tmp_path):
+def test_out_of_fold_histograms_come_from_the_best_weights_of_stage_two(root, tmp_path):
     solver = make(root, tmp_path)
     solver.fit()
     oof = load_histograms(tmp_path / "oof.npz")
@@ -293,7 +300,7 @@ def test_out_of_fold_histograms_are_those_of_stage_twos_best_weights(root, tmp_p
 def test_dice_does_not_depend_on_the_batch_size(root, tmp_path):
     scores = []
     for size in (1, 3, 8):
-        solver = make(root, tmp_path / str(size), Alone, batch_size_stage1=size)
+        solver = make(root, tmp_path / str(size), SingleStage, batch_size_stage1=size)
         solver.start(solver.stages[0])
         solver.begin_epoch(solver.stages[0], 0)
         validation = solver.validate()
@@ -308,7 +315,7 @@ class Killed(Exception):
 
 
 EVERYTHING = {
-    "batch_size_stage1": 2,  # behind a single step an average is the network itself
+    "batch_size_stage1": 2,  # after a single step the average is the network itself
     "batch_size_stage2": 2,
     "loss": "bce:3,dice:1,focal:4,lovasz:0.1",
     "positive_share": "1.0:0.4",
@@ -318,7 +325,7 @@ EVERYTHING = {
     "ema": 0.9,
     "keep_best": 2,
 }
-"""Settings that each add to what a resume has to take up."""
+"""Settings that each add to the state that a resume must restore."""
 
 
 @pytest.mark.parametrize(
@@ -326,11 +333,14 @@ EVERYTHING = {
     [*((n, {}) for n in (1, 2, 3)), *((n, EVERYTHING) for n in (1, 3, 5))],
     ids=lambda value: str(value) if isinstance(value, int) else "everything" if value else "plain",
 )
-def test_a_resumed_fold_ends_in_the_same_bits(root, tmp_path, epochs_before_the_kill, changes):
-    whole = make(root, tmp_path / "whole", **changes)
-    whole.fit()
+def test_a_resumed_fold_ends_with_identical_results(
+    root, tmp_path, epochs_before_the_kill, changes
+):
+    undisturbed = make(root, tmp_path / "undisturbed", **changes)
+    undisturbed.fit()
     killed = make(root, tmp_path / "killed", **changes)
-    end_epoch, done = killed.end_epoch, []
+    end_epoch = killed.end_epoch
+    done: list[None] = []
 
     def end_epoch_then_die(*args):
         end_epoch(*args)
@@ -343,21 +353,21 @@ def test_a_resumed_fold_ends_in_the_same_bits(root, tmp_path, epochs_before_the_
         killed.fit()
     wait_for_next_second()
     make(root, tmp_path / "killed", **changes).fit()
-    assert_same(checkpoints(tmp_path / "killed"), checkpoints(tmp_path / "whole"))
-    a, b = (load_histograms(tmp_path / name / "oof.npz") for name in ("whole", "killed"))
+    assert_same(checkpoints(tmp_path / "killed"), checkpoints(tmp_path / "undisturbed"))
+    a, b = (load_histograms(tmp_path / name / "oof.npz") for name in ("undisturbed", "killed"))
     np.testing.assert_array_equal(a.all, b.all)
     for tag in ("loss/train", "loss/val", "lr", "dice/all"):
-        assert_same(*(scalars(tmp_path / name, tag) for name in ("killed", "whole")))
+        assert_same(*(scalars(tmp_path / name, tag) for name in ("killed", "undisturbed")))
 
 
-def test_a_finished_fold_is_left_alone(root, tmp_path):
+def test_a_finished_fold_is_not_changed(root, tmp_path):
     make(root, tmp_path).fit()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     make(root, tmp_path).fit()
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
-def test_a_checkpoint_holds_what_the_contract_names(root, tmp_path):
+def test_a_checkpoint_has_the_documented_content(root, tmp_path):
     make(root, tmp_path).fit()
     content = torch.load(tmp_path / "stage2_last.pth", weights_only=True)
     expected = {"state_dict", "model_type", "optimizer", "scheduler", "stage", "epoch", "fold"}
@@ -367,7 +377,7 @@ def test_a_checkpoint_holds_what_the_contract_names(root, tmp_path):
     assert type(content["best"]["dice"]) is float
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path):
+def test_a_non_finite_loss_stops_training_and_keeps_the_checkpoint(root, tmp_path):
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=3)
     begin = solver.begin_epoch
 
@@ -391,8 +401,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(root, tmp_path
     assert checkpoints(tmp_path)["stage1_last"]["epoch"] == 0
 
 
-def test_weights_that_are_no_numbers_are_not_kept_whatever_the_training_losses(root, tmp_path):
-    """The last step of an epoch may spoil what its own losses do not show."""
+def test_non_finite_weights_are_not_saved_even_if_training_losses_are_finite(root, tmp_path):
+    """The losses of an epoch do not show what its last step does to the weights."""
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=3)
     real_train = solver.train
 
@@ -413,7 +423,7 @@ def test_weights_that_are_no_numbers_are_not_kept_whatever_the_training_losses(r
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
-def test_the_scaling_of_float16_is_taken_up_and_begins_anew_with_a_stage(root, tmp_path, clip):
+def test_the_float16_loss_scale_is_restored_and_reset_with_each_stage(root, tmp_path, clip):
     """Its growth tracker counts the steps since the scale last changed."""
 
     def half(**changes):
@@ -423,11 +433,13 @@ def test_the_scaling_of_float16_is_taken_up_and_begins_anew_with_a_stage(root, t
         return solver
 
     solver = half()
-    solver.end_epoch, end_epoch = lambda *a: end_epoch(*a) or die(), solver.end_epoch
+    end_epoch = solver.end_epoch
 
-    def die():
+    def end_epoch_then_die(*args):
+        end_epoch(*args)
         raise Killed
 
+    solver.end_epoch = end_epoch_then_die
     with pytest.raises(Killed):
         solver.fit()
     assert checkpoints(tmp_path)["stage1_last"]["scaler"]["_growth_tracker"] == 2
@@ -437,7 +449,7 @@ def test_the_scaling_of_float16_is_taken_up_and_begins_anew_with_a_stage(root, t
     assert found["stage2_last"]["scaler"]["_growth_tracker"] == 3
 
 
-def test_the_solver_clips_gradients_where_asked(root, tmp_path, monkeypatch):
+def test_gradients_are_clipped_only_if_configured(root, tmp_path, monkeypatch):
     norms = []
     monkeypatch.setattr(Fabric, "clip_gradients", lambda *_, max_norm, **__: norms.append(max_norm))
     make(root, tmp_path / "no").fit()
@@ -449,10 +461,10 @@ def test_the_solver_clips_gradients_where_asked(root, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("native", "layout"), [(True, torch.channels_last), (False, torch.contiguous_format)]
 )
-def test_network_and_optimizer_are_those_that_compute_fast(
+def test_network_and_optimizer_use_the_fast_implementation(
     root, tmp_path, monkeypatch, native, layout
 ):
-    """On a processor, channels last is fast only where it has units for bfloat16."""
+    """On a CPU, channels last is faster only with bfloat16 units."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
     solver = make(root, tmp_path)
     begin, seen = solver.begin_epoch, []
@@ -467,8 +479,8 @@ def test_network_and_optimizer_are_those_that_compute_fast(
     assert seen == [True] * 8
 
 
-def test_a_compiled_network_learns_the_same(root, tmp_path, monkeypatch):
-    """Traced in full, but without the minute that generating code takes."""
+def test_a_compiled_network_trains_equally(root, tmp_path, monkeypatch):
+    """Traced completely, but without code generation, which takes a minute."""
     quick = partialmethod(nn.Module.compile, backend="aot_eager")
     monkeypatch.setattr(nn.Module, "compile", quick)
     changes = {"two_stage": False, "epoch_stage1": 2, "augmentation_flag": False}
@@ -482,7 +494,9 @@ def test_a_compiled_network_learns_the_same(root, tmp_path, monkeypatch):
     assert one["best"]["loss"] == pytest.approx(other["best"]["loss"], rel=1e-4)
 
 
-def test_too_little_memory_names_the_setting_and_the_next_call(root, tmp_path, monkeypatch):
+def test_out_of_memory_is_reported_with_the_setting_and_the_next_command(
+    root, tmp_path, monkeypatch
+):
     class Large(TinyNet):
         def forward(self, x):
             if self.training and x.shape[-1] == 64:
@@ -500,19 +514,19 @@ def test_too_little_memory_names_the_setting_and_the_next_call(root, tmp_path, m
     assert checkpoints(tmp_path)["stage2_last"]["config"]["batch_size_stage2"] == 2
 
 
-def test_every_network_has_the_recurrent_steps_of_the_run(root, tmp_path, monkeypatch):
-    asked = []
+def test_every_network_is_built_with_the_recurrent_steps_of_the_run(root, tmp_path, monkeypatch):
+    requested = []
 
     def build(*_, t, **__):
-        asked.append(t)
+        requested.append(t)
         return TinyNet()
 
     monkeypatch.setattr(solver_module, "build_model", build)
     make(root, tmp_path, t=2, epoch_stage1=1, epoch_stage2=1).fit()
-    assert asked == [2, 2, 2]
+    assert requested == [2, 2, 2]
 
 
-def test_a_thaw_leaves_alone_what_takes_no_part(root, tmp_path, monkeypatch):
+def test_thawing_does_not_affect_unused_parameters(root, tmp_path, monkeypatch):
     class WithClassifier(TinyNet):
         size_step = 1
 
@@ -533,7 +547,7 @@ def test_a_thaw_leaves_alone_what_takes_no_part(root, tmp_path, monkeypatch):
     assert "encoder.classifier.weight" in solver.module.state_dict()
 
 
-def test_stage_three_learns_from_positives_alone_and_starts_from_stage_twos_best(root, tmp_path):
+def test_stage_three_trains_on_positives_only_and_starts_from_the_best_of_stage_two(root, tmp_path):
     seen = []
 
     class Recorded(FreezeSolver):
@@ -560,7 +574,7 @@ def test_stage_three_learns_from_positives_alone_and_starts_from_stage_twos_best
     assert [step for step, _ in scalars(tmp_path, "dice/positive")] == list(range(6))
 
 
-def test_with_an_average_it_is_what_is_validated_kept_and_handed_on(root, tmp_path, monkeypatch):
+def test_an_average_is_validated_saved_and_passed_to_the_next_stage(root, tmp_path, monkeypatch):
     solver = make(root, tmp_path, ema=0.9, epoch_stage1_freeze=0)
     validated, validate = [], solver_module.validate
 
@@ -580,20 +594,22 @@ def test_with_an_average_it_is_what_is_validated_kept_and_handed_on(root, tmp_pa
     assert found["stage1_last"]["live"]["steps"] == 4
 
 
-def test_the_average_follows_every_step(root, tmp_path):
-    """Against a copy that is averaged by hand behind each step of the optimizer."""
+def test_the_average_is_updated_after_every_step(root, tmp_path):
+    """Compared with a copy that is averaged by hand after each optimizer step."""
     solver = make(root, tmp_path, Solver, ema=0.9, two_stage=False)
-    begin, by_hand, steps = solver.begin_stage, {}, []
+    begin = solver.begin_stage
+    by_hand: dict[str, torch.Tensor] = {}
+    steps: list[None] = []
 
     def begin_stage(*args):
         begin(*args)
         end = solver.state.end_step
 
         def end_step():
-            now = {k: v.detach().clone() for k, v in solver.module.named_parameters()}
+            weights = {k: v.detach().clone() for k, v in solver.module.named_parameters()}
             n = len(steps)
             part = min(0.9, (1 + n) / (10 + n)) if n else 0.0
-            for key, value in now.items():
+            for key, value in weights.items():
                 by_hand[key] = part * by_hand.get(key, value) + (1 - part) * value
             steps.append(None)
             end()
@@ -607,7 +623,7 @@ def test_the_average_follows_every_step(root, tmp_path):
         torch.testing.assert_close(kept[key], value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_share_of_positives_reaches_the_training_batches(root, tmp_path):
+def test_a_share_of_positives_is_applied_to_the_training_batches(root, tmp_path):
     solver = make(root, tmp_path, positive_share="1.0:0.5", positive_share_stage2=0.8)
     trained, real_train = [], solver.train
 
@@ -625,18 +641,21 @@ def test_a_share_of_positives_reaches_the_training_batches(root, tmp_path):
     assert all(set(positives) <= set(names) for names in trained)
 
 
-def test_every_stage_learns_by_its_own_loss(root, tmp_path, monkeypatch):
-    asked = []
-    build = solver_module.build_loss
-    monkeypatch.setattr(
-        solver_module, "build_loss", lambda text, *a: asked.append(text) or build(text, *a)
-    )
+def test_every_stage_uses_its_own_loss(root, tmp_path, monkeypatch):
+    requested = []
+    real = solver_module.build_loss
+
+    def build(text, *args):
+        requested.append(text)
+        return real(text, *args)
+
+    monkeypatch.setattr(solver_module, "build_loss", build)
     make(root, tmp_path, epoch_stage3=1, loss="bce,dice", loss_stage3="lovasz").fit()
-    assert asked == ["bce,dice", "bce,dice", "lovasz"]
+    assert requested == ["bce,dice", "bce,dice", "lovasz"]
 
 
 class WithHead(TinyNet):
-    """Also gives a logit of the whole image."""
+    """Also outputs an image-level logit."""
 
     def __init__(self):
         super().__init__()
@@ -647,7 +666,7 @@ class WithHead(TinyNet):
         return self.head(features), self.presence(features.mean((2, 3)))
 
 
-def test_a_presence_head_is_asked_for_learns_and_ends_in_the_results(root, tmp_path, monkeypatch):
+def test_a_presence_head_is_built_trained_and_saved_in_the_results(root, tmp_path, monkeypatch):
     def build(*_, presence_head=False, **__):
         return WithHead() if presence_head else TinyNet()
 
@@ -665,5 +684,6 @@ def test_a_presence_head_is_asked_for_learns_and_ends_in_the_results(root, tmp_p
     assert not torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[1], heads[2])
     presence = load_histograms(tmp_path / "oof.npz").presence
+    assert presence is not None
     assert ((presence > 0) & (presence < 1)).all()
     assert len(set(presence.tolist())) > 1

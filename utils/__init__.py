@@ -1,1 +1,1 @@
-"""Rooms for settings, training, inference, postprocessing and evaluation, above shared helpers."""
+"""Packages for settings, training, inference, postprocessing and evaluation; shared helpers."""

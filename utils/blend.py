@@ -1,26 +1,26 @@
-"""Choose the thresholds of a blend of runs, on images that none of its networks was trained on.
+"""Choose the thresholds of a blend of runs, on out-of-fold predictions.
 
     python -m utils.blend --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B
     python -m utils.blend --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B \\
         --weights 0.6,0.4 --tta hflip
 
-Every training image is predicted by those networks of each run that were not trained on it, exactly
+Every training image is predicted by the networks of each run that were not trained on it, exactly
 as predict.py predicts new images: each run at its own size and with its own preprocessing, then the
-weighted mean of their maps at the size of the image. All runs must therefore share the same folds;
-a fold that one of them has not finished is left out. Takes as long as predicting all training
-images with one fold of each run.
+weighted mean of their maps at the original size. All runs must therefore have the same folds; a
+fold that one of them has not finished is left out. Takes as long as predicting all training images
+with one fold of each run.
 
-The images are those of training (DATASET_ROOT, or the first run's). Results are written to a folder
-in blends/, next to the folders of the networks. Its name is determined by runs and weights, so that
-predict.py finds its threshold.json from the same --run and --weights:
+The training images are read from --dataset_root, by default that of the first run. Results are
+written to a folder in blends/, next to the folders of the networks. Its name depends on runs and
+weights only, so that predict.py finds threshold.json from the same --run and --weights:
 
     fold0/oof.npz ...              the predictions, see docs/training.md
     threshold.json, threshold.png  the thresholds and the scores they reach
     summary.json, folds.csv        the folds
     blend.json                     runs, weights and settings of this command
 
-Give predict.py the same --tta, since thresholds fit the predictions they were chosen on; it says if
-that differs. Exit code: 0; 2 if something cannot be used.
+Use the same --tta in predict.py, since thresholds fit the predictions they were chosen on; it
+prints a note if it differs. Exit code: 0, or 2 if a run, an image or a setting cannot be used.
 """
 
 import sys

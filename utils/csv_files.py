@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from utils import limits
 from utils.errors import InputError
@@ -15,8 +16,8 @@ def open_csv(path: str | Path) -> Iterator:
     """Open a csv file in UTF-8, with or without a byte-order mark, within the limits.
 
     Yields:
-        A csv.reader whose fields may be as long as the run lengths of a ragged mask, which the csv
-        module refuses by default.
+        A csv.reader. Its fields may be as long as the run lengths of a ragged mask, above the
+        default limit of the csv module.
 
     Raises:
         InputError: the file is too large.
@@ -26,22 +27,22 @@ def open_csv(path: str | Path) -> Iterator:
     text = limits.read_bytes(path, limits.TABLE_BYTES).decode("utf-8-sig")
     if text.count(",") + text.count("\n") + text.count("\r") > limits.TABLE_FIELDS:
         raise InputError(f"{path}: is too large; the limit is {limits.TABLE_FIELDS:,} values")
-    usual = csv.field_size_limit(limits.FIELD_CHARACTERS)
+    previous = csv.field_size_limit(limits.FIELD_CHARACTERS)
     try:
         yield csv.reader(io.StringIO(text, newline=""))
     finally:
-        csv.field_size_limit(usual)
+        csv.field_size_limit(previous)
 
 
 def read_columns(
     path: str | Path, columns: Sequence[str], what: str
 ) -> list[tuple[int, list[str]]]:
-    """Read some columns of a csv file with a header; spaces around values are stripped.
+    """Read columns of a csv file with a header; spaces around values are stripped.
 
     Args:
         path: the file.
         columns: their names.
-        what: what the file should be, for error messages.
+        what: what the file is expected to be, for error messages.
 
     Returns:
         For each row that is not blank, its line number (from 1, counting the header) and the values
@@ -58,16 +59,16 @@ def read_columns(
         raise InputError(f"{path} cannot be read as {what}: {error}") from error
 
 
-def _rows(reader, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+def _rows(reader: Any, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
     header = [name.strip() for name in next(reader, [])]
     if not set(columns) <= set(header):
         names = f"{', '.join(columns[:-1])} and {columns[-1]}"
         raise ValueError(f"looked for the columns {names}, found {str(header)[:80]}")
-    places, rows = [header.index(name) for name in columns], []
+    indices, rows = [header.index(name) for name in columns], []
     for values in reader:
         if values and len(values) != len(header):
             count = f"{len(values)} values for {len(header)} columns"
             raise ValueError(f"row {reader.line_num} has {count}")
         if values:
-            rows.append((reader.line_num, [values[place].strip() for place in places]))
+            rows.append((reader.line_num, [values[index].strip() for index in indices]))
     return rows

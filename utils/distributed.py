@@ -1,4 +1,4 @@
-"""Launching the processes of all devices, and keeping them in step."""
+"""Launching the processes of all devices, and synchronising them."""
 
 import os
 from collections.abc import Callable
@@ -25,17 +25,17 @@ def launch(
 
     Args:
         accelerator: auto, cpu, cuda or mps.
-        devices: how many, or auto for all that are visible.
+        devices: number of devices, or auto for all visible ones.
         num_nodes: number of machines.
         precision: 32-true, bf16-mixed, 16-mixed or auto, which is bfloat16 where the device
             supports it natively, else float16 on a GPU, else float32.
-        deterministic: use only algorithms that give bit-identical results in every run.
+        deterministic: use only algorithms with bit-identical results in every run.
 
     Raises:
-        InputError: there is no such device, or it does not support the precision.
+        InputError: the device does not exist or does not support the precision.
     """
     if deterministic:
-        # cuBLAS reads this when it starts.
+        # cuBLAS reads this variable when it is initialised.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
@@ -52,7 +52,7 @@ def launch(
             f"--precision {precision}: {error}"
         ) from error
     if fabric.device.type == "cuda":
-        # TF32 for float32 products, and the fastest convolution algorithm for fixed sizes.
+        # TF32 for float32 matrix products, and the fastest convolutions for fixed sizes.
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = not deterministic
     return fabric
@@ -62,16 +62,16 @@ def gather(fabric: Fabric, mine: list[T]) -> list[T]:
     """Concatenate the lists of all processes, in every process."""
     if fabric.world_size == 1:
         return mine
-    every: list[list[T]] = [[] for _ in range(fabric.world_size)]
-    torch.distributed.all_gather_object(every, mine)
-    return [item for part in every for item in part]
+    lists: list[list[T]] = [[] for _ in range(fabric.world_size)]
+    torch.distributed.all_gather_object(lists, mine)
+    return [item for part in lists for item in part]
 
 
 def decide_on_rank_zero(fabric: Fabric, decide: Callable[[], T]) -> T:
     """Call `decide` on rank 0 and broadcast its result.
 
     Raises:
-        InputError: `decide` raised it; raised in every process, so that none waits for another.
+        InputError: `decide` raised it. Every process raises it, so that none waits for another.
     """
     decided: list[T] = []
     error: InputError | None = None
@@ -87,9 +87,9 @@ def decide_on_rank_zero(fabric: Fabric, decide: Callable[[], T]) -> T:
 
 
 def any_rank(fabric: Fabric, flag: bool) -> bool:
-    """Tell, in every process, whether `flag` is set in any of them."""
-    raised = torch.tensor(int(flag), device=fabric.device)
-    return bool(torch.as_tensor(fabric.all_reduce(raised, reduce_op="max")).item())
+    """Return, in every process, whether `flag` is set in any process."""
+    value = torch.tensor(int(flag), device=fabric.device)
+    return bool(torch.as_tensor(fabric.all_reduce(value, reduce_op="max")).item())
 
 
 def broadcast_buffers(fabric: Fabric, module: nn.Module) -> None:
@@ -103,7 +103,7 @@ def check_weights_equal(fabric: Fabric, module: nn.Module) -> float:
     """Return a checksum over all weights and buffers, after comparing it between processes.
 
     Raises:
-        RuntimeError: it differs.
+        RuntimeError: it differs between processes.
     """
     checksum = torch.stack([value.double().sum() for value in module.state_dict().values()]).sum()
     checksums = torch.as_tensor(fabric.all_gather(checksum)).flatten().tolist()
@@ -131,5 +131,5 @@ def _best_precision(accelerator: str) -> Literal["32-true", "bf16-mixed", "16-mi
 
 
 def _has_native_bfloat16() -> bool:
-    """Tell whether the CPU has bfloat16 instructions; emulation is many times slower."""
+    """Return whether the CPU has bfloat16 instructions; emulation is many times slower."""
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -14,13 +14,13 @@ TRUTH = (64, 220, 96)
 PREDICTION = (255, 80, 64)
 BACKGROUND, TEXT, FAINT = (24, 24, 24), (240, 240, 240), (160, 160, 160)
 PANEL = 512
-"""Longer side of each panel of an explanation, in pixels."""
+"""Longer side of each panel of `prediction_panels`, in pixels."""
 TILE = 224
-"""Side of an image's square in a contact sheet, in pixels."""
+"""Side of the square of an image in a contact sheet, in pixels."""
 SHEET_COLUMNS = 6
 _GAP, _LINE, _TITLE = 10, 32, 64
 _CAPTION = 42
-_KEY, _KEY_BAR = 64, 14
+_KEY, _BAR = 64, 14
 
 
 def outline(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
@@ -43,7 +43,7 @@ def outline(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
 
 
 def comparison(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Put the image, the image with the truth, and that with the prediction side by side.
+    """Draw the image, the image with the truth and the image with the prediction side by side.
 
     Args:
         image: [H,W] uint8 grey.
@@ -57,8 +57,8 @@ def comparison(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> 
     return np.hstack((rgb, outline(rgb, truth, TRUTH), outline(rgb, prediction, PREDICTION)))
 
 
-def heat(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Overlay probability as colour: none at 0, then dark violet, red, bright yellow at 1.
+def heat_overlay(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Overlay probability as colour: transparent at 0, then violet, red, bright yellow at 1.
 
     Args:
         image: [H,W,3] uint8 RGB.
@@ -72,7 +72,7 @@ def heat(image: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return ((1 - opacity) * image + opacity * colours).astype(np.uint8)
 
 
-def explanation(
+def prediction_panels(
     grey: np.ndarray,
     mask: np.ndarray,
     levels: np.ndarray,
@@ -85,11 +85,11 @@ def explanation(
         grey: [H,W] uint8, the image.
         mask: [H,W] uint8 of 0 and 1, the prediction.
         levels: [H,W] uint8, level floor(255 p).
-        threshold: above it a pixel belongs to the mask; marked on the colour key.
+        threshold: pixels above it belong to the mask; marked on the colour bar.
         caption: texts at the lower left and lower right; the left one is shortened if too long.
 
     Returns:
-        uint8 RGB; the longer side of each of the three is `PANEL` pixels.
+        uint8 RGB; the longer side of each of the three panels is `PANEL` pixels.
     """
     plain = _to_rgb(_fit(grey, PANEL))
     height, width = plain.shape[:2]
@@ -97,7 +97,7 @@ def explanation(
     panels = {
         "image": plain,
         "predicted mask": outline(plain, _fit_mask(mask, PANEL), PREDICTION),
-        "probability": heat(plain, levels),
+        "probability": heat_overlay(plain, levels),
     }
     right = len(panels) * (width + _GAP) + _KEY
     canvas = Image.new("RGB", (right + _GAP, height + 2 * _LINE), BACKGROUND)
@@ -105,7 +105,7 @@ def explanation(
         left = _GAP + i * (width + _GAP)
         canvas.paste(Image.fromarray(panel), (left, _LINE))
         _write(canvas, title, (left, _LINE // 2), "lm", FAINT)
-    _draw_key(canvas, (right - _KEY + _GAP, _LINE), height, threshold)
+    _draw_colour_bar(canvas, (right - _KEY + _GAP, _LINE), height, threshold)
     below = height + _LINE * 3 // 2
     space = right - 3 * _GAP - _font(15).getlength(caption[1])
     _write(canvas, _shorten(caption[0], space), (_GAP, below), "lm", TEXT)
@@ -136,7 +136,7 @@ def tile(
 def double_tile(
     grey: np.ndarray, masks: dict[Colour, np.ndarray], caption: tuple[str, str]
 ) -> np.ndarray:
-    """Draw an image beside the same image with masks, and two lines of text below both.
+    """Draw an image next to the same image with masks, and two lines of text below both.
 
     Args:
         grey: [H,W] uint8, the image.
@@ -161,7 +161,7 @@ def contact_sheet(
         tiles: one or more, [H,W,3] uint8 RGB.
         title: what the sheet shows; the second line is fainter.
         columns: tiles per row; the last row may have fewer.
-        row_titles: a line above each row, or nothing.
+        row_titles: a line above each row; empty for none.
 
     Returns:
         uint8 RGB.
@@ -189,20 +189,20 @@ def _to_rgb(grey: np.ndarray) -> np.ndarray:
 
 
 def _fit(grey: np.ndarray, side: int) -> np.ndarray:
-    """Resize [H,W] so that its longer side has this many pixels."""
+    """Resize [H,W] so that its longer side has `side` pixels."""
     scale = side / max(grey.shape)
     size = tuple(max(1, round(length * scale)) for length in grey.shape[::-1])
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _fit_mask(mask: np.ndarray, side: int) -> np.ndarray:
-    # Any overlap with a pixel counts, or the smallest masks would vanish.
+    # When shrinking, any overlap with a pixel counts, or the smallest masks would vanish.
     shrinks = max(mask.shape) > side
     return (_fit(255 * mask, side) > (0 if shrinks else 127)).astype(np.uint8)
 
 
 def _square(grey: np.ndarray, masks: dict[Colour, np.ndarray]) -> np.ndarray:
-    """Fit an image with its masks into the middle of a black square of `TILE` pixels."""
+    """Fit an image with its masks into the centre of a black square of `TILE` pixels."""
     picture = _to_rgb(_fit(grey, TILE))
     for colour, mask in masks.items():
         picture = outline(picture, _fit_mask(mask, TILE), colour)
@@ -214,7 +214,7 @@ def _square(grey: np.ndarray, masks: dict[Colour, np.ndarray]) -> np.ndarray:
 
 
 def _caption(picture: np.ndarray, lines: tuple[str, str], colour: Colour) -> np.ndarray:
-    """Put two lines of text below a picture, the second in a colour of its own."""
+    """Draw two lines of text below a picture, the second in the given colour."""
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (width, height + _CAPTION), BACKGROUND)
     canvas.paste(Image.fromarray(picture), (0, 0))
@@ -223,16 +223,18 @@ def _caption(picture: np.ndarray, lines: tuple[str, str], colour: Colour) -> np.
     return np.asarray(canvas)
 
 
-def _draw_key(canvas: Image.Image, corner: tuple[int, int], height: int, threshold: float) -> None:
-    """Draw the colour key of `heat` from 1 down to 0, with the threshold marked."""
-    falling = np.linspace(255, 0, height).astype(np.uint8)[:, None].repeat(_KEY_BAR, axis=1)
-    grey = np.full((height, _KEY_BAR, 3), 96, np.uint8)
-    canvas.paste(Image.fromarray(heat(grey, falling)), corner)
-    left, top = corner[0] + _KEY_BAR + 6, corner[1]
+def _draw_colour_bar(
+    canvas: Image.Image, corner: tuple[int, int], height: int, threshold: float
+) -> None:
+    """Draw the colours of `heat_overlay` from 1 down to 0, with the threshold marked."""
+    descending = np.linspace(255, 0, height).astype(np.uint8)[:, None].repeat(_BAR, axis=1)
+    grey = np.full((height, _BAR, 3), 96, np.uint8)
+    canvas.paste(Image.fromarray(heat_overlay(grey, descending)), corner)
+    left, top = corner[0] + _BAR + 6, corner[1]
     for value, anchor in ((1.0, "la"), (0.0, "ls")):
         _write(canvas, f"{value:.0f}", (left, round(top + (1 - value) * height)), anchor, FAINT, 12)
     mark = round(top + (1 - threshold) * (height - 1))
-    line = (corner[0] - 3, mark, corner[0] + _KEY_BAR + 3, mark)
+    line = (corner[0] - 3, mark, corner[0] + _BAR + 3, mark)
     ImageDraw.Draw(canvas).line(line, PREDICTION, 2)
     if min(threshold, 1 - threshold) * height > 20:
         _write(canvas, f"{threshold:.2f}", (left, mark), "lm", PREDICTION, 12)
@@ -250,7 +252,7 @@ def _write(
 
 
 def _shorten(text: str, width: float, size: int = 15) -> str:
-    """Cut off the beginning of a text wider than `width` pixels; ids differ at the end."""
+    """Cut off the start of a text that is wider than `width` pixels: ids differ at their end."""
     font = _font(size)
     for start in range(len(text)):
         part = f"…{text[start:]}" if start else text

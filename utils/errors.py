@@ -1,25 +1,26 @@
-"""The error that a user can act on, and how a command exits with it."""
+"""Errors that the user can act on, and how a command exits with them."""
 
 import errno
 import functools
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from utils.console import print0
 from utils.signals import EXIT_RETRY, Stopped
 
 MAX_LISTED = 20
-"""Problems that are listed one by one; further ones are counted."""
+"""Maximum number of problems to list; the rest are only counted."""
 INTERRUPTED = 128 + signal.SIGINT
-"""Exit code that shells use for a command ended by Ctrl-C."""
+"""Exit code that shells use for a command stopped by Ctrl-C."""
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class InputError(Exception):
-    """Something the user gave cannot be used.
+    """A file or value from the user cannot be used.
 
-    The message says what was looked for, where, and what to do next.
+    The message says what was expected, where, and what to do next.
     """
 
 
@@ -28,20 +29,20 @@ class ReportedByRankZero(InputError):
 
 
 def list_problems(problems: Sequence[str]) -> list[str]:
-    """Return the first `MAX_LISTED` problems, and a line that counts the others if any."""
+    """Return the first `MAX_LISTED` problems, and a line with the number of the others, if any."""
     others = len(problems) - MAX_LISTED
     return [*problems[:MAX_LISTED], *([f"and {others:,} more"] if others > 0 else [])]
 
 
 def raise_problems(problems: Sequence[str], advice: str) -> None:
-    """Raise one error for all problems; do nothing if there are none.
+    """Raise one error for all problems, or return if there are none.
 
     Args:
-        problems: what is wrong, one text each.
+        problems: one text per problem.
         advice: what to do about them.
 
     Raises:
-        InputError: there is a problem.
+        InputError: there are problems.
     """
     if problems:
         raise InputError("\n".join([*list_problems(problems), advice]))
@@ -55,7 +56,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """
 
     @functools.wraps(main)
-    def run(*args, **kwargs) -> int:
+    def run(*args: Any, **kwargs: Any) -> int:
         try:
             return main(*args, **kwargs) or 0
         except ReportedByRankZero:
@@ -70,9 +71,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if error.errno not in _DISK_FULL:
                 raise
             print(
-                f"error: {error.strerror}: cannot write {error.filename or 'a file'}. Files written"
-                " before are complete: free some space, then run the command again (a training "
-                "with --resume true)",
+                f"error: {error.strerror}: cannot write {error.filename or 'a file'}. Earlier "
+                "files are complete: free some space, then run the command again (to continue a "
+                "training, with --resume true)",
                 file=sys.stderr,
             )
             return 2

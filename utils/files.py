@@ -17,12 +17,12 @@ def atomic_write(path: str | Path, flush: bool = True, replace: bool = True) -> 
 
     Args:
         path: the file to create or replace.
-        flush: sync to disk before renaming, so that after a power cut either the old or the new
-            file is there; False for many files that can be made again.
+        flush: sync to disk before renaming, so that a power cut leaves either the old or the new
+            file; False is faster for many files that can be recreated.
         replace: overwrite an existing file.
 
     Yields:
-        The path to write to, with the suffix of `path`, since many writers pick a format by suffix.
+        The path to write to. It has the suffix of `path`, from which many writers infer the format.
 
     Raises:
         FileExistsError: `path` exists and `replace` is False.

@@ -1,7 +1,7 @@
-"""Size limits for files that others wrote, so that none can exhaust memory or time.
+"""Size limits for untrusted files, so that none can exhaust memory or time.
 
-All are far above what chest X-rays and their masks need. A larger file is refused by name before it
-is read or decoded.
+All are far above what chest X-rays and their masks need. Larger files are refused, with their name,
+before they are read or decoded.
 """
 
 import os
@@ -17,7 +17,7 @@ IMAGE_BYTES = 2**28
 TABLE_BYTES = 2**28
 """A csv file. Kaggle's largest is below 6 MB."""
 TABLE_FIELDS = 2**22
-"""Fields of a csv file, over all rows."""
+"""Fields of a csv file, in all rows together."""
 FIELD_CHARACTERS = 2**23
 """One field of a csv file: four times the run lengths of a 1024x1024 chessboard."""
 ROWS_PER_IMAGE = 1000
@@ -40,7 +40,7 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
     with open(path, "rb") as file:
         state = os.fstat(file.fileno())
         check_file_size(path, state.st_size, max_bytes)
-        # A pipe has no size, and a regular file may grow: one more byte tells that there is more.
+        # A pipe has no size, and a regular file may grow: one extra byte shows that it is larger.
         data = file.read(1 + (state.st_size if stat.S_ISREG(state.st_mode) else max_bytes))
     check_file_size(path, len(data), max_bytes)
     return data
@@ -57,10 +57,10 @@ def check_file_size(path: str | Path, size: int, max_bytes: int) -> None:
 
 
 def check_pixels(path: str | Path, height: int, width: int) -> None:
-    """Refuse an image without pixels, or with more than `PIXELS`.
+    """Refuse an image without pixels or with more than `PIXELS`.
 
     Raises:
-        InputError: it has none or too many.
+        InputError: it has no pixels or too many.
     """
     if not 0 < height * width <= PIXELS:
         raise InputError(

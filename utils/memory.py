@@ -25,17 +25,17 @@ def peak_gpu_memory() -> float:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether an error reports that GPU or CPU memory is exhausted."""
-    # The CPU allocator has no error class of its own.
+    """Return whether an error means that GPU or CPU memory is exhausted."""
+    # The CPU allocator raises a plain RuntimeError.
     return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 @contextmanager
 def readable_memory_errors() -> Iterator[None]:
-    """Say what to do when a prediction runs out of memory.
+    """Turn an out-of-memory error of a prediction into advice.
 
     Raises:
-        InputError: it does.
+        InputError: memory is exhausted.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Work in threads, results in order."""
+"""Running work in threads, with results in order."""
 
 import os
 from collections import deque
@@ -13,7 +13,7 @@ _PENDING_PER_THREAD = 4
 
 
 def usable_cores() -> int:
-    """Count the cores granted, often fewer in a container or batch job than the machine has."""
+    """Count the cores of this process; containers and batch jobs often get fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -22,9 +22,9 @@ def usable_cores() -> int:
 def map_in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Apply `work` to every item in one thread per core, and yield the results in item order.
 
-    Meant for work that releases the GIL, such as decoding with OpenCV. At most a few results per
-    thread are pending, so memory does not grow with the number of items. The first error cancels
-    the work that has not started and is raised.
+    Meant for work that releases the GIL, such as decoding with OpenCV. Only a few results per
+    thread are pending, so memory does not grow with the number of items. The first error is raised
+    and cancels the work that has not started.
     """
     threads = usable_cores()
     pool = ThreadPoolExecutor(threads)

@@ -1,4 +1,4 @@
-"""Torch files, opened with torch's safe loader only."""
+"""Loading torch files, only with torch's safe loader."""
 
 import zipfile
 from pathlib import Path
@@ -17,8 +17,8 @@ _NUMPY_FLOATS: list[Any] = [
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
 ]
-"""Needed to load a numpy float, under its names before and since numpy 2: checkpoints of the
-original repository store their best Dice as one. None of these can run code from the file."""
+"""Needed to load a numpy float, whose module name differs before and after numpy 2: checkpoints of
+the original repository store their best Dice as one. None of these can run code from the file."""
 
 
 class DamagedError(InputError):
@@ -29,7 +29,7 @@ def load_file(path: str | Path) -> dict:
     """Load a dict of tensors, plain types and numpy floats onto the CPU with torch's safe loader.
 
     Raises:
-        InputError: the file is missing or holds something else.
+        InputError: the file is missing or does not hold a dict.
         DamagedError: the file cannot be read, or a checksum does not match.
     """
     try:
@@ -46,10 +46,10 @@ def load_file(path: str | Path) -> dict:
 
 
 def reason_of(error: Exception) -> str:
-    """Say in one line why torch could not read a file."""
+    """Return in one line why torch could not read a file."""
     if isinstance(error, OSError | RuntimeError) and str(error):
         return str(error).splitlines()[0]
-    # For a refused pickle, torch's own message suggests loading it unsafely.
+    # Not torch's own message: for a refused pickle it suggests loading the file unsafely.
     return "it is damaged, or holds more than tensors and plain types"
 
 

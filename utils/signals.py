@@ -21,7 +21,7 @@ def deferred_signals() -> Iterator[Callable[[], bool]]:
     A second signal has its usual effect: it ends the process at once.
 
     Yields:
-        A function that tells whether a signal has arrived.
+        A function that returns whether a signal has arrived.
     """
     received: list[int] = []
     previous = {number: signal.getsignal(number) for number in _SIGNALS}

@@ -1,1 +1,1 @@
-"""Damaged files, kills and long trainings: what must not break."""
+"""Robustness against damaged files, kills and long trainings."""

@@ -1,4 +1,4 @@
-"""Damages files, the same way for the same random numbers."""
+"""Random damage to files, reproducible from the random generator."""
 
 import struct
 import zlib
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_ODD: tuple[bytes, ...] = (
+_ODD_VALUES: tuple[bytes, ...] = (
     b"\x00",
     b"\xff",
     b"\xff\xff\xff\xff",
@@ -31,21 +31,21 @@ _ODD: tuple[bytes, ...] = (
 
 
 def seal_png(data: bytes) -> bytes:
-    """Give every chunk of a damaged PNG the checksum of its bytes, so that decoders go on."""
-    parts, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[place : place + 4])
-        body = data[place + 4 : place + 8 + length]
-        parts += [data[place : place + 4], body, struct.pack(">I", zlib.crc32(body))]
-        place += 12 + length
+    """Correct the checksum of every chunk of a damaged PNG, so that decoders do not stop at it."""
+    parts, position = [data[:8]], 8
+    while position + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[position : position + 4])
+        body = data[position + 4 : position + 8 + length]
+        parts += [data[position : position + 4], body, struct.pack(">I", zlib.crc32(body))]
+        position += 12 + length
     return b"".join(parts)
 
 
 def mutate(seeds: Sequence[bytes], rng: np.random.Generator) -> bytes:
-    """Take one of the files and change it in one place, or in a few.
+    """Choose one of the files and damage it at one position or a few.
 
-    Bits are flipped, bytes overwritten, odd values put in, parts cut out, doubled or taken from
-    another of the files, and ends cut off.
+    Flips bits, overwrites bytes, inserts odd values, removes parts, repeats them or copies them
+    from another file, and truncates.
     """
     data = bytearray(seeds[int(rng.integers(len(seeds)))])
     for _ in range(min(rng.geometric(0.6), 6)):
@@ -53,12 +53,12 @@ def mutate(seeds: Sequence[bytes], rng: np.random.Generator) -> bytes:
         end = start + length
         match rng.integers(7):
             case 0:
-                for place in rng.integers(len(data), size=min(length, 3, len(data))):
-                    data[place] ^= 1 << rng.integers(8)
+                for position in rng.integers(len(data), size=min(length, 3, len(data))):
+                    data[position] ^= 1 << rng.integers(8)
             case 1:
                 data[start:end] = rng.bytes(len(data[start:end]))
             case 2:
-                odd = _ODD[rng.integers(len(_ODD))]
+                odd = _ODD_VALUES[rng.integers(len(_ODD_VALUES))]
                 data[start : start + rng.integers(2) * len(odd)] = odd
             case 3:
                 del data[start:end]
@@ -66,8 +66,8 @@ def mutate(seeds: Sequence[bytes], rng: np.random.Generator) -> bytes:
                 data[start:start] = data[start:end] * int(rng.integers(1, 20))
             case 5:
                 other = seeds[int(rng.integers(len(seeds)))]
-                place = int(rng.integers(len(other) + 1))
-                data[start:end] = other[place : place + 5 * length]
+                position = int(rng.integers(len(other) + 1))
+                data[start:end] = other[position : position + 5 * length]
             case 6:
                 del data[start:]
     return bytes(data)

@@ -1,4 +1,4 @@
-"""Every reader of files that others wrote, with small valid files to begin from."""
+"""Every reader of untrusted files, with small valid files to damage."""
 
 import io
 import json
@@ -34,14 +34,14 @@ _RLE = (b"0 1", b"-1", b"5 10 3 20", b" 0 576 ", b"575 1", b"100 1 0 1 200 50")
 
 @dataclass(frozen=True)
 class Reader:
-    """One reader.
+    """A reader of files, and how to fuzz it.
 
     Attributes:
-        read: reads a file; raises InputError where it cannot be used.
-        seeds: makes valid files.
-        name: of the file that is read.
-        examples: how many damaged files take about two minutes.
-        wrap: makes the file of the damaged bytes.
+        read: reads a file; raises InputError if it cannot be used.
+        seeds: returns the contents of valid files.
+        name: file name to read from.
+        examples: number of damaged files that take about two minutes.
+        wrap: turns damaged bytes into the content of the file.
     """
 
     read: Callable[[Path], object]
@@ -63,9 +63,9 @@ def _read_masks(path: Path) -> None:
 
 def _read_any_image(path: Path) -> None:
     name = image_id(path)
-    # What a file says of itself must not lead out of the folder that it is written to.
+    # An id from a DICOM becomes a file name, which must not escape its folder.
     if (path.parent / f"{name}.png").resolve().parent != path.parent.resolve():
-        raise AssertionError(f"{name!r} leads out of its folder")
+        raise AssertionError(f"{name!r} escapes its folder")
     copyable_bytes(path)
     grey = read_image(path)
     if grey.dtype != np.uint8 or grey.ndim != 2 or grey.size == 0:
@@ -106,9 +106,9 @@ def _json_seeds() -> list[bytes]:
 
 
 def _yaml_seeds() -> list[bytes]:
-    few = b"lr: 0.001\nfolds: '0,3'\nseed: null\nclahe: false\nmode: train\nn_splits: 5\n"
+    block = b"lr: 0.001\nfolds: '0,3'\nseed: null\nclahe: false\nmode: train\nn_splits: 5\n"
     return [
-        few,
+        block,
         b"{lr: 1.0e-3, run_name: x, num_workers: 0}",
         b"epoch_stage1: 2\nepoch_stage1_freeze: 1",
     ]
@@ -116,10 +116,9 @@ def _yaml_seeds() -> list[bytes]:
 
 def _encoded(suffix: str) -> list[bytes]:
     grey = _grey()
-    forms = [grey, np.dstack([grey] * 3), grey[:1, :3]]
-    forms += [grey.astype(np.uint16) * 257] if suffix == ".png" else []
-    files = [cv2.imencode(suffix, form)[1].tobytes() for form in forms]
-    return files
+    images = [grey, np.dstack([grey] * 3), grey[:1, :3]]
+    images += [grey.astype(np.uint16) * 257] if suffix == ".png" else []
+    return [cv2.imencode(suffix, image)[1].tobytes() for image in images]
 
 
 def _grey() -> np.ndarray:
@@ -127,7 +126,7 @@ def _grey() -> np.ndarray:
     return cv2.GaussianBlur(noise, (0, 0), 2)
 
 
-def _dicom(**tags) -> bytes:
+def _dicom(**tags: Any) -> bytes:
     dataset, grey = Dataset(), _grey()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = tags.pop("syntax", ExplicitVRLittleEndian)
@@ -180,8 +179,8 @@ def _npy_seeds() -> list[bytes]:
     return [file.getvalue()]
 
 
-def _npz_around(components: bytes) -> bytes:
-    """Put a damaged array into a whole npz, whose checksums then let it pass."""
+def _npz_with(components: bytes) -> bytes:
+    """Put a damaged array into an intact npz, whose checksums then match."""
     file = io.BytesIO()
     np.savez(file, **{n: array for n, array in _histograms().items() if n != "components"})
     with zipfile.ZipFile(file, "a") as archive:
@@ -212,6 +211,6 @@ READERS = {
     "jpeg": Reader(_read_any_image, _jpeg, "image.jpg", 100_000),
     "dicom": Reader(_read_any_image, _dicom_seeds, "image.dcm", 30_000),
     "npz": Reader(load_histograms, _npz_seeds, "oof.npz", 100_000),
-    "npy": Reader(load_histograms, _npy_seeds, "oof.npz", 50_000, _npz_around),
+    "npy": Reader(load_histograms, _npy_seeds, "oof.npz", 50_000, _npz_with),
     "checkpoint": Reader(load_file, _checkpoint_seeds, "stage1_best.pth", 50_000),
 }

@@ -1,4 +1,4 @@
-"""Small real trainings in processes of their own, for what only shows over many of them."""
+"""Small real trainings in child processes, for tests that need many of them."""
 
 import os
 import traceback
@@ -27,12 +27,12 @@ _FLAGS = {
 
 @contextmanager
 def small_data(count: int) -> Iterator[Path]:
-    """Draw and prepare X-rays of 128x128 pixels in a temporary folder, which takes the runs too."""
+    """Prepare synthetic X-rays of 128x128 pixels in a temporary folder, for the runs as well."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        sample.main(["--out", str(folder / "drawn"), "--size", "128", "--count", str(count)])
-        images = str(folder / "drawn" / "dicom-images-train")
-        rle = str(folder / "drawn" / "train-rle.csv")
+        sample.main(["--out", str(folder / "synthetic"), "--size", "128", "--count", str(count)])
+        images = str(folder / "synthetic" / "dicom-images-train")
+        rle = str(folder / "synthetic" / "train-rle.csv")
         prepare.main(["--images", images, "--out", str(folder), "--rle", rle])
         yield folder
 
@@ -43,16 +43,16 @@ def start(
     changes: dict[str, str],
     prepare_child: Callable[[], None] = lambda: None,
 ) -> int:
-    """Begin a training as `python main.py` would, in a fork that has its imports behind it.
+    """Start a training like `python main.py`, in a fork to save the time of the imports.
 
     Args:
-        folder: of the data; runs go into checkpoints/ there, their output into RUN.txt.
+        folder: folder of the data; runs are written to its checkpoints/, their output to RUN.txt.
         run_name: name of the run.
-        changes: flags that differ from those of all these runs.
-        prepare_child: called in the new process first.
+        changes: flags that differ from `_FLAGS`.
+        prepare_child: called first in the new process.
 
     Returns:
-        The number of the process.
+        The process id.
     """
     flags = _FLAGS | {"dataset_root": str(folder), "model_path": str(folder / "checkpoints")}
     flags |= {"run_name": run_name} | changes

@@ -1,1 +1,1 @@
-"""Speed, as ratios to a baseline measured in the same run."""
+"""Speed ratios against a baseline measured in the same run."""

@@ -1,4 +1,4 @@
-"""Two ways of doing one thing, timed in turns."""
+"""Timing two implementations in alternation."""
 
 import time
 from collections.abc import Callable
@@ -8,13 +8,13 @@ from statistics import median
 
 @dataclass(frozen=True)
 class Ratio:
-    """How fast two ways were in one run; a ratio above 1 speaks for ours.
+    """The speed of this code and of a baseline; a ratio above 1 means that this code is faster.
 
     Attributes:
-        name: of the comparison.
+        name: name of the comparison.
         ours: rate of this code, in `unit`.
-        baseline: rate of the plain way, in `unit`.
-        unit: what is counted per second.
+        baseline: rate of the baseline, in `unit`.
+        unit: unit of the rates, such as images/s.
     """
 
     name: str
@@ -24,11 +24,11 @@ class Ratio:
 
     @property
     def ratio(self) -> float:
-        """Ours over the baseline."""
+        """Ours divided by the baseline."""
         return self.ours / self.baseline
 
     def as_dict(self) -> dict:
-        """Give what goes into a JSON file under the name."""
+        """Return the entry for the JSON file."""
         return {
             "ours": self.ours,
             "baseline": self.baseline,
@@ -38,7 +38,7 @@ class Ratio:
 
 
 def rate(work: Callable[[], int]) -> float:
-    """Do the work once and give what it counts, per second."""
+    """Call `work` once; return the number of units it reports, per second."""
     start = time.perf_counter()
     count = work()
     return count / (time.perf_counter() - start)
@@ -47,14 +47,14 @@ def rate(work: Callable[[], int]) -> float:
 def in_turns(
     name: str, ours: Callable[[], int], baseline: Callable[[], int], unit: str, rounds: int = 3
 ) -> Ratio:
-    """Time both in turns, so that what else the machine does meets both, and take the medians.
+    """Time both alternately, so that other load on the machine affects both; return the medians.
 
     Args:
-        name: of the comparison.
-        ours: does its work once and returns how many units that was.
-        baseline: likewise.
-        unit: what they count, per second.
-        rounds: turns of each.
+        name: name of the comparison.
+        ours: does the work once and returns the number of units.
+        baseline: the same for the baseline.
+        unit: unit of the rates.
+        rounds: number of calls of each.
     """
     pairs = [(rate(ours), rate(baseline)) for _ in range(rounds)]
     mine, theirs = (median(rates) for rates in zip(*pairs, strict=True))

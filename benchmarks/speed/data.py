@@ -1,4 +1,4 @@
-"""X-rays to measure with: DICOMs that are given, or drawn ones of the same size."""
+"""X-rays to measure with: given DICOMs, or synthetic ones of the same size."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +11,17 @@ from datasets.formats.images import find_images
 from datasets.siim import find_samples
 from datasets.sources.base import Sample
 
-_DRAWN = 48
+_SYNTHETIC = 48
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the benchmarks read and where they may write.
+    """The data of the benchmarks, and a folder for their files.
 
     Attributes:
         dicoms: DICOM files.
         samples: the images and masks prepared from them, by image id.
-        folder: for files of their own; removed in the end.
+        folder: temporary folder, removed at the end.
     """
 
     dicoms: list[Path]
@@ -34,15 +34,18 @@ def open_data(dicoms: Path | None, rle: Path | None, count: int) -> Iterator[Dat
     """Prepare at most `count` X-rays in a temporary folder.
 
     Args:
-        dicoms: folder of DICOMs; None draws 48 X-rays of 1024x1024 pixels.
+        dicoms: folder of DICOMs; None generates 48 X-rays of 1024x1024 pixels.
         rle: csv of their masks.
-        count: how many to take.
+        count: maximum number of DICOMs to use.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
         if dicoms is None:
-            sample.main(["--out", str(folder / "drawn"), "--count", str(_DRAWN)])
-            dicoms, rle = folder / "drawn/dicom-images-train", folder / "drawn/train-rle.csv"
+            sample.main(["--out", str(folder / "synthetic"), "--count", str(_SYNTHETIC)])
+            dicoms, rle = (
+                folder / "synthetic/dicom-images-train",
+                folder / "synthetic/train-rle.csv",
+            )
         chosen = folder / "dicoms"
         chosen.mkdir()
         paths = [path for path in find_images(dicoms) if path.suffix.lower() == ".dcm"][:count]

@@ -1,4 +1,4 @@
-"""How fast training images are fed, with augmentation, from the cache and as the original did."""
+"""Speed of loading augmented training batches: from the cache, and as in the original."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,9 +15,9 @@ from utils.config.settings import Config
 from utils.config.stages import Stage
 
 _BATCHES = {512: 20, 1024: 4}
-"""Images in a batch, by size."""
+"""Images per batch, by size."""
 _OURS, _BASELINE = 1200, 96
-"""Images in a turn: about as many seconds of each."""
+"""Images per timed call; both calls take about the same time."""
 
 
 def measure(data: Data, size: int, workers: int) -> Ratio:
@@ -27,7 +27,7 @@ def measure(data: Data, size: int, workers: int) -> Ratio:
 
 
 def open_ours(data: Data, size: int, workers: int) -> Callable[[], int]:
-    """Return a function that loads training batches and counts their images."""
+    """Return a function that loads training batches and returns the number of images."""
     stage = open_stage(data, size, _BATCHES[size], workers)
     load = partial(_count, stage.train)
     load(1)
@@ -35,7 +35,7 @@ def open_ours(data: Data, size: int, workers: int) -> Callable[[], int]:
 
 
 def open_stage(data: Data, size: int, batch_size: int, workers: int) -> StageData:
-    """Open the loaders of all images at a size, from a cache."""
+    """Build a cache of all images at a size, and open loaders on it."""
     cache = CacheSource(data.samples, True, [size], data.folder / "cache")
     cache.build()
     ids = list(data.samples)
@@ -59,7 +59,7 @@ def _open_original(data: Data, size: int, workers: int) -> Callable[[], int]:
 
 
 def _count(loader: DataLoader, images: int) -> int:
-    """Load whole epochs until so many images have come."""
+    """Load complete epochs until there are `images` images or more; return their number."""
     count = 0
     while count < images:
         count += sum(len(batch[0]) for batch in loader)

@@ -1,8 +1,9 @@
-"""The original's way: its steps in its order, with the libraries of today.
+"""The baseline: the processing steps of the original repository, with current libraries.
 
-Training images are decoded to RGB, equalised and augmented on three channels at the original size,
-then resized, then made float32. Test images are predicted one at a time in float32, resized as
-arrays, and encoded by a loop over pixels. Source: the 2019 repository that this one rebuilds.
+Training images are decoded to RGB, get CLAHE and augmentation on three channels at the original
+size, are resized and converted to float32. Test images are predicted one at a time in float32,
+resized with OpenCV and encoded by a loop over pixels. Source:
+github.com/zdaiot/Kaggle-Pneumothorax-Seg (2019).
 """
 
 import cv2
@@ -70,10 +71,10 @@ def predict(network: nn.Module, samples: list[Sample], size: int, device: torch.
         network: [1,3,S,S] float32 -> logits, in evaluation mode.
         samples: the files.
         size: side of the square input in pixels.
-        device: where the network is.
+        device: device of the network.
 
     Returns:
-        How many images that was.
+        The number of images.
     """
     clahe = A.CLAHE(clip_limit=(2.0, 2.0), tile_grid_size=(8, 8), p=1.0)
     to_input = _to_input(size)
@@ -88,7 +89,7 @@ def predict(network: nn.Module, samples: list[Sample], size: int, device: torch.
 
 
 def encode(mask: np.ndarray) -> str:
-    """Encode a mask pixel by pixel, as the organisers' example does, its last run not dropped."""
+    """Encode a mask pixel by pixel like the organisers' example, but including the last run."""
     numbers, last, start, inside = [], 0, 0, False
     for position, pixel in enumerate(mask.T.ravel()):
         if bool(pixel) != inside:

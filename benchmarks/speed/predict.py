@@ -1,4 +1,4 @@
-"""How fast images are predicted, beside the original's one at a time in float32."""
+"""Speed of prediction, against the original's one image at a time in float32."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ _CPU_IMAGES, _GPU_IMAGES = 24, 400
 def measure(data: Data, workers: int) -> Ratio:
     """Compare images per second, from file to run-length text, with a ResNet34 U-Net at 512 pixels.
 
-    The network is untrained and draws no mask, so the loop over pixels is spared the baseline.
+    The network is untrained and predicts no mask, which spares the baseline its loop over pixels.
     """
     fabric = launch("auto", 1, 1, "auto")
     count = _CPU_IMAGES if fabric.device.type == "cpu" else _GPU_IMAGES

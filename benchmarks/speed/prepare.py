@@ -1,4 +1,4 @@
-"""How fast DICOMs are prepared, beside decoding each and writing it as PNG; in one process."""
+"""Speed of preparing DICOMs, against decoding each and writing it as PNG; in one process."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from datasets.tools.convert import Job, convert
 
 
 def measure(data: Data) -> Ratio:
-    """Compare images per second; masks are written by neither."""
+    """Compare images per second; neither side writes masks."""
     out = data.folder / "prepared"
     out.mkdir()
 

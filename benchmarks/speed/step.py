@@ -1,14 +1,13 @@
-"""How fast a network learns, beside a plain float32 loop, each in a process of its own.
+"""Speed of training steps, against a plain float32 loop, each in its own process.
 
     python -m benchmarks.speed.step [--dicoms DIR --rle CSV] [--sizes 512,1024]
 
-Prints, for each size, images per second and peak memory of both; the share of our time that is
-spent waiting for images; and on a GPU how much of its peak arithmetic is reached. The plain loop
-is what one writes first: float32, NCHW, an unfused Adam, blocking copies of float32 images, and the
-loss read after every step. It gets its images for nothing, from memory.
+Prints, for each size, images per second and peak memory of both, the share of our time spent
+waiting for images, and on a GPU the share of its peak arithmetic. The plain loop is what one would
+write first: float32, NCHW, an unfused Adam, blocking copies of float32 images, and the loss read
+after every step. Its images come from memory, at no cost.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from benchmarks.speed.data import Data, open_data
 from benchmarks.speed.loader import open_stage
 from datasets.sampling import StepPart
 from models import build_model
+from utils.console import open_parser
 from utils.distributed import launch, memory_format_for
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.training.epoch import train_epoch
@@ -44,7 +44,7 @@ _PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65
 
 
 class Turn(NamedTuple):
-    """What a side reports of one turn: images per second, and its peak memory so far in GiB."""
+    """Images per second of one timed call, and the peak memory of its process so far in GiB."""
 
     rate: float
     memory: float
@@ -54,7 +54,7 @@ def measure(data: Data, size: int, workers: int) -> tuple[Ratio, str]:
     """Compare images per second at a size.
 
     Returns:
-        The ratio, and a line on memory, waiting and arithmetic.
+        The ratio, and a line about memory, waiting and arithmetic.
     """
     with _side(_open_ours, size) as ours, _side(_open_plain, size) as plain:
         turns = [(ours(), plain()) for _ in range(_ROUNDS)]
@@ -64,27 +64,27 @@ def measure(data: Data, size: int, workers: int) -> tuple[Ratio, str]:
     text = (
         f"{size} pixels: {ratio.ours:.2f} images/s in {mine[-1].memory:.1f} GiB, plain loop "
         f"{ratio.baseline:.2f} images/s in {theirs[-1].memory:.1f} GiB; "
-        f"{100 * _share_of_waiting(data, size, workers):.1f} % of the time waiting for images"
+        f"{100 * _waiting_share(data, size, workers):.1f} % of the time waiting for images"
     )
     return ratio, text + _describe_arithmetic(size, ratio.ours)
 
 
 @contextmanager
 def _side(build: Callable[[int], Callable[[], int]], size: int) -> Iterator[Callable[[], Turn]]:
-    """Run one of the two loops in a process of its own, whose memory is then its own too."""
+    """Run one of the two loops in its own process, so that its peak memory can be measured."""
     context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(build, size, there), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(build, size, theirs), daemon=True)
     process.start()
 
     def turn() -> Turn:
-        here.send(True)
-        return here.recv()
+        ours.send(True)
+        return ours.recv()
 
     try:
         yield turn
     finally:
-        here.send(False)
+        ours.send(False)
         process.join()
 
 
@@ -104,7 +104,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _draw(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _random_batch(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (batch, 1, size, size)
     image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -112,15 +112,15 @@ def _draw(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _open_ours(size: int) -> Callable[[], int]:
-    learn = _learner(size)
-    image, mask = _draw(size, _BATCHES[_device()][size])
+    train = _open_training(size)
+    image, mask = _random_batch(size, _BATCHES[_device()][size])
     if _device() == "cuda":
         image, mask = image.pin_memory(), mask.pin_memory()
-    return partial(learn, repeat((image, mask)))
+    return partial(train, repeat((image, mask)))
 
 
-def _learner(size: int) -> Callable[[Iterable], int]:
-    """Set up a network as the solver does; the result learns from batches and counts images."""
+def _open_training(size: int) -> Callable[[Iterable], int]:
+    """Set up a network like the solver; return a function that trains and returns its images."""
     fabric = launch("auto", 1, 1, "auto")
     module = build_model("unet_resnet34", pretrained=False)
     module.to(fabric.device).to(memory_format=memory_format_for(fabric))
@@ -130,22 +130,22 @@ def _learner(size: int) -> Callable[[Iterable], int]:
     model.train()
     batch, steps = _BATCHES[_device()][size], _STEPS[_device()][size]
 
-    def learn(batches: Iterable) -> int:
+    def train(batches: Iterable) -> int:
         parts = [StepPart(batch, last=True)] * steps
         train_epoch(fabric, model, optimizer, islice(batches, steps), parts, loss_function)
         return batch * steps
 
-    return learn
+    return train
 
 
 def _open_plain(size: int) -> Callable[[], int]:
     batch, steps, device = _BATCHES[_device()][size], _STEPS[_device()][size], _device()
     network = build_model("unet_resnet34", pretrained=False).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    image, mask = _draw(size, batch)
+    image, mask = _random_batch(size, batch)
     image, mask = image.expand(-1, 3, -1, -1).float() / 255, mask.float()
 
-    def learn() -> int:
+    def train() -> int:
         for _ in range(steps):
             loss = binary_cross_entropy_with_logits(network(image.to(device)), mask.to(device))
             optimizer.zero_grad()
@@ -154,24 +154,24 @@ def _open_plain(size: int) -> Callable[[], int]:
             loss.item()
         return batch * steps
 
-    return learn
+    return train
 
 
-def _share_of_waiting(data: Data, size: int, workers: int) -> float:
-    """Learn from loaded batches, a turn to warm up and a turn to measure."""
-    learn = _learner(size)
+def _waiting_share(data: Data, size: int, workers: int) -> float:
+    """Return the share of time spent waiting for loaded batches, after a warm-up."""
+    train = _open_training(size)
     stage = open_stage(data, size, _BATCHES[_device()][size], workers)
     waits: list[float] = []
     batches = _timed(chain.from_iterable(repeat(stage.train)), waits)
-    learn(batches)
+    train(batches)
     waits.clear()
     start = time.perf_counter()
-    learn(batches)
+    train(batches)
     return sum(waits) / (time.perf_counter() - start)
 
 
 def _timed(batches: Iterator, waits: list[float]) -> Iterator:
-    """Pass batches on, and note the seconds that each was waited for."""
+    """Yield the batches, and append the seconds of waiting for each to `waits`."""
     while True:
         start = time.perf_counter()
         batch = next(batches)
@@ -180,7 +180,7 @@ def _timed(batches: Iterator, waits: list[float]) -> Iterator:
 
 
 def _describe_arithmetic(size: int, rate: float) -> str:
-    """Say how much arithmetic a GPU does, from the counted operations of a small image."""
+    """Describe the arithmetic throughput of a GPU, from the operations counted on a small image."""
     if _device() != "cuda":
         return ""
     small = 64
@@ -196,15 +196,13 @@ def _describe_arithmetic(size: int, rate: float) -> str:
 
 def main() -> None:
     """Print a line for each size."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed.step",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = open_parser("python -m benchmarks.speed.step", __doc__)
+    parser.add_argument("--dicoms", type=Path, help="folder of DICOMs (default: synthetic ones)")
+    parser.add_argument("--rle", type=Path, help="csv of their masks, needed with --dicoms")
+    parser.add_argument("--sizes", default="512,1024", help="512, 1024 or both (default: 512,1024)")
+    parser.add_argument(
+        "--num_workers", type=int, default=2, help="data loading processes (default: 2)"
     )
-    parser.add_argument("--dicoms", type=Path, help="folder of DICOMs; drawn ones if not given")
-    parser.add_argument("--rle", type=Path, help="csv of their masks")
-    parser.add_argument("--sizes", default="512,1024", help="512, 1024 or both (512,1024)")
-    parser.add_argument("--num_workers", type=int, default=2, help="processes that load images (2)")
     given = parser.parse_args()
     with open_data(given.dicoms, given.rle, _IMAGES) as data:
         for size in map(int, given.sizes.split(",")):

@@ -1,4 +1,4 @@
-"""How fast thresholds are chosen, beside a pass over the predictions for each of them."""
+"""Speed of the threshold search, against a pass over all predictions per threshold."""
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ def measure(data: Data) -> Ratio:
     """Compare searches per second, from probability maps at the images' original sizes.
 
     Ours counts every map once and tries 127,008 rules of (top_threshold, min_area, threshold). The
-    baseline tries 19 thresholds, as the original did, with a pass over all maps for each.
+    baseline tries 19 thresholds like the original, with a pass over all maps for each.
     """
     samples = list(data.samples.values())[:_IMAGES]
     masks = [torch.from_numpy(read_mask(sample.mask)) for sample in samples]
@@ -31,16 +31,16 @@ def measure(data: Data) -> Ratio:
         best_rule(Histograms(ids, height, width, counts[:, 0], counts[:, 1]))
         return 1
 
-    def a_pass_each() -> int:
+    def pass_per_threshold() -> int:
         scores = [np.mean([_dice(p > t, mask > 0) for p, mask in pairs]) for t in THRESHOLDS]
         assert len(scores) == 19
         return 1
 
-    return in_turns("threshold_search", ours, a_pass_each, "searches/s")
+    return in_turns("threshold_search", ours, pass_per_threshold, "searches/s")
 
 
 def _predict(mask: torch.Tensor, seed: int) -> torch.Tensor:
-    """Make a prediction of a mask: [H,W] float32 between 0 and 1, unsure at its edge."""
+    """Simulate the prediction of a mask: [H,W] float32 between 0 and 1, uncertain at its edge."""
     noise = np.random.default_rng(seed).uniform(0, 0.3, mask.shape).astype(np.float32)
     return torch.from_numpy(cv2.GaussianBlur(mask.numpy() * np.float32(0.7) + noise, (0, 0), 8))
 

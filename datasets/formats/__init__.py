@@ -1,1 +1,1 @@
-"""Files that others wrote: DICOM, JPEG, PNG and run-length csv, read or refused by name."""
+"""Readers of external files: DICOM, JPEG, PNG and csv files of run-length masks."""

@@ -1,11 +1,11 @@
-"""Reads the csv files of run-length masks: stage 1, stage 2 and the headerless sample."""
+"""Reading csv files of run-length masks: stage 1, stage 2 and the headerless sample."""
 
 import csv
 import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,17 +19,17 @@ RUN_LENGTHS = re.compile(r"\s*(-1|\d+(\s+\d+)*)\s*")
 
 
 class RleRow(NamedTuple):
-    """One row: its line in the csv file (from 1, the header counted) and its run-length text."""
+    """One row: its line in the csv file (from 1, counting the header) and its run-length text."""
 
     number: int
     rle: str
 
 
 def read_annotations(path: str | Path) -> dict[str, list[RleRow]]:
-    """Read all rows, by image id and in the order of the file.
+    """Read all rows by image id, in the order of the file.
 
-    Spaces around names and values and a byte-order mark are ignored. Columns beside `ImageId` and
-    `EncodedPixels` are too. A file without a header has the id first and the run lengths second.
+    Surrounding spaces, a byte-order mark and additional columns are ignored. A file without a
+    header has two columns, the id and the run lengths.
 
     Raises:
         InputError: the file is missing, empty, too large, not text, lacks the columns, or a row has
@@ -41,17 +41,17 @@ def read_annotations(path: str | Path) -> dict[str, list[RleRow]]:
             return _by_image(_rows(reader, path), path)
     except OSError as error:
         raise InputError(
-            f"{path}: the csv of masks cannot be read ({error.strerror}); --rle names it"
+            f"{path}: the csv of masks cannot be read ({error.strerror}); set its path with --rle"
         ) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not a csv file in UTF-8 ({error})") from error
 
 
 def annotated_mask(rows: Sequence[RleRow], height: int, width: int, source: object) -> np.ndarray:
-    """Join all rows of one image: a pixel belongs to the mask if any row says so.
+    """Merge all rows of one image: the mask is the union of their runs.
 
-    Several rows of `-1` say the same thing twice. `-1` beside run lengths is a contradiction that
-    no official file contains: such a csv was put together wrongly, and is refused, not guessed at.
+    Repeated rows of `-1` are redundant. `-1` and run lengths for the same image are a contradiction
+    that no official file contains, and are refused.
 
     Args:
         rows: all rows of the image.
@@ -63,13 +63,14 @@ def annotated_mask(rows: Sequence[RleRow], height: int, width: int, source: obje
         [H,W] uint8 mask of 0 and 1.
 
     Raises:
-        InputError: the rows contradict each other or one cannot be decoded; it is named.
+        InputError: the rows contradict each other, or one cannot be decoded; the message names it.
     """
     empty = [row.number for row in rows if row.rle == rle.EMPTY]
     if empty and len(empty) < len(rows):
         other = next(row.number for row in rows if row.rle != rle.EMPTY)
         raise InputError(
-            f"{source} row {empty[0]}: says {rle.EMPTY} (no mask), but row {other} has a mask"
+            f"{source} row {empty[0]}: is {rle.EMPTY} (no mask), but row {other} has a mask for "
+            "the same image; remove one of them"
         )
     masks = (_decode(row, height, width, source) for row in rows)
     return functools.reduce(np.bitwise_or, masks)
@@ -89,15 +90,15 @@ def _by_image(rows: Iterator[tuple[str, RleRow]], path: Path) -> dict[str, list[
             raise InputError(f"{path} row {row.number}: has no {RLE_COLUMNS[0]}")
         images.setdefault(name, []).append(row)
         if len(images[name]) > ROWS_PER_IMAGE:
-            raise InputError(f"{path} row {row.number}: is one of over {ROWS_PER_IMAGE} of {name}")
+            raise InputError(
+                f"{path} row {row.number}: is one of more than {ROWS_PER_IMAGE:,} rows of {name}"
+            )
     if not images:
-        raise InputError(
-            f"{path}: has no rows; columns {' and '.join(RLE_COLUMNS)} were looked for"
-        )
+        raise InputError(f"{path}: has no rows; expected the columns {' and '.join(RLE_COLUMNS)}")
     return images
 
 
-def _rows(reader, path: Path) -> Iterator[tuple[str, RleRow]]:
+def _rows(reader: Any, path: Path) -> Iterator[tuple[str, RleRow]]:
     columns = None
     for fields in reader:
         values = [field.strip() for field in fields]
@@ -118,6 +119,6 @@ def _columns(first: list[str], path: Path) -> list[str]:
     if len(first) == 2 and RUN_LENGTHS.fullmatch(first[1]):
         return list(RLE_COLUMNS)
     raise InputError(
-        f"{path}: columns {' and '.join(RLE_COLUMNS)} were looked for; "
+        f"{path}: expected the columns {' and '.join(RLE_COLUMNS)}; "
         f"the first row is {', '.join(first)[:80]!r}"
     )

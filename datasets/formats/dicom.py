@@ -1,4 +1,4 @@
-"""What is needed of a DICOM: its id, its JPEG frame as it is, or its pixels as 8-bit grey."""
+"""Reading DICOM files: the id, the unchanged JPEG frame, or the pixels as 8-bit grey."""
 
 import io
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 
 _HEADERS = 2**16
-"""Bytes that a compressed frame may have beside its pixels."""
+"""Bytes that a compressed frame may have in addition to its pixels."""
 
 
 def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
@@ -39,7 +39,7 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
         raise InputError(f"{path}: is not a DICOM file") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
-    except Exception as error:  # pydicom has no common class for what broken files raise
+    except Exception as error:  # pydicom's errors have no common base class
         raise InputError(f"{path}: is not a readable DICOM ({_one_line(error)})") from error
 
 
@@ -50,43 +50,43 @@ def instance_uid(path: Path) -> str:
         InputError: the file or its id cannot be read.
     """
     dataset = read_dicom(path, pixels=False)
-    with _naming_the_syntax(dataset, path):
+    with _readable_errors(dataset, path):
         uid = dataset.get("SOPInstanceUID", "")
         return uid if isinstance(uid, str) else "\\".join(uid)
 
 
 def dicom_size(dataset: pydicom.Dataset, path: Path) -> tuple[int, int]:
-    """Give height and width that a DICOM says it has, in pixels.
+    """Return height and width in pixels, as the header states them.
 
     Raises:
-        InputError: it does not say them, or they are too many.
+        InputError: they are missing or too large.
     """
-    with _naming_the_syntax(dataset, path):
+    with _readable_errors(dataset, path):
         height, width = (dataset.get(name) for name in ("Rows", "Columns"))
         if not isinstance(height, int) or not isinstance(width, int):
-            raise InputError(f"{path}: does not say its size")
+            raise InputError(f"{path}: has no valid Rows and Columns")
         check_pixels(path, height, width)
         return height, width
 
 
 def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
-    """Give the frame as a complete JPEG file, if that file shows what the DICOM shows.
+    """Return the frame as a JPEG file, if that file looks the same as the DICOM.
 
-    That is so for JPEG Baseline, 8 bit, MONOCHROME2, without window, lookup table or inversion.
+    It does for JPEG Baseline, 8 bit, MONOCHROME2, without window, lookup table or inversion.
 
     Args:
         dataset: a DICOM with its pixel data.
         path: the file it came from, for errors.
 
     Returns:
-        The frame's bytes, or None where the pixels need `grey_pixels`.
+        The frame's bytes, or None if `grey_pixels` is needed.
 
     Raises:
         InputError: the file has no usable frame.
     """
-    with _naming_the_syntax(dataset, path):
+    with _readable_errors(dataset, path):
         _refuse_unusable(dataset, path)
-        if not _shows_its_jpeg(dataset):
+        if not _looks_like_its_jpeg(dataset):
             return None
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
         with Image.open(io.BytesIO(frame)) as image:
@@ -96,24 +96,24 @@ def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
 
 
 def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
-    """Decode to 8-bit grey, bright being dense.
+    """Decode to 8-bit grey, with dense tissue bright.
 
-    Modality rescale and VOI lookup table or (first) window are applied. The range of the result
-    (of the bits stored, where there is no table) becomes 0..255; MONOCHROME1 is inverted.
+    Applies the modality rescale and the VOI lookup table or first window, then maps the range of
+    the result (of the stored bits if there is no table) to 0..255. MONOCHROME1 is inverted.
     Source: DICOM PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2.
 
     Returns:
         [H,W] uint8.
 
     Raises:
-        InputError: the file has no usable frame, or no decoder knows its transfer syntax.
+        InputError: the file has no usable frame, or no decoder supports its transfer syntax.
     """
-    with _naming_the_syntax(dataset, path):
+    with _readable_errors(dataset, path):
         _refuse_unusable(dataset, path)
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
         dark, bright = _value_range(dataset)
         if not np.isfinite(values).all() or not np.isfinite(bright - dark) or bright == dark:
-            raise InputError(f"{path}: its bits, rescale or window leave no range of greys")
+            raise InputError(f"{path}: its bit depth, rescale or window leaves no range of greys")
         grey = np.clip((values.astype(np.float64) - dark) / (bright - dark), 0, 1)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             grey = 1 - grey
@@ -122,15 +122,15 @@ def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
 
 def _refuse_unusable(dataset: pydicom.Dataset, path: Path) -> None:
     if "PixelData" not in dataset:
-        raise InputError(f"{path}: has no pixel data; the file may be cut short")
-    kind = dataset.get("PhotometricInterpretation", "nothing")
+        raise InputError(f"{path}: has no pixel data; the file may be truncated")
+    kind = dataset.get("PhotometricInterpretation", "of unknown colours")
     if kind not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
-        raise InputError(f"{path}: is {kind}; only MONOCHROME1 and MONOCHROME2 can be used")
+        raise InputError(f"{path}: is {kind}; only MONOCHROME1 and MONOCHROME2 are supported")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise InputError(f"{path}: has {frames} frames; only single images can be used")
+        raise InputError(f"{path}: has {frames} frames; only single images are supported")
     height, width = dicom_size(dataset, path)
-    # No way of writing pixels needs twice their bytes; run lengths (RLE) could unfold without end.
+    # No encoding needs twice the bytes of its pixels, and RLE data could expand without limit.
     if len(dataset.PixelData) > 2 * height * width * dataset.BitsAllocated // 8 + _HEADERS:
         raise InputError(f"{path}: has more pixel data than {width}x{height} pixels can need")
 
@@ -139,23 +139,23 @@ def _read_within_limits(path: Path) -> bytes:
     if path.is_fifo():
         raise InputError(f"{path}: is a pipe, not a file")
     data = read_bytes(path, IMAGE_BYTES)
-    # pydicom would inflate the whole file before anything can be asked of it. Its name for that
-    # stands in few files, and asking for it takes a fifth of the time of reading one.
+    # pydicom inflates a deflated file completely before its header can be checked. The transfer
+    # syntax, which takes a fifth of a file's reading time, is read only if its UID occurs at all.
     if DeflatedExplicitVRLittleEndian.encode() in data:
         syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         if syntax == DeflatedExplicitVRLittleEndian:
             raise InputError(
-                f"{path}: is deflated as a whole, which is not read; write it anew with another "
-                "transfer syntax, such as with dcmtk's dcmconv +te"
+                f"{path}: is deflated, which is not supported; convert it to another transfer "
+                "syntax, for example with dcmtk's dcmconv +te"
             )
     return data
 
 
-def _shows_its_jpeg(dataset: pydicom.Dataset) -> bool:
+def _looks_like_its_jpeg(dataset: pydicom.Dataset) -> bool:
     return (
         dataset.file_meta.get("TransferSyntaxUID") == JPEGBaseline8Bit
         and dataset.PhotometricInterpretation == "MONOCHROME2"
-        # Without a window the whole range is shown, whatever its numbers mean.
+        # Without a window the full range is displayed, so that a rescale changes nothing.
         and (dataset.get("RescaleSlope") or 1) > 0
         and dataset.get("WindowCenter") is None
         and not dataset.get("ModalityLUTSequence")
@@ -171,18 +171,19 @@ def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
     if dataset.PixelRepresentation:
         stored -= 2 ** (dataset.BitsStored - 1)
     low, high = apply_modality_lut(stored, dataset)
-    # Under a negative slope pydicom's window counts down from high to low, and bright stays bright.
+    # With a negative slope high is below low, and pydicom's windowing maps values above the window
+    # to high. Without a window, larger values are brighter.
     windowed = dataset.get("WindowCenter") is not None
     return (low, high) if windowed else (min(low, high), max(low, high))
 
 
 @contextmanager
-def _naming_the_syntax(dataset: pydicom.Dataset, path: Path) -> Iterator[None]:
+def _readable_errors(dataset: pydicom.Dataset, path: Path) -> Iterator[None]:
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # each decoder plugin raises its own kinds, as does each odd tag
+    except Exception as error:  # decoder plugins and malformed tags raise errors of any type
         reason = f"transfer syntax {_syntax(dataset)}): {_one_line(error)}"
         raise InputError(f"{path}: cannot be decoded ({reason}") from error
 

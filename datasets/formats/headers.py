@@ -1,4 +1,4 @@
-"""What JPEG and PNG files say of themselves, without decoding them."""
+"""Reading the headers of JPEG and PNG files without decoding them."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 
 def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
-    """Read what a JPEG or PNG says of itself, without decoding it.
+    """Read the mode and size of a JPEG or PNG without decoding it.
 
     Returns:
         Pillow's mode (`L` is 8-bit grey) and (height, width) in pixels.
@@ -34,20 +34,20 @@ def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
 
 
 def is_complete(data: bytes) -> bool:
-    """Say whether a JPEG or a PNG of one picture reaches its end; the pixels are not decoded."""
+    """Return whether a JPEG or single-image PNG is complete, without decoding it."""
     if data.startswith(JPEG_START):
-        # An embedded thumbnail has an end marker too, but stands before the last scan.
+        # An embedded thumbnail has an end marker too, but comes before the last scan.
         return data.rfind(JPEG_END) > data.rfind(JPEG_SCAN) > 0
     return data.startswith(PNG_START) and _ends_as_png(data)
 
 
 def _ends_as_png(data: bytes) -> bool:
-    # Chunk by chunk: OpenCV makes room for as many bytes as a chunk says it has, up to 2 GiB, and a
-    # damaged animation ends the process (seen in 5.0).
-    place, kind = len(PNG_START), b""
-    while kind != PNG_END and place + 12 <= len(data):
-        kind = data[place + 4 : place + 8]
+    # Chunk by chunk, because OpenCV allocates the bytes that a chunk claims to have, up to 2 GiB,
+    # and a damaged animation can crash the process (seen in 5.0).
+    position, kind = len(PNG_START), b""
+    while kind != PNG_END and position + 12 <= len(data):
+        kind = data[position + 4 : position + 8]
         if kind in PNG_ANIMATION:
             return False
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
-    return kind == PNG_END and place <= len(data)
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return kind == PNG_END and position <= len(data)

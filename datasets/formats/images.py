@@ -1,4 +1,4 @@
-"""Finds, names, reads and preprocesses images: the one place for training and prediction alike."""
+"""Finding, identifying and reading image files, for training and prediction."""
 
 import os
 from collections.abc import Iterable
@@ -14,25 +14,25 @@ from utils.errors import InputError
 from utils.limits import IMAGE_BYTES, read_bytes
 
 SUFFIXES = (".dcm", ".jpeg", ".jpg", ".png")
-# A file system allows 255; a temporary name adds a dot, a process number and a suffix.
-LONGEST_ID = 200
+# File systems allow 255 bytes; a temporary name adds a dot, a process id and a suffix.
+MAX_ID_BYTES = 200
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """List the .dcm, .jpg, .jpeg and .png files at any depth, sorted; hidden ones are passed over.
+    """List the .dcm, .jpg, .jpeg and .png files in a folder and its subfolders, sorted.
 
-    Links to folders are followed.
+    Hidden files and folders are skipped, and links to folders are followed.
 
     Raises:
         InputError: the folder is missing or cannot be listed.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; images were looked for there")
+        raise InputError(f"{folder}: is not a folder; expected a folder of images")
     found, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_listing):
         real = os.path.realpath(root)
-        # A link to a parent folder would otherwise never end.
+        # A link to a parent folder would otherwise recurse forever.
         folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
         names = [] if real in seen else names
         seen.add(real)
@@ -41,7 +41,7 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def find_images_by_id(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
-    """Find the files of these images at any depth of a folder, with a progress bar.
+    """Find the files of images in a folder and its subfolders, with a progress bar.
 
     Raises:
         InputError: the folder is missing, has none of them or one of them twice, or the id of a
@@ -52,25 +52,25 @@ def find_images_by_id(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
     for path in tqdm(find_images(folder), "finding images", unit="image", disable=None):
         name = image_id(path)
         if name in wanted and found.setdefault(name, path) != path:
-            raise InputError(f"{found[name]} and {path} are both {name}; give one folder of images")
+            raise InputError(f"{found[name]} and {path} are both image {name}; remove one")
     if not found:
-        raise InputError(f"{folder}: has none of the {len(wanted)} images looked for")
+        raise InputError(f"{folder}: has none of the {len(wanted)} images; choose another folder")
     return found
 
 
 def image_id(path: str | Path) -> str:
-    """Name an image: the SOPInstanceUID of a DICOM, the stem of any other file.
+    """Return the id of an image: the SOPInstanceUID of a DICOM, the stem of any other file.
 
     Raises:
-        InputError: the file cannot be read, or the id could not be the name of a file.
+        InputError: the file cannot be read, or the id is unusable as a file name.
     """
     path = Path(path)
     name = path.stem
     if path.suffix.lower() == ".dcm":
         name = instance_uid(path)
     usable = name.isprintable() and not set(name) & set("/\\") and name == name.strip()
-    if not name or name[0] == "." or not usable or len(name.encode()) > LONGEST_ID:
-        raise InputError(f"{path}: its image id {name[:LONGEST_ID]!r} is not a plain file name")
+    if not name or name[0] == "." or not usable or len(name.encode()) > MAX_ID_BYTES:
+        raise InputError(f"{path}: its image id {name[:MAX_ID_BYTES]!r} is not a plain file name")
     return name
 
 
@@ -84,7 +84,7 @@ def read_image(path: str | Path) -> np.ndarray:
         [H,W] uint8.
 
     Raises:
-        InputError: the file is missing, cut short or cannot be decoded.
+        InputError: the file is missing, truncated or cannot be decoded.
     """
     path = Path(path)
     if path.suffix.lower() != ".dcm":
@@ -95,14 +95,14 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def copyable_bytes(path: str | Path) -> bytes | None:
-    """Give the image as a complete 8-bit grey JPEG or PNG file, where it is one already.
+    """Return the image as an 8-bit grey JPEG or PNG file, if that takes no conversion.
 
     Returns:
-        The bytes of a grey 8-bit JPEG or PNG, or of the JPEG inside a DICOM; None where the image
-        has another form and needs `read_image`.
+        The bytes of an 8-bit grey JPEG or PNG, or of the JPEG inside a DICOM; None if the image
+        must be decoded with `read_image`.
 
     Raises:
-        InputError: the file is missing, cut short or not an image.
+        InputError: the file is missing, truncated or not an image.
     """
     path = Path(path)
     if path.suffix.lower() == ".dcm":
@@ -114,24 +114,24 @@ def copyable_bytes(path: str | Path) -> bytes | None:
     if data is None:
         return None
     if not is_complete(data):
-        raise InputError(f"{path}: the image is cut short, or animated")
+        raise InputError(f"{path}: is truncated or animated")
     return data
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask file: black is 0, its one other grey level is 1.
+    """Read a mask file: black is 0, the one other grey level is 1.
 
     Returns:
         [H,W] uint8 mask of 0 and 1.
 
     Raises:
-        InputError: the file cannot be read or has further grey levels (a smoothed or lossy mask).
+        InputError: the file cannot be read or has more grey levels (a smoothed or lossy mask).
     """
     return binary_mask(read_image(path), path)
 
 
 def binary_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
-    """Take the pixels of a mask file, uint8 [H,W], as `read_mask` does.
+    """Convert the decoded pixels of a mask file to 0 and 1, as `read_mask` does.
 
     Args:
         grey: [H,W] uint8.
@@ -141,7 +141,7 @@ def binary_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
         [H,W] uint8 mask of 0 and 1.
 
     Raises:
-        InputError: it has further grey levels than black and one other.
+        InputError: there are more grey levels than black and one other.
     """
     mask = grey != 0
     if (grey[mask] != grey.max()).any():
@@ -158,10 +158,10 @@ def _refuse_listing(error: OSError) -> None:
 
 
 def read_file(path: Path) -> bytes:
-    """Read an image file, of any form, as it is.
+    """Return the bytes of an image file.
 
     Raises:
-        InputError: it is missing, too large or no file.
+        InputError: it is missing, too large or not a file.
     """
     try:
         if path.is_fifo():
@@ -173,7 +173,7 @@ def read_file(path: Path) -> bytes:
 
 def _decode(data: bytes, path: Path) -> np.ndarray:
     if not is_complete(data):
-        raise InputError(f"{path}: is cut short, animated, or neither a JPEG nor a PNG")
+        raise InputError(f"{path}: is truncated, animated, or neither a JPEG nor a PNG")
     image_header(data, path)
     flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
     try:
@@ -186,7 +186,7 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Read height and width of an image, in pixels, without decoding it.
+    """Return height and width of an image in pixels, without decoding it.
 
     Raises:
         InputError: the file cannot be read as an image.

@@ -1,7 +1,7 @@
-"""Kaggle's run-length text for masks.
+"""Kaggle's run-length encoding of masks.
 
-Pairs of `gap length`: a gap counts from the end of the previous run (from pixel 0 at first),
-pixels run down the columns, and an empty mask is `-1`.
+The text is a sequence of `gap length` pairs: a gap counts from the end of the previous run, the
+first one from pixel 0. Pixels are numbered down the columns. An empty mask is `-1`.
 Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
 """
 
@@ -11,10 +11,10 @@ EMPTY = "-1"
 
 
 def encode(mask: np.ndarray) -> str:
-    """Write a mask as run-length text.
+    """Encode a mask as run-length text.
 
     Args:
-        mask: [H,W], any dtype; every pixel other than 0 belongs to the mask.
+        mask: [H,W], any dtype; every nonzero pixel belongs to the mask.
 
     Returns:
         `gap length gap length ...`, or `-1` for an empty mask.
@@ -23,7 +23,7 @@ def encode(mask: np.ndarray) -> str:
     columns = np.flatnonzero(mask.any(axis=0))
     if not columns.size:
         return EMPTY
-    # Most of a mask is empty columns, and transposing is what costs: leave them out.
+    # Transposing dominates the cost, and most columns of most masks are empty: crop them first.
     left, right = columns[0], columns[-1] + 1
     pixels = mask[:, left:right].astype(bool).T.ravel()
     edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
@@ -37,10 +37,10 @@ def encode(mask: np.ndarray) -> str:
 
 
 def decode(rle: str, height: int = 1024, width: int = 1024) -> np.ndarray:
-    """Read run-length text as a mask.
+    """Decode run-length text to a mask.
 
     Args:
-        rle: `gap length ...` or `-1`; surrounding space is ignored.
+        rle: `gap length ...` or `-1`; surrounding spaces are ignored.
         height: rows of the image in pixels.
         width: columns of the image in pixels.
 
@@ -48,8 +48,8 @@ def decode(rle: str, height: int = 1024, width: int = 1024) -> np.ndarray:
         [H,W] uint8 mask of 0 and 1.
 
     Raises:
-        ValueError: the text is not whole numbers, their count is odd, one is negative, a run is
-            empty, or a run reaches past the last pixel.
+        ValueError: a value is not an integer or is negative, their count is odd, a run is empty, or
+            a run extends past the last pixel.
     """
     mask = np.zeros(height * width, dtype=np.uint8)
     if rle.strip() != EMPTY:
@@ -63,14 +63,14 @@ def _runs(rle: str, pixels: int) -> tuple[list[int], list[int]]:
     try:
         numbers = np.array([int(word) for word in rle.split()], dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"run-length text is not whole numbers: {rle.strip()[:40]!r}") from error
+        raise ValueError(f"run-length text is not all integers: {rle.strip()[:40]!r}") from error
     if numbers.size == 0 or numbers.size % 2:
-        raise ValueError(f"run-length text has {numbers.size} numbers, which are not pairs")
+        raise ValueError(f"run-length text has {numbers.size} numbers; expected pairs")
     if numbers.min() < 0:
         raise ValueError(f"run-length text has a negative number ({numbers.min()})")
     if (numbers[1::2] == 0).any():
         raise ValueError("run-length text has a run of length 0")
     if numbers.max() > pixels or numbers.sum() > pixels:
-        raise ValueError(f"run-length text goes past the last of {pixels} pixels")
+        raise ValueError(f"run-length text extends past the last of {pixels} pixels")
     edges = np.cumsum(numbers)
     return edges[0::2].tolist(), edges[1::2].tolist()

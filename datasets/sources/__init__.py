@@ -1,1 +1,1 @@
-"""Prepared pixels by position: straight from the files, or from the memory-mapped cache."""
+"""Prepared pixels by position: directly from the files, or from the memory-mapped cache."""

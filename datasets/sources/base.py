@@ -1,4 +1,4 @@
-"""What a source of pixels is made of and offers; `files` and `cache` are the two there are."""
+"""The interface of a pixel source, implemented by `files` and `cache`."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FIX_HINT = (
     "Fix them, or leave them out with --exclude LIST, a file of image ids; "
     "python -m datasets.check lists them all"
 )
-"""What to do about files that cannot be used."""
+"""What to do about unusable files."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class Sample:
 
 
 class PixelSource(Protocol):
-    """Where prepared pixels come from: `files.FileSource` or `cache.CacheSource`."""
+    """A source of prepared pixels: `files.FileSource` or `cache.CacheSource`."""
 
     def mask_fractions(self) -> dict[str, float]:
         """Return, for every image id, the fraction of pixels that belong to the mask."""
         ...
 
     def build(self) -> None:
-        """Prepare what can be prepared before the first epoch."""
+        """Do the work that can be done before the first epoch."""
         ...
 
     def pixels(self, ids: Sequence[str], size: int) -> "Pixels":
-        """Return the pixels of some images, in the order of `ids`, at one size."""
+        """Return the pixels of the images `ids`, in this order, at one size."""
         ...
 
 
@@ -59,10 +59,10 @@ class Pixels(Protocol):
 def check_same_size(
     sample: Sample, image_shape: tuple[int, ...], mask_shape: tuple[int, ...]
 ) -> None:
-    """Refuse an image whose mask has another height or width.
+    """Check that an image and its mask have the same height and width.
 
     Raises:
-        InputError: they differ; both files are named.
+        InputError: they differ; the message names both files.
     """
     if tuple(image_shape) != tuple(mask_shape):
         raise InputError(
@@ -72,13 +72,13 @@ def check_same_size(
 
 
 def read_all(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Apply `work` like `map_in_order`, but let no `InputError` end it early.
+    """Apply `work` like `map_in_order`, but collect every `InputError` before raising.
 
-    After the first one nothing more is yielded, since it would be of no use; the remaining items
-    are still tried, so that the error lists everything that is wrong.
+    After the first error nothing more is yielded. The remaining items are still tried, so that the
+    message lists everything that is wrong.
 
     Raises:
-        InputError: some items were refused; its message lists them.
+        InputError: `work` raised it for some items; the message lists them.
     """
     problems = []
     for result in map_in_order(lambda item: _attempt(work, item), items):

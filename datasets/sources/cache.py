@@ -1,14 +1,14 @@
-"""The cache: pixels decoded, equalised and resized once, then memory-mapped by all who train.
+"""The cache: images decoded, equalised and resized once, then memory-mapped by all processes.
 
-A cache is a folder named after a fingerprint of the data set, so that a changed file never serves
+A cache is a folder named after a fingerprint of the data set, so that a changed file never leads to
 stale pixels. For N images it holds:
 
     images_<size>_<clahe|plain>.bin   [N,size,size] uint8
     masks_<size>.bin                  [N,ceil(size*size/8)] uint8, eight pixels a byte
-    masks_original.bin                the masks at their original sizes, likewise
+    masks_original.bin                the masks at their original sizes, eight pixels a byte
     shapes.npy                        [N,3] int64: height, width and pixels of each mask
 
-Each file is written under a temporary name and renamed once it is whole.
+Each file is written under a temporary name and renamed once it is complete.
 """
 
 import hashlib
@@ -32,14 +32,15 @@ from utils.files import atomic_write
 from utils.parallel import map_in_order
 
 _FORMAT = 1
-"""Counts the forms that the files have had; another form is another fingerprint."""
-_LOOKED_AT = 16
+"""Version of the file format, part of the fingerprint."""
+_SAMPLED = 16
+"""Masks that are read to estimate the size of masks_original.bin."""
 _GB = 1e9
 _ORIGINALS, _SHAPES = "masks_original.bin", "shapes.npy"
 
 
 class CacheSource:
-    """The prepared pixels of a data set at some sizes.
+    """The prepared pixels of a data set, cached at fixed sizes.
 
     Args:
         samples: the files by image id.
@@ -48,7 +49,7 @@ class CacheSource:
         root: the folder of all caches.
 
     Raises:
-        InputError: a file cannot be looked at.
+        InputError: a file does not exist or is not accessible.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class CacheSource:
         self.folder = self.root / _fingerprint(samples)
 
     def mask_fractions(self) -> dict[str, float]:
-        """Give the share of mask pixels of every image; masks that were never read are read.
+        """Return the fraction of mask pixels of every image, reading the masks if not cached.
 
         Raises:
             InputError: masks cannot be read, or the cache cannot be written.
@@ -74,7 +75,7 @@ class CacheSource:
         return dict(zip(self.samples, (pixels / (height * width)).tolist(), strict=True))
 
     def build(self) -> None:
-        """Prepare what is not there yet; another process that does the same is waited for.
+        """Write what is missing; if another process is already building this cache, wait for it.
 
         Raises:
             InputError: files cannot be read, images differ in size from their masks, or the cache
@@ -89,7 +90,7 @@ class CacheSource:
                 self._build_images(sizes)
 
     def pixels(self, ids: Sequence[str], size: int) -> "CachedPixels":
-        """Give the pixels of some images, in the order of `ids`, at one of the sizes built."""
+        """Return the pixels of the images `ids`, in this order, at one of the built sizes."""
         position_of = {name: position for position, name in enumerate(self.samples)}
         positions = np.array([position_of[name] for name in ids], dtype=np.int64)
         return CachedPixels(self._images(size), self._masks(size), self._originals(), positions)
@@ -157,7 +158,7 @@ class CacheSource:
 
     @contextmanager
     def _building(self) -> Iterator[None]:
-        """Hold the lock of this cache, and turn what the disk refuses into a message."""
+        """Hold the lock of this cache, and raise an `InputError` for any disk error."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _lock(self.folder):
@@ -167,12 +168,12 @@ class CacheSource:
                 yield
         except OSError as error:
             raise InputError(
-                f"the cache {self.folder} cannot be written ({error.strerror or error}). Give "
-                "another folder with --cache_dir, or go on without a cache: --cache false"
+                f"the cache {self.folder} cannot be written ({error.strerror or error}). Choose "
+                "another folder with --cache_dir, or train without a cache: --cache false"
             ) from error
 
     def _check_space(self) -> None:
-        """Say what will be written, and refuse to begin where it does not fit."""
+        """Print how much will be written, and refuse if it does not fit on the disk."""
         needed = sum(rows.nbytes for rows in self._missing())
         needed += 0 if self._has_originals() else self._estimate_originals()
         free = shutil.disk_usage(self.folder).free
@@ -183,18 +184,18 @@ class CacheSource:
         )
         if needed > free:
             raise InputError(
-                f"{text}. Give another folder with --cache_dir, or go on without a cache: "
+                f"{text}. Choose another folder with --cache_dir, or train without a cache: "
                 "--cache false"
             )
         if needed:
             others = sum(path.is_dir() for path in self.root.iterdir()) - 1
-            print0(text + (f" ({others} other caches lie beside it)" if others else ""))
+            print0(text + (f" ({others} other caches in the same folder)" if others else ""))
 
     def _estimate_originals(self) -> int:
         samples = list(self.samples.values())
-        looked_at = samples[:: -(-len(samples) // _LOOKED_AT)]
-        read = sum(_packed_size(sample) for sample in looked_at)
-        return read * len(samples) // len(looked_at)
+        sampled = samples[:: -(-len(samples) // _SAMPLED)]
+        size = sum(_packed_size(sample) for sample in sampled)
+        return size * len(samples) // len(sampled)
 
 
 class CachedPixels:
@@ -204,7 +205,7 @@ class CachedPixels:
         images: [N,S,S].
         masks: [N,ceil(S*S/8)], eight pixels a byte.
         full_masks: the masks at their original sizes.
-        positions: [n] int64, which rows these are.
+        positions: [n] int64, rows of these images.
     """
 
     def __init__(
@@ -219,7 +220,7 @@ class CachedPixels:
         return len(self.positions)
 
     def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and mask, uint8 [S,S]; the mask is of 0 and 1."""
+        """Return image and mask, uint8 [S,S]; the mask has values 0 and 1."""
         row = self.positions[position]
         return self.images[row].copy(), unpack(
             self.masks[row], (self.images.shape[1], self.images.shape[2])
@@ -234,19 +235,19 @@ def _packed_size(sample: Sample) -> int:
     try:
         return len(np.packbits(read_mask(sample.mask)))
     except InputError:
-        # Reading all masks, which comes next, names this one and every other.
+        # Reading all masks, the next step, reports this one together with all others.
         return 0
 
 
 def _fingerprint(samples: dict[str, Sample]) -> str:
-    """Mix names, sizes and times of all files with what else decides the pixels."""
+    """Hash the ids, sizes and times of all files, the file format and the version of OpenCV."""
     digest = hashlib.sha256(f"{_FORMAT} {cv2.__version__}".encode())
     for sample in samples.values():
         for path in (sample.image, sample.mask):
             try:
                 state = path.stat()
             except OSError as error:
-                raise InputError(f"{path}: cannot be looked at ({error.strerror})") from error
+                raise InputError(f"{path}: cannot be read ({error.strerror})") from error
             digest.update(f"\n{sample.id}\0{state.st_size}\0{state.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]
 
@@ -257,7 +258,7 @@ def _lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        print0(f"waiting for another process that builds the cache {folder}")
+        print0(f"waiting for another process to build the cache {folder}")
         lock.acquire()
     try:
         yield

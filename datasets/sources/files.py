@@ -1,4 +1,4 @@
-"""Pixels straight from the image files: decoded and prepared anew at every reading."""
+"""Pixels directly from the image files, decoded and preprocessed at every access."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from datasets.sources.base import Sample, check_same_size, read_all
 
 
 class FileSource:
-    """The data set without a cache.
+    """The prepared pixels of a data set, without a cache.
 
     Args:
         samples: the files by image id.
@@ -23,7 +23,7 @@ class FileSource:
         self.clahe = clahe
 
     def mask_fractions(self) -> dict[str, float]:
-        """Read every mask and give, for each image id, the share of its pixels that belong to it.
+        """Read every mask and return its fraction of mask pixels, by image id.
 
         Raises:
             InputError: masks cannot be read.
@@ -33,10 +33,10 @@ class FileSource:
         return dict(zip(self.samples, bar, strict=True))
 
     def build(self) -> None:
-        """Prepare nothing."""
+        """Do nothing: pixels are prepared at every access."""
 
     def pixels(self, ids: Sequence[str], size: int) -> "FilePixels":
-        """Give the pixels of some images, in the order of `ids`, at one size."""
+        """Return the pixels of the images `ids`, in this order, at one size."""
         return FilePixels([self.samples[name] for name in ids], size, self.clahe)
 
 
@@ -58,7 +58,7 @@ class FilePixels:
         return len(self.samples)
 
     def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and mask, uint8 [size,size]; the mask is of 0 and 1.
+        """Return image and mask, uint8 [size,size]; the mask has values 0 and 1.
 
         Raises:
             InputError: a file cannot be read, or image and mask differ in size.

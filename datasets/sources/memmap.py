@@ -1,4 +1,4 @@
-"""Rows of bytes in a file: written one after another, read through a memory map."""
+"""Rows of bytes in a file: written sequentially, read through a memory map."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -10,14 +10,14 @@ from utils.files import atomic_write
 
 
 class MappedRows:
-    """A file of uint8 rows, `rows[i]` -> read-only view of its bytes.
+    """A file of uint8 rows: `rows[i]` -> read-only view of its bytes.
 
-    The file is mapped when it is first read, once in each process: what travels to a loader's
-    worker is its name, and its pages are shared by all processes.
+    The file is mapped at the first access, once per process: only its path is sent to a loader's
+    worker, and all processes share its pages.
 
     Args:
         path: the file.
-        shape: of the whole; the first axis counts the rows.
+        shape: shape of all rows together; the first axis is the row.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...]):
@@ -27,11 +27,11 @@ class MappedRows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole file."""
+        """Size of the complete file in bytes."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     def is_complete(self) -> bool:
-        """Say whether the file is there, as long as the shape says."""
+        """Return whether the file exists and has the size that `shape` implies."""
         return self.path.exists() and self.path.stat().st_size == self.nbytes
 
     def __getitem__(self, rows: int | slice) -> np.ndarray:
@@ -47,7 +47,7 @@ class PackedMasks:
     """Masks of any sizes, eight pixels a byte: `masks[i]` -> [H,W] uint8 of 0 and 1.
 
     Args:
-        path: the file; every mask begins at a byte of its own.
+        path: the file; every mask starts at a byte boundary.
         shapes: [N,2] int64, height and width of each.
     """
 
@@ -68,13 +68,14 @@ def unpack(bits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def write_rows(paths: list[Path], rows: Iterable[list[np.ndarray]]) -> None:
-    """Write files that are there only once all are whole.
+    """Write several files in parallel; they appear once all of them are complete.
 
-    They are written, not mapped: a full disk is then an OSError, where a map would end the process.
+    They are not written through a memory map, where a full disk would crash the process instead of
+    raising OSError.
 
     Args:
         paths: the files.
-        rows: each holds one uint8 array for every file.
+        rows: one uint8 array per file, for each row.
     """
     with ExitStack() as stack:
         files = [

@@ -1,1 +1,1 @@
-"""What the commands of datasets/ are made of."""
+"""Implementation of the commands in datasets/."""

@@ -1,4 +1,4 @@
-"""One image of the originals becomes one file for training, and its rows become its mask."""
+"""Converting one original image and its rows to an image file and a mask file for training."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from utils.files import atomic_write
 
 
 class Job(NamedTuple):
-    """One image: its files (copies if several), the folders for image and mask, rows, their csv."""
+    """One image: its files (several if copied), output folders for image and mask, rows, csv."""
 
     image_id: str
     paths: list[Path]
@@ -26,20 +26,20 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of one image; `refused` is the reason, or empty."""
+    """Result for one image; `refused` is the reason for refusing it, or empty."""
 
-    made: bool = False
+    written: bool = False
     positive: bool = False
     copies: int = 0
     refused: str = ""
 
 
 def convert(job: Job) -> Outcome:
-    """Write one image and its mask, each under a temporary name first.
+    """Write one image and its mask, atomically.
 
-    An image that is there and whole is not made again: it must equal what would be copied, or be
-    a complete PNG where pixels are converted. Masks are always written. What is refused, and what
-    an earlier run made of the same id in another form, is removed.
+    An existing image is kept if it equals the file to copy or, where pixels are converted, if it is
+    a complete PNG. The mask is always written. Existing files are removed if the image is refused,
+    or if they have the same id in another format.
     """
     try:
         return _convert(job)
@@ -49,7 +49,7 @@ def convert(job: Job) -> Outcome:
 
 
 def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
-    """Remove the files of an image id in any form, but for `keep`."""
+    """Remove the files of an image id in any format, except `keep`."""
     for path in (folder / f"{name}{suffix}" for folder in folders for suffix in SUFFIXES):
         if path != keep:
             path.unlink(missing_ok=True)
@@ -57,34 +57,36 @@ def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
 
 def _convert(job: Job) -> Outcome:
     images, *masks = job.folders
-    path = _one_of_the_copies(job.paths)
+    path = _check_copies(job.paths)
     data = copyable_bytes(path)
     suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"
     target = images / f"{job.image_id}{suffix}"
-    there = target.read_bytes() if target.is_file() else b""
-    kept = is_complete(there) if data is None else there == data
+    content = target.read_bytes() if target.is_file() else b""
+    kept = is_complete(content) if data is None else content == data
     if not kept:
-        there = _png(read_image(path)) if data is None else data
-    # The mask first: an image is never there without one.
-    positive = bool(masks) and _write_mask(job, masks[0], image_header(there, target)[1])
+        content = _png(read_image(path)) if data is None else data
+    # The mask first, so that an image never exists without one.
+    positive = bool(masks) and _write_mask(job, masks[0], image_header(content, target)[1])
     remove(job.image_id, [images], keep=target)
     if not kept:
-        _write(target, there)
+        _write(target, content)
     return Outcome(not kept, positive, len(job.paths) - 1)
 
 
-def _one_of_the_copies(paths: list[Path]) -> Path:
+def _check_copies(paths: list[Path]) -> Path:
     first, *others = paths
     for other in others:
         if not np.array_equal(read_image(first), read_image(other)):
-            raise InputError(f"{first} and {other} have the same id and different pixels")
+            raise InputError(
+                f"{first} and {other} have the same id but different pixels; remove one"
+            )
     return first
 
 
 def _write_mask(job: Job, folder: Path, shape: tuple[int, int]) -> bool:
     mask = annotated_mask(job.rows, *shape, job.csv)
     positive = bool(mask.any())
-    # Decoded columns first; OpenCV's transpose puts rows first ten times as fast as numpy.
+    # The mask is decoded in column order; OpenCV transposes it ten times as fast as numpy.
     data = _png(cv2.transpose(mask.T) * 255) if positive else _empty_mask(*shape)
     _write(folder / f"{job.image_id}.png", data)
     return positive

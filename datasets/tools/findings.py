@@ -1,9 +1,10 @@
-"""What decoding every file of a data set finds: sizes, masks, bad files and duplicates."""
+"""Inspecting every file of a data set: sizes, masks, unusable files and duplicates."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -16,15 +17,15 @@ from utils.parallel import Result, map_in_order
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is kept of an image and its mask after decoding.
+    """Facts about an image and its mask, taken from their pixels.
 
     Attributes:
         id: image id.
         size: height and width in pixels.
-        area: of the mask in pixels.
-        level: grey level of those pixels in the mask's file; 0 if the mask is empty.
-        image_digest: SHA-256 of the decoded pixels.
-        mask_digest: SHA-256 of the mask of 0 and 1.
+        area: mask pixels.
+        level: grey level of the mask pixels in the mask file; 0 if the mask is empty.
+        image_digest: SHA-256 of the decoded image.
+        mask_digest: SHA-256 of the mask as 0 and 1.
     """
 
     id: str
@@ -41,8 +42,8 @@ class Duplicates:
 
     Attributes:
         ids: two or more, sorted.
-        masks_differ: their masks are not all identical.
-        folds: the folds they are in, ascending; None if folds are not known.
+        masks_differ: whether their masks differ.
+        folds: the folds they are in, ascending; None if folds are unknown.
     """
 
     ids: list[str]
@@ -55,10 +56,10 @@ def inspect_images(samples: Iterable[Sample], total: int) -> tuple[list[ImageRec
 
     Args:
         samples: the images.
-        total: their number, for the progress bar.
+        total: number of images, for the progress bar.
 
     Returns:
-        The images that can be trained on, in order; and for the others why they cannot be used.
+        Records of the images that can be trained on, in order, and the problems of the others.
     """
     records: list[ImageRecord] = []
     refused: list[str] = []
@@ -72,11 +73,11 @@ def inspect_images(samples: Iterable[Sample], total: int) -> tuple[list[ImageRec
 def find_duplicates(
     records: Iterable[ImageRecord], fold_of: dict[str, int] | None = None
 ) -> list[Duplicates]:
-    """Group images whose decoded pixels are identical, whatever their files look like.
+    """Group images whose decoded pixels are identical, even if their files are not.
 
     Args:
         records: the images.
-        fold_of: fold of each image id, where known; None without folds.
+        fold_of: fold of each image id, where known; None if folds are unknown.
     """
     groups: dict[bytes, list[ImageRecord]] = defaultdict(list)
     for record in records:
@@ -108,8 +109,8 @@ def _inspect(sample: Sample) -> tuple[ImageRecord | None, list[str]]:
     return ImageRecord(sample.id, size, area, level, _digest(grey), _digest(mask)), []
 
 
-def _attempt(problems: list[str], work: Callable[..., Result], *args) -> Result | None:
-    """Return the result, or None after adding why there is none to `problems`."""
+def _attempt(problems: list[str], work: Callable[..., Result], *args: Any) -> Result | None:
+    """Return the result, or None after appending the error to `problems`."""
     try:
         return work(*args)
     except InputError as error:

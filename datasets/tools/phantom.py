@@ -1,8 +1,8 @@
 """A synthetic frontal chest X-ray and the mask of its pneumothorax.
 
-The picture is a sum of densities, as a projection is: tissue, minus the air of the lungs, plus
-heart, spine, ribs and vessels, and at the end the exposure. Sides are the viewer's: -1 is left.
-Lengths are shares of the image, x from -0.5 to 0.5 and y from 0 (top) to 1.
+The image is a sum of densities, like a projection: tissue, minus the air in the lungs, plus heart,
+spine, ribs and vessels; the exposure comes last. Sides are the viewer's: -1 is left. Lengths are
+fractions of the image side, x from -0.5 to 0.5 and y from 0 (top) to 1.
 """
 
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# The picture is drawn at this side length and scaled: nothing but grain is finer than its pixels.
+# Side of the grid that is drawn on and then resized: only the grain is finer than its pixels.
 GRID = 384
-# A narrower gap between lung and wall holds no visible air.
+# A narrower gap between lung and wall shows no air.
 MIN_GAP = 0.008
 
 
@@ -52,8 +52,8 @@ def draw_chest(
     """Draw one chest X-ray.
 
     Args:
-        rng: source of everything that varies between images.
-        size: side length in pixels.
+        rng: random source of everything that varies between images.
+        size: side of the image in pixels.
         positive: draw a pneumothorax in one lung.
 
     Returns:
@@ -71,7 +71,7 @@ def draw_chest(
 
 
 def _soft(distance: np.ndarray, width: float) -> np.ndarray:
-    """A step from 0 to 1 that is about `width` wide."""
+    """Return a smooth step from 0 to 1, about `width` wide."""
     return 0.5 + 0.5 * np.tanh(distance / width)
 
 
@@ -86,12 +86,12 @@ def _scaled(field: np.ndarray, size: int) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Smooth noise of unit strength, `cells` knots across."""
+    """Draw smooth noise of unit strength, with `cells` knots per side."""
     return _scaled(rng.standard_normal((cells, cells), dtype=np.float32), GRID)
 
 
 def _coordinates(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel lies in the patient: turned, scaled, shifted and slightly bent."""
+    """Draw the patient coordinates of each pixel: rotated, scaled, shifted and slightly warped."""
     line = (np.arange(GRID, dtype=np.float32) + 0.5) / GRID - 0.5
     x, y = np.meshgrid(line, line)
     angle = rng.normal(0, 0.03)
@@ -125,7 +125,7 @@ def _lung(rng: np.random.Generator, outward: np.ndarray, y: np.ndarray, collapse
 
 
 def _retreat(rng: np.random.Generator, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far the lung has drawn back from the wall: inward and down, per height."""
+    """Draw how far the lung has retracted from the wall, inward and down, by height."""
     extent = rng.uniform(0.25, 1.0)
     middle, reach = rng.uniform(0.1, 0.65), rng.uniform(0.12, 0.4)
     inward = extent * rng.uniform(0.06, 0.13) * _bump(y - middle, reach)
@@ -148,7 +148,7 @@ def _tissue(
 
 
 def _body(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Thickness of the trunk, 0 outside and about 1 inside."""
+    """Draw the thickness of the trunk, 0 outside and about 1 inside."""
     neck, shoulder, waist = rng.uniform([0.1, 0.54, 0.41], [0.14, 0.68, 0.52])
     spread = np.clip((y - rng.uniform(-0.07, 0.01)) / 0.16, 0, 1)
     taper = np.clip((y - 0.25) / 0.3, 0, 1)
@@ -159,7 +159,7 @@ def _body(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _air(rng: np.random.Generator, lung: Lung) -> np.ndarray:
-    """What the air of a lung takes away, less its vessels and its texture."""
+    """Draw the density that the air of a lung removes, reduced by its vessels and texture."""
     aerated = _soft(lung.depth, 0.012) * _soft(lung.height, 0.006) * _soft(lung.outward, 0.03)
     bulge = 0.75 + 0.25 * _soft(lung.depth - 0.04, 0.05)
     free = _soft(lung.pneumothorax, 0.003)
@@ -171,7 +171,7 @@ def _air(rng: np.random.Generator, lung: Lung) -> np.ndarray:
 
 
 def _vessels(rng: np.random.Generator, lung: Lung) -> np.ndarray:
-    """Branches that thin out from the hilum, 0 to about 0.3."""
+    """Draw vessels that branch out from the hilum and get thinner, 0 to about 0.3."""
     canvas = np.zeros((GRID, GRID), np.float32)
     hilum_row, hilum_column = np.unravel_index(
         np.argmin((lung.outward - 0.07) ** 2 + (lung.height - 0.3) ** 2), canvas.shape
@@ -205,7 +205,7 @@ def _mediastinum(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.n
 
 
 def _gas(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, lungs: list[Lung]) -> np.ndarray:
-    """Dark shapes that are no pneumothorax: stomach bubble, bowel, and a bulla inside a lung."""
+    """Draw dark distractors: stomach bubble, bowel gas, and a bulla inside a lung."""
     stomach = _blob(rng, x - rng.uniform(0.12, 0.24), y - rng.uniform(0.86, 0.92), 0.07, 0.03)
     gas = rng.choice([0, 1], p=[0.25, 0.75]) * stomach
     for _ in range(rng.integers(0, 5)):
@@ -243,14 +243,14 @@ def _ribs(rng: np.random.Generator, lung: Lung, y: np.ndarray, spacing: float) -
     back = (y - start + 0.33 * out - rng.uniform(1.2, 1.6) * out**2) / spacing
     front = (y - start - rng.uniform(0.4, 0.55) * (0.33 - out)) / (1.25 * spacing)
     cage = _soft(lung.depth + 0.022, 0.01) * _soft(0.86 - y, 0.04)
-    behind = _bars(back, 0.16) * _soft(out - 0.035, 0.01) * (0.6 + 0.4 * _soft(out - 0.2, 0.1))
-    before = _bars(front, 0.2) * _soft(out - 0.14, 0.04)
+    posterior = _bars(back, 0.16) * _soft(out - 0.035, 0.01) * (0.6 + 0.4 * _soft(out - 0.2, 0.1))
+    anterior = _bars(front, 0.2) * _soft(out - 0.14, 0.04)
     wall = _bump(lung.depth + 0.012, 0.012) * _soft(lung.height, 0.05)
-    return cage * (0.1 * behind + 0.045 * before) + 0.04 * wall
+    return cage * (0.1 * posterior + 0.045 * anterior) + 0.04 * wall
 
 
 def _bars(phase: np.ndarray, half: float) -> np.ndarray:
-    """A bar at every whole `phase`, denser at its two edges as a hollow bone is."""
+    """Return a bar at every integer `phase`, denser at both edges, like a hollow bone."""
     distance = np.abs(phase - np.round(phase))
     return 0.6 * _soft(half - distance, 0.04) + 0.4 * _bump(distance - half + 0.04, 0.05)
 
@@ -264,7 +264,7 @@ def _clavicle(rng: np.random.Generator, outward: np.ndarray, y: np.ndarray) -> n
 
 
 def _collimate(rng: np.random.Generator, density: np.ndarray) -> np.ndarray:
-    """In a third of the images the edge of the picture stays unexposed."""
+    """Leave the border of the image unexposed, in a third of the images."""
     if rng.random() < 0.33:
         left, right, top, bottom = (GRID * rng.uniform(0.005, 0.03, 4)).astype(int)
         frame = np.zeros_like(density)
@@ -274,7 +274,7 @@ def _collimate(rng: np.random.Generator, density: np.ndarray) -> np.ndarray:
 
 
 def _expose(rng: np.random.Generator, density: np.ndarray, size: int) -> np.ndarray:
-    """Densities to [size,size] uint8: contrast, brightness, gamma, the marker and grain."""
+    """Convert densities to [size,size] uint8: contrast, brightness, gamma, marker and grain."""
     black, span = rng.uniform(0, 0.12), rng.uniform(0.75, 1.05)
     light = np.clip(density / rng.uniform(1.0, 1.3), 0, 1) ** rng.uniform(0.75, 1.35)
     picture = 255 * (black + span * (1 - black) * _scaled(light.astype(np.float32), size))

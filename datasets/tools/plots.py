@@ -1,4 +1,4 @@
-"""The overview picture of a data set."""
+"""The overview plot of a data set."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ _SIZES_SHOWN = 6
 
 
 def draw_data(areas: np.ndarray, sizes: Sequence[tuple[int, int]], path: Path) -> None:
-    """Draw an overview of a data set, and write a png.
+    """Draw an overview of a data set and write it as a png.
 
-    Left, mask sizes; middle, images with and without a mask; right, image sizes.
+    Left: mask sizes. Middle: number of empty images and positives. Right: image sizes.
 
     Args:
-        areas: [N] int64, pixels of each mask.
+        areas: [N] int64, size of each mask in pixels.
         sizes: height and width of each image in pixels.
         path: the png.
     """
@@ -28,7 +28,7 @@ def draw_data(areas: np.ndarray, sizes: Sequence[tuple[int, int]], path: Path) -
     left, middle, right = figure.subplots(1, 3, width_ratios=(2.4, 1, 1.4))
     _draw_areas(left, areas[areas > 0])
     positive = int(np.count_nonzero(areas))
-    _draw_counts(middle, {"no mask": len(areas) - positive, "mask": positive}, len(areas))
+    _draw_counts(middle, {"empty": len(areas) - positive, "positive": positive}, len(areas))
     middle.set_title(f"{len(areas):,} images")
     common = Counter(f"{width} x {height}" for height, width in sizes).most_common()
     shown = dict(common[:_SIZES_SHOWN])
@@ -40,18 +40,18 @@ def draw_data(areas: np.ndarray, sizes: Sequence[tuple[int, int]], path: Path) -
 
 
 def _draw_areas(axes: Axes, areas: np.ndarray) -> None:
-    axes.set(xlabel="pixels of the mask", ylabel="images")
-    axes.set_title("no image has a mask")
+    axes.set(xlabel="mask size in pixels", ylabel="images")
+    axes.set_title("no positives")
     if areas.size:
         low, high = np.log10(areas.min()) - 0.01, np.log10(areas.max()) + 0.01
-        axes.hist(areas, np.logspace(low, high, 41).tolist(), color="#3b9c6f")
-        axes.axvline(np.median(areas), color="#d1495b", linestyle="--")
+        axes.hist(areas, np.logspace(low, high, 41).tolist(), color=_GREEN)
+        axes.axvline(np.median(areas), color=_RED, linestyle="--")
         axes.set_xscale("log")
-        axes.set_title(f"size of the masks, median {np.median(areas):,.0f} px")
+        axes.set_title(f"mask sizes, median {np.median(areas):,.0f} px")
 
 
 def _draw_counts(axes: Axes, counts: dict[str, int], total: int) -> None:
-    bars = axes.bar(list(counts), list(counts.values()), color="#30638e", width=0.6)
+    bars = axes.bar(list(counts), list(counts.values()), color=_BLUE, width=0.6)
     texts = [f"{count:,}\n{count / max(total, 1):.1%}" for count in counts.values()]
     axes.bar_label(bars, texts, padding=2)
     axes.margins(y=0.15)

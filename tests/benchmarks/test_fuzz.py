@@ -1,4 +1,4 @@
-"""Damaged and made-up files: each reader gives a result or an InputError, and nothing else."""
+"""Damaged and random files: each reader returns a result or raises InputError, nothing else."""
 
 import json
 import warnings
@@ -41,7 +41,7 @@ def read_or_refuse(name: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_whole_files_are_read(name, tmp_path):
+def test_intact_files_are_read(name, tmp_path):
     for seed in READERS[name].seeds():
         (tmp_path / READERS[name].name).write_bytes(READERS[name].wrap(seed))
         READERS[name].read(tmp_path / READERS[name].name)
@@ -77,15 +77,15 @@ def test_any_settings_are_read_or_refused(name, content):
     read_or_refuse(name, json.dumps(content).encode())
 
 
-def test_damage_depends_on_its_number_alone():
+def test_damage_depends_only_on_its_number():
     seeds = READERS["csv"].seeds()
     files = [fuzz.damaged(READERS["csv"], seeds, 0, number) for number in range(50)]
     assert files == [fuzz.damaged(READERS["csv"], seeds, 0, number) for number in range(50)]
     assert len(set(files)) > 40
 
 
-def test_a_crash_is_counted_told_and_repeated(monkeypatch, capsys):
-    """The reader fails where the first byte is gone, as it is in some of the files."""
+def test_a_crash_is_counted_and_can_be_repeated(monkeypatch, capsys):
+    """The reader crashes if the first byte changed, as it did in some of the files."""
 
     def read(path):
         data = path.read_bytes()
@@ -104,12 +104,12 @@ def test_a_crash_is_counted_told_and_repeated(monkeypatch, capsys):
         fuzz.main(["--readers", "csv", "--only", str(number)])
 
 
-def test_the_exit_code_tells_of_crashes(monkeypatch):
+def test_the_exit_code_reports_crashes(monkeypatch):
     for crashed, code in ((0, 0), (1, 1)):
         result = fuzz.Result(fuzz.Counter(read=1, crashed=crashed), [], 0.1, 0, 0.1)
-        monkeypatch.setattr(fuzz, "_run_apart", lambda *_, result=result: result)
+        monkeypatch.setattr(fuzz, "_fuzz_in_process", lambda *_, result=result: result)
         assert fuzz.main(["--readers", "csv,json"]) == code
 
 
-def test_an_unknown_reader_is_wrong_usage():
+def test_an_unknown_reader_is_refused():
     assert fuzz.main(["--readers", "tea"]) == 2

@@ -1,4 +1,4 @@
-"""The benchmarks count what they say."""
+"""The cost of networks is measured correctly."""
 
 import torch
 from torch import nn

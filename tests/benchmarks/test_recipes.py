@@ -1,4 +1,4 @@
-"""Recipes: what every file of recipes/ has, and how the benchmark brings them to equal work."""
+"""The files in recipes/, and how the benchmark scales them to equal work and compares them."""
 
 import json
 import re
@@ -23,14 +23,16 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 BOUNDS = Bounds(size=256, work=2600, batch=8, train=800, positives=200, valid=200)
 
 
-def test_the_recipes_are_there():
+def test_the_recipes_exist():
     assert set(NAMES) >= {"best", "demo", "original_512", "original_final", "winner"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_opens_with_what_it_is_and_its_command(name):
+def test_a_recipe_starts_with_a_description_and_its_command(name):
     text = (RECIPES / f"{name}.yaml").read_text()
-    comment = re.match(r"(#.*\n)+", text)[0]
+    match = re.match(r"(#.*\n)+", text)
+    assert match is not None
+    comment = match[0]
     assert len(comment.splitlines()) > 5
     scripts = re.findall(rf"^#   python (\w+\.py) --config recipes/{name}\.yaml", comment, re.M)
     assert scripts
@@ -39,7 +41,7 @@ def test_a_recipe_opens_with_what_it_is_and_its_command(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_can_be_read_and_says_nothing_twice(name):
+def test_a_recipe_can_be_read_and_repeats_no_setting(name):
     config = read_recipe(name)
     text = (RECIPES / f"{name}.yaml").read_text()
     names = re.findall(r"^(\w+):", text, re.M)
@@ -47,20 +49,20 @@ def test_a_recipe_can_be_read_and_says_nothing_twice(name):
     assert build_stages(config)
 
 
-def test_a_recipe_is_changed_by_what_follows_its_name():
+def test_settings_after_the_name_change_a_recipe():
     plain, changed = read_recipe("winner"), read_recipe("winner@loss=bce,dice;keep_best=1;seed=3")
     assert changed == replace(plain, loss="bce,dice", keep_best=1, seed=3)
     assert read_recipe("winner@positive_share_stage2=null").positive_share_stage2 is None
 
 
 @pytest.mark.parametrize("name", ["nowhere", "best@speed=3", "best@loss"])
-def test_what_is_no_recipe_is_refused(name):
+def test_an_unknown_recipe_or_setting_is_refused(name):
     with pytest.raises(InputError, match=name):
         read_recipe(name)
 
 
-def test_work_is_counted_image_by_image():
-    """Every image of every epoch, by its pixels; a third for those that are validated."""
+def test_work_counts_every_image():
+    """Every image of every epoch, weighted by its pixels; a third for validation images."""
     plain = Stage(1, 128, 8, epochs=3, lr=1)
     assert work_of(plain, BOUNDS) == pytest.approx(3 * (800 + 200 / 3) / 4)
     shared = Stage(1, 256, 8, epochs=3, lr=1, positive_share=(1.0, 0.5))
@@ -80,10 +82,10 @@ def test_every_recipe_is_scaled_to_the_same_work(name):
     assert {stage.batch_size for stage in after} == {8}
     for old, new in zip(before, after, strict=True):
         assert (new.lr, new.loss, new.schedule) == (old.lr, old.loss, old.schedule)
-    # Epochs are whole, so each stage may be half of one off.
-    epochs = [work_of(stage, BOUNDS) / stage.epochs for stage in after]
+    # Epochs are rounded, so each stage may be off by half an epoch.
+    work_per_epoch = [work_of(stage, BOUNDS) / stage.epochs for stage in after]
     total = sum(work_of(stage, BOUNDS) for stage in after)
-    assert abs(total - BOUNDS.work) <= sum(epochs) / 2
+    assert abs(total - BOUNDS.work) <= sum(work_per_epoch) / 2
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_nothing_is_pretrained_or_frozen():
     assert (scaled.pretrained, scaled.epoch_stage1_freeze) == (False, 0)
 
 
-def test_a_gain_is_the_difference_of_two_areas_and_its_interval_holds_it():
+def test_a_gain_is_the_difference_of_two_aucs_and_lies_in_its_interval():
     rng = np.random.default_rng(0)
     positive = rng.random(300) < 0.3
     weak, strong = rng.normal(size=300) + 0.3 * positive, rng.normal(size=300) + 2 * positive
@@ -121,7 +123,7 @@ def test_a_gain_is_the_difference_of_two_areas_and_its_interval_holds_it():
 
 @pytest.fixture
 def compared(tmp_path):
-    """The flags of a comparison whose two runs are there, as if they had been trained."""
+    """The flags of a comparison with the results of two trained runs in place."""
     root = write_dataset(tmp_path / "data", count=20)
     patients = root / "patients.csv"
     names = sorted(path.stem for path in (root / "train_images").iterdir())
@@ -139,7 +141,7 @@ def compared(tmp_path):
     flags = [str(flag) for flag in flags]
     given = recipes._parse(flags)
     for seed, name in enumerate(given.recipes):
-        config = recipes._place(scale(read_recipe(name), recipes._bounds(given)), name, given)
+        config = recipes._as_run(scale(read_recipe(name), recipes._bounds(given)), name, given)
         folder = recipes._folder(given, config)
         rows = []
         for number in range(2):
@@ -148,7 +150,7 @@ def compared(tmp_path):
             histograms = measured(10 * seed + number)
             ids = np.array([f"image{number}{i}" for i in range(len(histograms.ids))])
             replace(histograms, ids=ids).save(fold / "oof.npz")
-            (fold / "log.txt").write_text("2026-01-01 00:00:00 it begins\n")
+            (fold / "log.txt").write_text("2026-01-01 00:00:00 first line\n")
             rows += [(name, number, 1, name) for name in ids]
         table = pd.DataFrame(rows, columns=["ImageId", "fold", "positive", "PatientId"])
         table.to_csv(folder / "folds.csv", index=False)
@@ -156,7 +158,7 @@ def compared(tmp_path):
     return flags
 
 
-def test_the_table_is_that_of_the_out_of_fold_results(compared, capsys):
+def test_the_table_shows_the_out_of_fold_results(compared, capsys):
     assert recipes.main(compared) == 0
     out = recipes._parse(compared).out
     lines = capsys.readouterr().out.splitlines()
@@ -177,9 +179,9 @@ def test_the_table_is_that_of_the_out_of_fold_results(compared, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [(["--work", "9"], "trained with other settings"), (["--folds", "0"], "has folds [0, 1]")],
 )
-def test_runs_of_another_comparison_are_refused(compared, capsys, change, said):
+def test_runs_of_a_different_comparison_are_refused(compared, capsys, change, message):
     assert recipes.main([*compared, *change]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

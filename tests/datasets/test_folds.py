@@ -1,4 +1,4 @@
-"""Folds, against scikit-learn on sorted ids and against counting."""
+"""Folds, compared with scikit-learn on sorted ids and with counts."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ KINDS = [(stratified, grouped) for stratified in (False, True) for grouped in (F
 
 
 def images(count=57, share=0.3, patients=20, seed=0):
-    """Draw labels and patients for images in no order; some patients are not known."""
+    """Draw labels and patients for unordered images; some patients are unknown."""
     rng = np.random.default_rng(seed)
     ids = [f"{i:04d}" for i in rng.permutation(count)]
     positive = {image_id: bool(rng.random() < share) for image_id in ids}
@@ -29,7 +29,7 @@ def images(count=57, share=0.3, patients=20, seed=0):
 
 
 @pytest.mark.parametrize(("stratified", "grouped"), KINDS)
-def test_folds_are_scikit_learns_on_sorted_ids(stratified, grouped):
+def test_folds_equal_those_of_scikit_learn_on_sorted_ids(stratified, grouped):
     positive, patients = images()
     table = make_folds(positive, 5, stratified, patients, grouped)
     ids = sorted(positive)
@@ -42,7 +42,7 @@ def test_folds_are_scikit_learns_on_sorted_ids(stratified, grouped):
         (True, True): StratifiedGroupKFold,
     }[stratified, grouped]
     splitter = kind(n_splits=5, shuffle=True, random_state=1)
-    # Groups that stand for single images are named otherwise here; their order is the same.
+    # Groups of single images have other names here, but sort the same: before the patients.
     assert table["ImageId"].tolist() == ids
     assert table["positive"].tolist() == labels
     assert table["PatientId"].tolist() == [patients.get(i, "") for i in ids]
@@ -59,7 +59,7 @@ def test_folds_do_not_depend_on_the_order_of_the_images(stratified, grouped):
     pd.testing.assert_frame_equal(table, again)
 
 
-def test_plain_folds_do_not_depend_on_what_is_known_of_patients():
+def test_ungrouped_folds_do_not_depend_on_known_patients():
     positive, patients = images()
     assert make_folds(positive, 5, True)["fold"].equals(
         make_folds(positive, 5, True, patients)["fold"]
@@ -67,7 +67,7 @@ def test_plain_folds_do_not_depend_on_what_is_known_of_patients():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_stratified_folds_share_positives_evenly(seed):
+def test_stratified_folds_spread_positives_evenly(seed):
     positive, _ = images(seed=seed)
     per_fold = (
         make_folds(positive, 5, stratified=True).groupby("fold")["positive"].agg(["sum", "size"])
@@ -84,40 +84,40 @@ def test_grouped_folds_never_split_a_patient_and_are_never_empty(stratified, see
     known = table[table["PatientId"] != ""]
     assert known.groupby("PatientId")["fold"].nunique().max() == 1
     assert set(table["fold"]) == set(range(5))
-    assert table.loc[table["PatientId"] == "", "fold"].nunique() > 1  # they are no one patient
+    assert table.loc[table["PatientId"] == "", "fold"].nunique() > 1  # they are not one patient
 
 
-def test_a_fold_is_what_is_left_out_and_the_rest():
+def test_a_fold_validates_on_the_held_out_images_and_trains_on_the_rest():
     positive, patients = images()
     table = make_folds(positive, 5, True, patients)
-    left_out = []
+    held_out = []
     for number in range(5):
         fold = get_fold(table, number)
         assert fold.number == number
         assert fold.train == sorted(positive.keys() - set(fold.valid))
         assert fold.valid == sorted(fold.valid)
         assert fold.positive == {i for i, p in positive.items() if p}
-        left_out += fold.valid
-    assert sorted(left_out) == sorted(positive)
+        held_out += fold.valid
+    assert sorted(held_out) == sorted(positive)
 
 
 @pytest.mark.parametrize(
     ("positive", "settings", "reason"),
     [
-        ([1, 0, 1], {}, "3 images cannot fill --n_splits 4"),
+        ([1, 0, 1], {}, "3 images are too few for --n_splits 4"),
         ([1] * 3 + [0] * 9, {"stratified": True}, "3 positive images .* main.py"),
         ([0] * 3 + [1] * 9, {"stratified": True}, "3 empty images .* main.py"),
-        ([1, 0] * 9, {"grouped": True}, "3 patients cannot fill --n_splits 4"),
+        ([1, 0] * 9, {"grouped": True}, "3 patients are too few for --n_splits 4"),
     ],
 )
-def test_too_few_for_the_folds_is_refused(positive, settings, reason):
+def test_too_few_images_or_patients_are_refused(positive, settings, reason):
     images = {f"i{n}": bool(p) for n, p in enumerate(positive)}
     patients = {name: f"p{n % 3}" for n, name in enumerate(images)}
     with pytest.raises(InputError, match=reason):
         make_folds(images, 4, **({"stratified": False, "patients": patients} | settings))
 
 
-def test_images_of_one_kind_alone_can_be_stratified():
+def test_images_of_a_single_class_can_be_stratified():
     assert make_folds({f"i{n}": True for n in range(8)}, 4, True)["fold"].value_counts().eq(2).all()
 
 
@@ -137,17 +137,17 @@ def test_leakage_is_counted_image_by_image(stratified, grouped):
     text = describe_leakage(table)
     assert text.startswith(slow_leakage(table))
     assert text.startswith("0 of") is grouped
-    assert text.endswith(f"the patient of {len(positive) - len(patients)} images is not known")
+    assert text.endswith(f"the patient of {len(positive) - len(patients)} images is unknown")
 
 
 def test_leakage_is_unknown_without_patients():
     positive, patients = images()
-    assert "patients are not known" in describe_leakage(make_folds(positive, 5, False))
+    assert "patients unknown" in describe_leakage(make_folds(positive, 5, False))
     everyone = dict.fromkeys(positive, "p1") | patients
-    assert "not known" not in describe_leakage(make_folds(positive, 5, False, everyone))
+    assert "unknown" not in describe_leakage(make_folds(positive, 5, False, everyone))
 
 
-def test_real_patients_leak_through_plain_folds_and_not_through_grouped_ones(siim_data):
+def test_real_patients_leak_through_ungrouped_folds_only(siim_data):
     rows = read_annotations(siim_data / "siim" / "stage_2_train.csv")
     positive = {name: found[0].rle != "-1" for name, found in rows.items()}
     patients = read_patients(siim_data / "siim" / "patients.csv")
@@ -160,7 +160,7 @@ def test_real_patients_leak_through_plain_folds_and_not_through_grouped_ones(sii
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_folds_csv_is_read_as_it_was_written(tmp_path, known):
+def test_folds_csv_survives_writing_and_reading(tmp_path, known):
     names = ["0123", "1e5", "NA", "nan", "1.2.840", "ID_0f", "a,b", "true", "007", "None"]
     patients = {"0123": "00000042", "NA": "NA", "a,b": "1e5"} if known else None
     table = make_folds({name: i % 2 == 0 for i, name in enumerate(names)}, 2, True, patients)
@@ -176,14 +176,14 @@ def test_folds_csv_is_read_as_it_was_written(tmp_path, known):
     [None, "", "ImageId,fold\na,0\n", "ImageId,fold,positive,PatientId\na,zero,1,\n", "\0\1"],
     ids=["missing", "empty", "columns", "words", "bytes"],
 )
-def test_an_unusable_folds_csv_is_named(tmp_path, text):
+def test_an_unusable_folds_csv_is_reported(tmp_path, text):
     if text is not None:
         (tmp_path / "folds.csv").write_text(text)
     with pytest.raises(InputError, match=r"folds\.csv cannot be read as a table of folds"):
         read_folds(tmp_path / "folds.csv")
 
 
-def test_patients_are_read_as_text_whatever_else_the_csv_holds(tmp_path):
+def test_patients_are_read_as_text_and_other_columns_ignored(tmp_path):
     path = tmp_path / "patients.csv"
     path.write_text("Age,ImageId,PatientId\n50,0123,00000042\n,NA,\n", encoding="utf-8-sig")
     assert read_patients(path) == {"0123": "00000042", "NA": ""}
@@ -199,9 +199,9 @@ def test_patients_are_read_as_text_whatever_else_the_csv_holds(tmp_path):
         (b"image,patient\na,b\n", r"ImageId and PatientId, found \['image', 'patient'\]"),
         (b"ImageId,PatientId\na,1\nb,1\na,2\n", "a has several rows"),
     ],
-    ids=["missing", "empty", "no text", "ragged", "other columns", "twice"],
+    ids=["missing", "empty", "not text", "ragged", "other columns", "twice"],
 )
-def test_an_unusable_csv_of_patients_is_named(tmp_path, data, reason):
+def test_an_unusable_csv_of_patients_is_reported(tmp_path, data, reason):
     if data is not None:
         (tmp_path / "patients.csv").write_bytes(data)
     with pytest.raises(InputError, match=rf"patients\.csv.* {reason}"):

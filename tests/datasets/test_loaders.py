@@ -1,4 +1,4 @@
-"""Loaders of a stage: the same pixels from any number of workers, the same images in all shards."""
+"""Loaders of a stage: the same pixels for any number of workers, the same images for all ranks."""
 
 import gc
 from dataclasses import replace
@@ -75,14 +75,14 @@ def loaded(root):
 @pytest.mark.parametrize(
     ("workers", "cached"), [(1, False), (4, False), (0, True), (1, True), (4, True)]
 )
-def test_cached_or_not_any_number_of_workers_loads_the_same_pixels(
+def test_pixels_do_not_depend_on_the_cache_or_the_number_of_workers(
     root, loaded, workers, cached, tmp_path
 ):
     data = open_data(root, workers, cache_dir=tmp_path if cached else None)
     assert equal(epochs_of(data), loaded)
 
 
-def test_validation_sees_the_same_pixels_cached_or_not(root, tmp_path):
+def test_validation_pixels_do_not_depend_on_the_cache(root, tmp_path):
     from_files, from_cache = open_data(root), open_data(root, 1, cache_dir=tmp_path)
     for one, other in zip(from_files.valid, from_cache.valid, strict=True):
         for left, right in zip(one[:3], other[:3], strict=True):
@@ -90,11 +90,11 @@ def test_validation_sees_the_same_pixels_cached_or_not(root, tmp_path):
         assert all(map(torch.equal, one.full_masks, other.full_masks))
 
 
-def test_a_resumed_epoch_has_the_pixels_of_the_first_time(root, loaded):
+def test_a_resumed_epoch_has_the_same_pixels(root, loaded):
     assert equal(epochs_of(open_data(root), epochs=[1]), loaded[1:])
 
 
-def test_batches_are_bytes_with_masks_of_zero_and_one(loaded):
+def test_batches_are_uint8_with_masks_of_zero_and_one(loaded):
     batches = [batch for epoch in loaded for batch in epoch]
     assert sorted(len(image) for image, _ in batches) == [3, 3, 4, 4, 4, 4]
     for image, mask in batches:
@@ -104,22 +104,22 @@ def test_batches_are_bytes_with_masks_of_zero_and_one(loaded):
 
 
 def by_image(data, epoch):
-    """Load an epoch, the pixels by the position of their image."""
+    """Load an epoch and return the pixels by image position."""
     data.batches.set_epoch(epoch)
     order = [index for batch in data.batches for index, _ in batch]
     return dict(zip(order, torch.cat([image for image, _ in data.train]), strict=True))
 
 
-def test_an_image_is_augmented_otherwise_in_each_epoch_fold_stage_and_seed(root):
+def test_augmentation_differs_between_epochs_folds_stages_and_seeds(root):
     views = [by_image(open_data(root), epoch) for epoch in range(3)]
     views += [by_image(open_data(root, seed_parts=p), 0) for p in [(5, 1, 1), (5, 0, 2), (6, 0, 1)]]
     for one, other in pairwise(views):
         changed = [not torch.equal(one[i], other[i]) for i in range(11)]
-        assert sum(changed) >= 9  # an image may stay as it is, or change alike
+        assert sum(changed) >= 9  # an image may stay unchanged, or be augmented equally
 
 
-def test_images_are_not_augmented_alike(root):
-    """The same pixels under each image's own seed, as a worker's own stream would repeat them."""
+def test_images_are_augmented_differently(root):
+    """One image with the seeds of all images; equal worker streams would repeat augmentations."""
     data = open_data(root)
     seeds = [seed for batch in data.batches for _, seed in batch]
     one_image = TrainImages(open_source(root).pixels(["image01"], 64), Augmentation())
@@ -127,7 +127,7 @@ def test_images_are_not_augmented_alike(root):
     assert len(views) >= 9
 
 
-def test_settings_reach_the_images(root):
+def test_settings_are_applied_to_the_images(root):
     samples = list(find_samples(root)[0].values())
     for clahe in (True, False):
         data = open_data(root, clahe=clahe, augmentation_flag=False)
@@ -138,24 +138,24 @@ def test_settings_reach_the_images(root):
         assert np.array_equal(validated[:, 0], expected[:7])
 
 
-def test_processes_share_every_batch(root):
-    whole = by_image(open_data(root), 0)
+def test_processes_split_every_batch(root):
+    complete = by_image(open_data(root), 0)
     parts = [by_image(open_data(root, rank=rank, world_size=2), 0) for rank in range(2)]
     assert len(parts[0]) + len(parts[1]) == 11
     together = parts[0] | parts[1]
-    assert all(torch.equal(together[i], whole[i]) for i in range(11))
+    assert all(torch.equal(together[i], complete[i]) for i in range(11))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_processes_validate_every_image_once(root, world_size):
-    """7 images: they cannot be dealt out evenly, and none is repeated to make it even."""
+    """7 images do not divide evenly, and none is repeated as padding."""
     shards = [open_data(root, rank=r, world_size=world_size).valid for r in range(world_size)]
     seen = [[i for batch in shard for i in batch.positions.tolist()] for shard in shards]
     assert sorted(i for shard in seen for i in shard) == list(range(7))
     assert all(shard == sorted(shard) for shard in seen)
 
 
-def test_validation_batches_are_whole(root):
+def test_validation_batches_have_all_their_parts(root):
     for batch in open_data(root, workers=1).valid:
         assert batch.positions.dtype == torch.int64
         assert batch.image.dtype == batch.mask.dtype == torch.uint8
@@ -181,8 +181,8 @@ def test_a_batch_that_cannot_be_divided_is_refused(root):
         check_batch_split(stage, fold_of(0, 11), processes=6)
 
 
-def test_an_epoch_that_draws_too_few_is_refused(root):
-    """The last epoch takes the fewest: 3 positives and nothing else."""
+def test_an_epoch_with_too_few_images_is_refused(root):
+    """The last epoch is the smallest: only 3 positives."""
     stage = build_stages(config(root, batch_size_stage1=6, positive_share="0.2:1.0"), 1e-3)[0]
     check_batch_split(stage, fold_of(4, 20), processes=2)
     with pytest.raises(InputError, match="3 training images are too few for 2 processes"):
@@ -200,7 +200,7 @@ def test_a_share_of_positives_needs_positives(root, changes, train, valid):
 
 
 @pytest.mark.parametrize("loader", ["train", "valid"])
-def test_an_error_in_a_worker_ends_in_its_plain_message(tmp_path, capsys, loader):
+def test_an_error_in_a_worker_is_reported_without_a_traceback(tmp_path, capsys, loader):
     write_dataset(tmp_path, count=7)
     for path in (tmp_path / "train_mask").iterdir():
         cv2.imwrite(str(path), np.zeros((50, 40), np.uint8))
@@ -212,7 +212,7 @@ def test_an_error_in_a_worker_ends_in_its_plain_message(tmp_path, capsys, loader
         list(getattr(data, loader))
 
     assert main() == 2
-    gc.collect()  # torch's error holds the loader in a cycle: freed together, workers end slowly
+    gc.collect()  # torch's error keeps the loader in a cycle: its workers would end late
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert message.startswith(f"error: {tmp_path}/train_images/image")

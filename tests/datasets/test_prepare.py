@@ -2,6 +2,7 @@ import csv
 import os
 import re
 import shutil
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,10 +14,11 @@ from datasets.formats.rle import decode
 from datasets.prepare import main
 from datasets.tools import convert
 from tests.helpers.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
+from tests.helpers.image_files import read_pixels
 
 
-class Place:
-    """A folder of originals, a csv and an output folder, and the command run on them."""
+class Workspace:
+    """A folder of original images, a csv and an output folder, and the command run on them."""
 
     def __init__(self, folder, capsys):
         self.originals, self.out, self.csv = folder / "in", folder / "out", folder / "rle.csv"
@@ -46,30 +48,30 @@ class Place:
         return sorted(str(p.relative_to(self.out)) for p in self.out.rglob("*") if p.is_file())
 
     def mask(self, name):
-        return cv2.imread(str(self.out / "train_mask" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        return read_pixels(self.out / "train_mask" / f"{name}.png")
 
     def image(self, name):
         return read_image(self.out / "train_images" / name)
 
 
 @pytest.fixture
-def place(tmp_path, capsys):
-    return Place(tmp_path, capsys)
+def workspace(tmp_path, capsys):
+    return Workspace(tmp_path, capsys)
 
 
 @pytest.fixture
-def two(place):
-    """One positive and one negative DICOM."""
-    place.dicom("1.1", seed=1)
-    place.dicom("1.2", seed=2)
-    place.annotate(("1.1", "5 10"), ("1.1", "10 20"), ("1.2", "-1"))
-    return place
+def two(workspace):
+    """One positive and one empty DICOM."""
+    workspace.dicom("1.1", seed=1)
+    workspace.dicom("1.2", seed=2)
+    workspace.annotate(("1.1", "5 10"), ("1.1", "10 20"), ("1.2", "-1"))
+    return workspace
 
 
 TWO = ["train_images/1.1.jpg", "train_images/1.2.jpg", "train_mask/1.1.png", "train_mask/1.2.png"]
 
 
-def test_dicoms_become_their_jpegs_and_masks_at_the_size_of_the_image(two):
+def test_dicoms_become_jpegs_and_masks_of_the_same_size(two):
     text = two.run()
     assert two.files() == TWO
     assert (two.out / TWO[0]).read_bytes().rstrip(b"\0") == jpeg(picture(seed=1))
@@ -77,39 +79,42 @@ def test_dicoms_become_their_jpegs_and_masks_at_the_size_of_the_image(two):
     assert np.array_equal(two.mask("1.1"), expected * 255)
     assert two.mask("1.2").shape == (48, 64)
     assert not two.mask("1.2").any()
-    assert "2 images made, 0 already there, 1 positive; 0 unannotated, 0 refused" in text
+    assert "2 images written, 0 up to date, 1 positive; 0 unannotated, 0 refused" in text
 
 
-def test_every_kind_of_image_is_taken_and_reads_as_before(place):
+def test_every_kind_of_image_is_accepted_with_its_pixels_unchanged(workspace):
     grey = picture()
-    (place.originals / "copied.jpeg").write_bytes(jpeg(grey))
-    place.png("deep/er/copied_too.PNG", grey)
-    place.png("deep/sixteen.png", grey.astype(np.uint16) * 250)
-    place.png("colour.png", np.dstack([grey, grey // 2, grey]))
-    write_dicom(place.originals / "uncompressed.dcm", grey.astype(np.uint16), "un.compressed", 12)
-    names = {image_id(path): path for path in find_images(place.originals)}
-    place.annotate(*((name, "0 3") for name in names))
-    place.run()
-    images = find_images(place.out / "train_images")
+    (workspace.originals / "copied.jpeg").write_bytes(jpeg(grey))
+    workspace.png("deep/er/copied_too.PNG", grey)
+    workspace.png("deep/sixteen.png", grey.astype(np.uint16) * 250)
+    workspace.png("colour.png", np.dstack([grey, grey // 2, grey]))
+    write_dicom(
+        workspace.originals / "uncompressed.dcm", grey.astype(np.uint16), "un.compressed", 12
+    )
+    names = {image_id(path): path for path in find_images(workspace.originals)}
+    workspace.annotate(*((name, "0 3") for name in names))
+    workspace.run()
+    images = find_images(workspace.out / "train_images")
     assert {path.stem for path in images} == set(names)
     for path in images:
         assert np.array_equal(read_image(path), read_image(names[path.stem]))
-        kind = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        assert (kind.dtype, kind.ndim) == (np.uint8, 2)
+        kind = read_pixels(path)
+        assert kind.dtype == np.uint8
+        assert kind.ndim == 2
     for name, source in (
         ("copied.jpg", "copied.jpeg"),
         ("copied_too.png", "deep/er/copied_too.PNG"),
     ):
-        copy = place.out / "train_images" / name
-        assert copy.read_bytes() == (place.originals / source).read_bytes()
+        copy = workspace.out / "train_images" / name
+        assert copy.read_bytes() == (workspace.originals / source).read_bytes()
 
 
-def test_an_image_without_a_row_is_left_out_and_named(two):
+def test_an_image_without_a_row_is_left_out_and_reported(two):
     two.dicom("1.3")
     two.annotate(("1.1", "5 10"), ("1.2", "-1"), ("7.7", "-1"), ("8.8", "0 1"))
     text = two.run()
     assert "unannotated, left out: 1.3" in text
-    assert "2 ids of the csv have no image here" in text
+    assert "2 ids in the csv have no image" in text
     assert two.files() == TWO
 
 
@@ -121,7 +126,7 @@ def test_many_unannotated_images_are_listed_in_a_file(two):
     assert (two.out / "train_unannotated.txt").read_text().split() == names
 
 
-def test_what_is_no_longer_annotated_does_not_stay(two):
+def test_images_that_lost_their_annotation_are_removed(two):
     two.run()
     two.annotate(("1.2", "-1"))
     two.run()
@@ -137,33 +142,33 @@ def test_a_second_folder_is_added_to_the_first(two, tmp_path):
     assert two.files() == sorted([*TWO, "train_images/1.3.jpg", "train_mask/1.3.png"])
 
 
-def test_what_is_there_is_not_made_again_but_masks_are(two):
+def test_existing_images_are_kept_and_masks_rewritten(two):
     two.png("16.png", picture().astype(np.uint16) * 250)
     two.annotate(("1.1", "5 10"), ("1.2", "-1"), ("16", "-1"))
     two.run()
     images = sorted((two.out / "train_images").iterdir())
     before = [path.stat().st_ino for path in images]
     two.annotate(("1.1", "-1"), ("1.2", "7 7"), ("16", "-1"))
-    assert "0 images made, 3 already there, 1 positive" in two.run()
+    assert "0 images written, 3 up to date, 1 positive" in two.run()
     assert [path.stat().st_ino for path in images] == before
     assert not two.mask("1.1").any()
     assert np.array_equal(two.mask("1.2"), decode("7 7", 48, 64) * 255)
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.97])
-def test_a_truncated_image_is_made_again(two, share):
+def test_a_truncated_image_is_rewritten(two, share):
     two.png("sixteen.png", picture().astype(np.uint16) * 250)
     two.annotate(("1.1", "-1"), ("1.2", "-1"), ("sixteen", "-1"))
     two.run()
-    cut = [two.out / "train_images" / name for name in ("1.1.jpg", "sixteen.png")]
-    whole = [path.read_bytes() for path in cut]
-    for path, data in zip(cut, whole, strict=True):
+    truncated = [two.out / "train_images" / name for name in ("1.1.jpg", "sixteen.png")]
+    complete = [path.read_bytes() for path in truncated]
+    for path, data in zip(truncated, complete, strict=True):
         path.write_bytes(data[: int(len(data) * share)])
-    assert "2 images made, 1 already there" in two.run()
-    assert [path.read_bytes() for path in cut] == whole
+    assert "2 images written, 1 up to date" in two.run()
+    assert [path.read_bytes() for path in truncated] == complete
 
 
-def test_an_image_that_changes_its_form_leaves_no_second_file(two):
+def test_an_image_that_changes_its_format_leaves_no_second_file(two):
     two.run()
     (two.originals / "1.1.dcm").unlink()
     two.png("1.1.png", picture(seed=9))
@@ -172,50 +177,50 @@ def test_an_image_that_changes_its_form_leaves_no_second_file(two):
     assert np.array_equal(two.image("1.1.png"), picture(seed=9))
 
 
-def broken_dicom(place):
-    path = place.dicom("1.3")
+def broken_dicom(workspace):
+    path = workspace.dicom("1.3")
     path.write_bytes(path.read_bytes()[:-300])
     return "1.3.dcm"
 
 
-def no_dicom(place):
-    (place.originals / "notes.dcm").write_text("no dicom")
+def no_dicom(workspace):
+    (workspace.originals / "notes.dcm").write_text("no dicom")
     return "notes.dcm: is not a DICOM"
 
 
-def other_syntax(place):
-    write_jpeg_dicom(place.originals / "x.dcm", picture(), "1.3", syntax=JPEGLosslessSV1)
+def other_syntax(workspace):
+    write_jpeg_dicom(workspace.originals / "x.dcm", picture(), "1.3", syntax=JPEGLosslessSV1)
     return "x.dcm.*JPEG Lossless"
 
 
-def bad_id(place):
-    place.dicom("../1.3", name="evil")
+def bad_id(workspace):
+    workspace.dicom("../1.3", name="evil")
     return "evil.dcm.*plain file name"
 
 
-def truncated_png(place):
-    place.png("1.3.png", picture())
-    path = place.originals / "1.3.png"
+def truncated_png(workspace):
+    workspace.png("1.3.png", picture())
+    path = workspace.originals / "1.3.png"
     path.write_bytes(path.read_bytes()[:-20])
     return "1.3.png"
 
 
-def same_id(place):
-    place.dicom("1.3", name="one")
-    place.png("1.3.png", picture(seed=5))
-    return r"1\.3\.png and .*one\.dcm have the same id and different pixels"
+def same_id(workspace):
+    workspace.dicom("1.3", name="one")
+    workspace.png("1.3.png", picture(seed=5))
+    return r"1\.3\.png and .*one\.dcm have the same id but different pixels"
 
 
 @pytest.mark.filterwarnings("ignore:End of file reached")
 @pytest.mark.parametrize(
-    "spoil", [broken_dicom, no_dicom, other_syntax, bad_id, truncated_png, same_id]
+    "damage", [broken_dicom, no_dicom, other_syntax, bad_id, truncated_png, same_id]
 )
-def test_what_cannot_be_used_is_named_and_the_rest_is_made(two, spoil):
-    expected = spoil(two)
+def test_unusable_files_are_reported_and_the_others_converted(two, damage):
+    expected = damage(two)
     two.annotate(("1.1", "5 10"), ("1.2", "-1"), ("1.3", "-1"))
     text = two.run(code=1)
     assert re.search(rf"refused: .*{expected}", text)
-    assert "2 images made, 0 already there, 1 positive; 0 unannotated, 1 refused" in text
+    assert "2 images written, 0 up to date, 1 positive; 0 unannotated, 1 refused" in text
     assert two.files() == TWO
 
 
@@ -224,7 +229,7 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_made(two, spoil):
     [(["1 2 3"], 4), (["-5 1"], 4), (["3072 1"], 4), (["0 1", "nonsense"], 5), (["-1", "0 1"], 4)],
     ids=["odd", "negative", "past the end", "second row", "contradiction"],
 )
-def test_a_bad_row_is_named_and_what_was_made_of_it_before_is_removed(two, rows, number):
+def test_a_bad_row_is_reported_and_earlier_files_of_its_image_removed(two, rows, number):
     two.dicom("1.3", seed=3)
     known = [("1.1", "5 10"), ("1.2", "-1")]
     two.annotate(*known, ("1.3", "0 1"))
@@ -236,7 +241,7 @@ def test_a_bad_row_is_named_and_what_was_made_of_it_before_is_removed(two, rows,
     assert two.files() == TWO
 
 
-def test_many_refused_files_are_listed_in_a_file_until_they_are_mended(two):
+def test_many_refused_files_are_listed_in_a_file_until_they_are_fixed(two):
     for number in range(30):
         (two.originals / f"{number:02}.dcm").write_text("no dicom")
     assert "30 refused: listed in" in two.run(code=1)
@@ -251,49 +256,58 @@ def test_copies_with_the_same_pixels_count_once(two):
     two.dicom("1.1", seed=1, name="again/copy")
     two.png("1.2.png", read_image(two.originals / "1.2.dcm"))
     text = two.run()
-    assert "2 files have the id and the pixels of another and were passed over" in text
-    assert "2 images made" in text
+    assert "2 files skipped: same id and pixels as another file" in text
+    assert "2 images written" in text
     assert [name.rsplit(".", 1)[0] for name in two.files()] == [n.rsplit(".", 1)[0] for n in TWO]
 
 
-def below_the_output(place):
-    place.out.mkdir()
-    os.symlink(place.originals.parent, place.out / "train_images")
+def below_the_output(workspace):
+    workspace.out.mkdir()
+    os.symlink(workspace.originals.parent, workspace.out / "train_images")
 
 
 @pytest.mark.parametrize(
     ("arrange", "message"),
     [
-        (lambda place: shutil.rmtree(place.originals), "in: is not a folder"),
-        (lambda place: [p.unlink() for p in place.originals.iterdir()], "in: has no .dcm"),
-        (lambda place: place.csv.unlink(), "rle.csv: the csv of masks cannot be read"),
-        (lambda place: place.csv.write_text("a,b,c\n"), "rle.csv: columns ImageId and Encoded"),
-        (lambda place: place.csv.write_text(""), "rle.csv: has no rows"),
-        (lambda place: place.annotate(("9", "-1")), "rle.csv: has no row for any of the 2 images"),
-        (lambda place: os.symlink(place.originals, place.out), "in: overlaps .*train_images"),
+        (lambda workspace: shutil.rmtree(workspace.originals), "in: is not a folder"),
+        (lambda workspace: [p.unlink() for p in workspace.originals.iterdir()], "in: has no .dcm"),
+        (lambda workspace: workspace.csv.unlink(), "rle.csv: the csv of masks cannot be read"),
+        (
+            lambda workspace: workspace.csv.write_text("a,b,c\n"),
+            "rle.csv: expected the columns ImageId and Encoded",
+        ),
+        (lambda workspace: workspace.csv.write_text(""), "rle.csv: has no rows"),
+        (
+            lambda workspace: workspace.annotate(("9", "-1")),
+            "rle.csv: has no row for any of the 2 images",
+        ),
+        (
+            lambda workspace: os.symlink(workspace.originals, workspace.out),
+            "in: overlaps .*train_images",
+        ),
         (below_the_output, "in: overlaps .*train_images"),
     ],
     ids=["missing", "no images", "no csv", "columns", "empty csv", "no match", "overlap", "below"],
 )
-def test_unusable_arguments_are_named_and_nothing_is_made(two, arrange, message):
+def test_unusable_arguments_are_reported_and_nothing_is_written(two, arrange, message):
     arrange(two)
     assert re.search(f"error: .*{message}", two.run(code=2))
     assert not list(two.out.glob("**/*.jpg"))
 
 
-def test_what_cannot_be_written_is_named(two):
+def test_an_unwritable_output_folder_is_reported(two):
     two.out.write_text("a file where the folder should be")
-    assert "out: cannot be written to" in two.run(code=2)
+    assert "out cannot be written to" in two.run(code=2)
 
 
-def test_the_csv_is_looked_for_beside_the_folders(two):
+def test_the_csv_is_found_next_to_the_folders(two):
     two.out.mkdir()
     shutil.move(two.csv, two.out / "train-rle.csv")
     two.run("--split", "train")
     assert two.files() == ["train-rle.csv", *TWO]
 
 
-def test_the_other_splits_have_their_own_folders(two):
+def test_the_other_splits_have_separate_folders(two):
     two.run("--split", "test")
     assert two.files() == ["test_images/1.1.jpg", "test_images/1.2.jpg"]
     (two.out / "train-rle-sample.csv").write_bytes(b"\xef\xbb\xbf1.1, 0 3\r\n1.2,-1")
@@ -302,14 +316,14 @@ def test_the_other_splits_have_their_own_folders(two):
     assert [name for name in two.files() if "sample_" in name] == sample
 
 
-def test_masks_make_no_sense_for_the_test_split(two):
+def test_the_test_split_accepts_no_masks(two):
     with pytest.raises(SystemExit) as stop:
         main(["--images", str(two.originals), "--split", "test", "--rle", str(two.csv)])
     assert stop.value.code == 2
 
 
-def test_an_interruption_leaves_no_half_file_and_the_next_run_goes_on(two, monkeypatch):
-    written = []
+def test_an_interrupted_run_leaves_no_partial_file_and_can_be_continued(two, monkeypatch):
+    written: list[int] = []
 
     def interrupt(self, data):
         if len(written) == 3:
@@ -323,36 +337,38 @@ def test_an_interruption_leaves_no_half_file_and_the_next_run_goes_on(two, monke
     assert "interrupted" in two.run(code=130)
     assert two.files() == ["train_images/1.1.jpg", "train_mask/1.1.png", "train_mask/1.2.png"]
     monkeypatch.undo()
-    assert "1 images made, 1 already there" in two.run()
+    assert "1 images written, 1 up to date" in two.run()
     assert two.files() == TWO
 
 
-def test_several_processes_make_the_same_files(place):
+def test_several_processes_write_the_same_files(workspace):
     for number in range(130):
-        place.png(f"{number:03}.png", picture(16, 16, seed=number))
-    (place.originals / "broken.png").write_bytes(b"")
+        workspace.png(f"{number:03}.png", picture(16, 16, seed=number))
+    (workspace.originals / "broken.png").write_bytes(b"")
     rows = [(f"{number:03}", "3 4" if number % 3 else "-1") for number in range(130)]
-    place.annotate(*rows, ("broken", "-1"))
-    place.run(code=1)
-    alone = {name: (place.out / name).read_bytes() for name in place.files()}
-    shutil.rmtree(place.out)
-    assert "130 images made, 0 already there, 86 positive" in place.run("--num_workers", 2, code=1)
-    assert {name: (place.out / name).read_bytes() for name in place.files()} == alone
+    workspace.annotate(*rows, ("broken", "-1"))
+    workspace.run(code=1)
+    by_one = {name: (workspace.out / name).read_bytes() for name in workspace.files()}
+    shutil.rmtree(workspace.out)
+    assert "130 images written, 0 up to date, 86 positive" in workspace.run(
+        "--num_workers", 2, code=1
+    )
+    assert {name: (workspace.out / name).read_bytes() for name in workspace.files()} == by_one
 
 
-def test_real_images_and_masks_are_the_originals(siim_data, place):
+def test_real_images_and_masks_are_unchanged(siim_data, workspace):
     folder, rles = siim_data / "siim" / "dicom", siim_data / "siim" / "stage_2_train.csv"
     chosen = [*find_images(folder)[:20], folder / "positive_sample.dcm", folder / "test_image1.dcm"]
     for path in chosen:
-        shutil.copy(path, place.originals)
-    text = place.run("--rle", rles)
+        shutil.copy(path, workspace.originals)
+    text = workspace.run("--rle", rles)
     assert "unannotated, left out: ID_4d6269d79" in text
-    truth = dict.fromkeys((image_id(path) for path in chosen), 0)
+    truth: dict[str, Any] = dict.fromkeys((image_id(path) for path in chosen), 0)
     with open(rles, newline="") as file:
         for row in csv.DictReader(file):
             if row["ImageId"] in truth:
                 truth[row["ImageId"]] = truth[row["ImageId"]] | decode(row["EncodedPixels"])
     for path in chosen[:-1]:
         name = image_id(path)
-        assert np.array_equal(place.image(f"{name}.jpg"), read_image(path))
-        assert np.array_equal(place.mask(name), truth[name] * 255)
+        assert np.array_equal(workspace.image(f"{name}.jpg"), read_image(path))
+        assert np.array_equal(workspace.mask(name), truth[name] * 255)

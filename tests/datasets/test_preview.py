@@ -1,4 +1,4 @@
-"""The sheet of augmentations, made by its command."""
+"""The contact sheet of augmentations, drawn by its command."""
 
 import cv2
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from datasets.formats.images import read_image
 from datasets.preprocessing import preprocess
 from datasets.preview import SEEDS, main
+from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import write_dataset
 from utils.drawing import TILE, TRUTH
 
@@ -20,15 +21,15 @@ def root(tmp_path):
 
 @pytest.fixture
 def run(root, tmp_path, capsys):
-    """Run the command; give its exit code, what it said, and the sheet as RGB, if there is one."""
+    """Run the command and return its exit code, its output and the sheet, RGB, or None."""
 
     def call(*extra, name="sheet.png"):
         path = tmp_path / name
         words = ["--out", path, "--dataset_root", root, "--size", "64", *extra]
         code = main(list(map(str, words)))
-        said = capsys.readouterr()
+        output = capsys.readouterr()
         sheet = cv2.imread(str(path))
-        return code, said.out + said.err, None if sheet is None else sheet[..., ::-1]
+        return code, output.out + output.err, None if sheet is None else sheet[..., ::-1]
 
     return call
 
@@ -45,11 +46,11 @@ def tiles_of(sheet):
     return {k: sheet[top : top + TILE, left : left + TILE] for k, (top, left) in corners.items()}
 
 
-def test_each_row_begins_with_the_image_as_training_prepares_it(run, root):
-    code, said, sheet = run()
+def test_each_row_starts_with_the_image_as_prepared_for_training(run, root):
+    code, output, sheet = run()
     assert code == 0
     tiles = tiles_of(sheet)
-    name = said.split()[-1]
+    name = output.split()[-1]
     grey = preprocess(read_image(root / "train_images" / f"{name}.png"), 64, clahe=True)
     enlarged = cv2.resize(grey, (TILE, TILE), interpolation=cv2.INTER_LINEAR)
     for row in range(SETS):
@@ -68,7 +69,7 @@ def test_the_rows_differ_and_so_do_the_seeds(run):
     assert len({tiles[row, 3].tobytes() for row in range(SETS)}) == SETS
 
 
-def test_the_same_seed_gives_the_same_sheet_and_the_next_is_one_tile_on(run):
+def test_the_same_seed_yields_the_same_sheet_and_the_next_shifts_it_by_a_tile(run):
     first, again, shifted = run()[2], run()[2], run("--seed", 1)[2]
     assert np.array_equal(first, again)
     one, other = tiles_of(first), tiles_of(shifted)
@@ -77,57 +78,57 @@ def test_the_same_seed_gives_the_same_sheet_and_the_next_is_one_tile_on(run):
             assert np.array_equal(one[row, column + 1], other[row, column])
 
 
-def test_the_first_image_with_a_mask_is_shown_and_any_other_on_request(run, root):
+def test_the_first_positive_is_drawn_and_any_other_image_on_request(run, root):
     masks = sorted((root / "train_mask").iterdir())
     for path in masks[:2]:
         cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path), 0)))
-    positive = next(p for p in masks if cv2.imread(str(p), 0).any())
+    positive = next(p for p in masks if read_pixels(p, cv2.IMREAD_GRAYSCALE).any())
     assert positive.stem in run()[1]
-    code, said, sheet = run("--image", masks[0].stem)
-    assert (code, masks[0].stem in said) == (0, True)
+    code, output, sheet = run("--image", masks[0].stem)
+    assert (code, masks[0].stem in output) == (0, True)
     assert not (sheet == TRUTH).all(axis=2).any()
 
 
-def test_a_data_set_without_any_mask_still_gives_a_sheet(run, root):
+def test_a_data_set_without_positives_still_yields_a_sheet(run, root):
     for path in (root / "train_mask").iterdir():
         cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path), 0)))
-    code, said, sheet = run()
+    code, output, sheet = run()
     assert code == 0
-    assert "image00" in said
+    assert "image00" in output
     assert not (sheet == TRUTH).all(axis=2).any()
 
 
-def test_clahe_can_be_left_out(run):
+def test_clahe_can_be_disabled(run):
     assert not np.array_equal(tiles_of(run()[2])[0, 0], tiles_of(run("--clahe", "false")[2])[0, 0])
 
 
 def test_an_unknown_image_is_refused_with_an_example(run):
-    code, said, sheet = run("--image", "nobody")
+    code, output, sheet = run("--image", "nobody")
     assert (code, sheet) == (2, None)
-    assert "--image nobody: none of the 4 annotated images" in said
-    assert "such as image00" in said
+    assert "--image nobody: none of the 4 annotated images" in output
+    assert "such as image00" in output
 
 
-def test_a_missing_data_set_and_a_folder_that_is_not_there_are_told(run, tmp_path):
-    code, said, _ = run("--dataset_root", tmp_path / "nowhere")
+def test_a_missing_data_set_and_a_missing_output_folder_are_reported(run, tmp_path):
+    code, output, _ = run("--dataset_root", tmp_path / "nowhere")
     assert code == 2
-    assert "nowhere/train_images" in said
-    code, said, _ = run(name="nowhere/sheet.png")
+    assert "nowhere/train_images" in output
+    code, output, _ = run(name="nowhere/sheet.png")
     assert code == 2
-    assert "sheet.png cannot be written" in said
+    assert "sheet.png cannot be written" in output
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "message"),
     [
         (["--out", "sheet.gif"], "does not end in .png"),
         (["--out", "a.png", "--size", "0"], "at least 1 pixel"),
-        (["--out", "a.png", "--seed", "-1"], "not a whole number"),
+        (["--out", "a.png", "--seed", "-1"], "not an integer of 0 or more"),
         ([], "--out"),
     ],
 )
-def test_wrong_words_are_refused(words, complaint, capsys):
+def test_invalid_arguments_are_refused(words, message, capsys):
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
-    assert complaint in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,7 +1,8 @@
-"""The synthetic data set: the shape of its files, and a task that only place and shape solve."""
+"""The synthetic data set: file formats, and a task that no threshold solves."""
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -26,13 +27,13 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    return make(tmp_path_factory.mktemp("made"), "--count", str(COUNT), "--num_workers", "0")
+def sample_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("sample_root"), "--count", str(COUNT), "--num_workers", "0")
 
 
 @pytest.fixture(scope="module")
-def dicoms(made) -> dict[str, tuple[Path, pydicom.Dataset]]:
-    paths = (made / "dicom-images-train").rglob("*.dcm")
+def dicoms(sample_root: Path) -> dict[str, tuple[Path, pydicom.Dataset]]:
+    paths = (sample_root / "dicom-images-train").rglob("*.dcm")
     return {path.stem: (path, pydicom.dcmread(path)) for path in paths}
 
 
@@ -42,10 +43,10 @@ def drawn() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def rows(made) -> dict[str, list[str]]:
-    """RLE texts per image, read without the project's own csv code."""
-    lines = (made / "train-rle.csv").read_text(encoding="utf-8").splitlines()[1:]
-    texts = {}
+def rows(sample_root: Path) -> dict[str, list[str]]:
+    """Return the run-length texts per image, read without the project's csv code."""
+    lines = (sample_root / "train-rle.csv").read_text(encoding="utf-8").splitlines()[1:]
+    texts: dict[str, list[str]] = {}
     for line in lines:
         image, text = line.split(",")
         texts.setdefault(image, []).append(text)
@@ -56,16 +57,16 @@ def masks_of(texts: list[str]) -> list[np.ndarray]:
     return [rle.decode(text, SIZE, SIZE) for text in texts]
 
 
-def test_images_depend_on_seed_and_number_alone(made, tmp_path):
+def test_images_depend_only_on_seed_and_index(sample_root, tmp_path):
     fewer = make(tmp_path / "fewer", "--count", "5", "--num_workers", "2")
-    many, few = files_of(made), files_of(fewer)
+    many, few = files_of(sample_root), files_of(fewer)
     assert len(few) == 6
     assert few == {name: many[name] for name in few}
     for table in ("train-rle.csv", "patients.csv"):
-        assert (made / table).read_bytes().startswith((fewer / table).read_bytes())
+        assert (sample_root / table).read_bytes().startswith((fewer / table).read_bytes())
 
 
-def test_the_same_command_again_changes_nothing(tmp_path):
+def test_repeating_the_command_changes_nothing(tmp_path):
     out = make(tmp_path, "--count", "3", "--num_workers", "0")
     before = files_of(out), (out / "train-rle.csv").read_bytes()
     make(tmp_path, "--count", "3", "--num_workers", "0")
@@ -78,11 +79,11 @@ def test_another_seed_draws_other_images():
     assert np.abs(one.astype(int) - other).mean() > 5
 
 
-def test_dicoms_have_the_form_of_stage_1(made, dicoms):
+def test_dicoms_have_the_format_of_stage_1(sample_root, dicoms):
     assert len(dicoms) == COUNT + 1
     assert len({dicom.PatientID for _, dicom in dicoms.values()}) == COUNT + 1
     for path, dicom in dicoms.values():
-        study, series, name = path.relative_to(made / "dicom-images-train").parts
+        study, series, name = path.relative_to(sample_root / "dicom-images-train").parts
         assert (study, series) == (dicom.StudyInstanceUID, dicom.SeriesInstanceUID)
         assert name == f"{dicom.SOPInstanceUID}.dcm"
         assert all(pydicom.uid.UID(uid).is_valid for uid in (study, series, path.stem))
@@ -92,7 +93,7 @@ def test_dicoms_have_the_form_of_stage_1(made, dicoms):
         assert "WindowCenter" not in dicom
 
 
-def test_pixels_are_the_drawing_and_the_frame_is_a_jpeg(dicoms):
+def test_pixels_match_the_drawing_and_the_frame_is_a_jpeg(dicoms):
     _, dicom = dicoms[sample.sample_uid(0, 2)]
     image, _ = sample.draw(seed=0, index=2, size=SIZE)
     pixels = dicom.pixel_array
@@ -101,11 +102,12 @@ def test_pixels_are_the_drawing_and_the_frame_is_a_jpeg(dicoms):
     assert np.abs(pixels.astype(int) - image).mean() < 4
     frame = pydicom.encaps.get_frame(dicom.PixelData, 0, number_of_frames=1)
     decoded = cv2.imdecode(np.frombuffer(frame, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded is not None
     assert np.abs(decoded.astype(int) - pixels).max() <= 1
 
 
-def test_csv_is_stage_1_to_the_byte(made):
-    content = (made / "train-rle.csv").read_bytes()
+def test_the_csv_has_the_format_of_stage_1_to_the_byte(sample_root):
+    content = (sample_root / "train-rle.csv").read_bytes()
     assert content.startswith(b"ImageId, EncodedPixels\n1.2.")
     assert content.endswith(b"\n")
     assert b"\r" not in content
@@ -142,8 +144,8 @@ def test_smallest_set_has_both_classes_and_an_overlap(tmp_path):
     assert (upper & lower).any()
 
 
-def test_patients_have_one_or_several_images(made, rows):
-    with open(made / "patients.csv", encoding="utf-8", newline="") as file:
+def test_patients_have_one_or_several_images(sample_root, rows):
+    with open(sample_root / "patients.csv", encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["ImageId"] for row in table] == list(rows)
     assert all(len(row["PatientId"]) == 8 and row["PatientId"].isdigit() for row in table)
@@ -152,14 +154,14 @@ def test_patients_have_one_or_several_images(made, rows):
     assert max(images) > 1
 
 
-def test_three_in_five_are_positive_and_of_varied_size(drawn):
+def test_three_in_five_are_positives_of_various_sizes(drawn):
     shares = [mask.mean() for _, mask in drawn if mask.any()]
     assert len(shares) == len(drawn) * 3 // 5
     assert min(shares) < 0.015
     assert 0.02 < max(shares) < 0.08
 
 
-def test_pneumothorax_lies_in_one_lung_and_is_darker_than_what_surrounds_it(drawn):
+def test_the_pneumothorax_lies_in_one_lung_and_is_darker_than_its_surroundings(drawn):
     for image, mask in drawn:
         if not mask.any():
             continue
@@ -182,8 +184,10 @@ def test_chest_wall_lies_between_pneumothorax_and_the_edge_of_the_image(drawn):
         assert not walls or np.mean(walls) > np.mean(air) + 10
 
 
-def best_threshold_dice(images: list, masks: list, min_area: int) -> float:
-    """Mean Dice of "darker than t, in pieces of at least min_area", at the best t of all."""
+def best_threshold_dice(
+    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], min_area: int
+) -> float:
+    """Return the best mean Dice of "darker than t, in components of at least min_area"."""
 
     def dice(image: np.ndarray, mask: np.ndarray, threshold: int) -> float:
         dark = (image < threshold).astype(np.uint8)
@@ -192,16 +196,16 @@ def best_threshold_dice(images: list, masks: list, min_area: int) -> float:
         return 2 * (kept & mask).sum() / (kept.sum() + mask.sum())
 
     pairs = list(zip(images, masks, strict=True))
-    return max(np.mean([dice(*pair, t) for pair in pairs]) for t in range(4, 256, 4))
+    return max(float(np.mean([dice(*pair, t) for pair in pairs])) for t in range(4, 256, 4))
 
 
 @pytest.mark.parametrize("min_area", [0, SIZE * SIZE // 500])
 def test_no_threshold_finds_the_pneumothorax(drawn, min_area):
     images, masks = zip(*(pair for pair in drawn if pair[1].any()), strict=True)
     assert best_threshold_dice(images, masks, min_area) < 0.35
-    # The search itself works: it finds the same masks where they alone are dark.
-    alone = [np.where(mask, 40, 200).astype(np.uint8) for mask in masks]
-    assert best_threshold_dice(alone, masks, 0) == 1
+    # The search itself works: it finds the same masks if nothing else is dark.
+    only_dark = [np.where(mask, 40, 200).astype(np.uint8) for mask in masks]
+    assert best_threshold_dice(only_dark, masks, 0) == 1
 
 
 @pytest.mark.parametrize(
@@ -213,16 +217,16 @@ def test_no_threshold_finds_the_pneumothorax(drawn, min_area):
         (["--num_workers", "-1"], "--num_workers -1"),
     ],
 )
-def test_impossible_requests_are_refused(tmp_path, capsys, options, word):
+def test_values_out_of_range_are_refused(tmp_path, capsys, options, word):
     assert sample.main(["--out", str(tmp_path / "out"), *options]) == 2
     assert word in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path, capsys):
+def test_an_unwritable_output_folder_is_an_input_error(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert sample.main(["--out", str(tmp_path / "file" / "out"), "--count", "2"]) == 2
-    assert "cannot write" in capsys.readouterr().err
+    assert "cannot be written to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

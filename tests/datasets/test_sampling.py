@@ -1,4 +1,4 @@
-"""Which images make up a batch, for any number of images, batch sizes and processes."""
+"""Which images form a batch, for any number of images, batch size and number of processes."""
 
 import pytest
 from hypothesis import given
@@ -10,8 +10,8 @@ from utils.errors import InputError
 
 
 @st.composite
-def dealings(draw):
-    """Draw numbers of images and processes, and a batch size that can be dealt out."""
+def splits(draw):
+    """Draw numbers of images and processes, and a batch size that can be split over them."""
     world = draw(st.integers(1, 3))
     return draw(st.integers(2 * world, 70)), world * draw(st.integers(1, 12)), world
 
@@ -31,9 +31,9 @@ def order_and_seeds(**settings):
     return [index for index, _ in flat], dict(flat)
 
 
-@given(dealings())
-def test_every_image_comes_once_in_an_epoch(dealing):
-    count, batch_size, world = dealing
+@given(splits())
+def test_every_image_comes_once_in_an_epoch(split):
+    count, batch_size, world = split
     seen = [
         index
         for rank in range(world)
@@ -43,20 +43,20 @@ def test_every_image_comes_once_in_an_epoch(dealing):
     assert sorted(seen) == list(range(count))
 
 
-@given(dealings())
-def test_every_process_has_two_images_of_every_batch_that_allows_it(dealing):
-    """And never none: the others would wait for it."""
-    count, batch_size, world = dealing
-    least = 2 if batch_size >= 2 * world else 1
+@given(splits())
+def test_every_process_has_two_images_of_every_batch_that_is_large_enough(split):
+    """And always at least one: the other processes would wait for it."""
+    count, batch_size, world = split
+    minimum = 2 if batch_size >= 2 * world else 1
     for rank in range(world):
         assert all(
-            len(batch) >= least for batch in epoch_of(count, batch_size, world=world, rank=rank)
+            len(batch) >= minimum for batch in epoch_of(count, batch_size, world=world, rank=rank)
         )
 
 
-@given(dealings())
-def test_sizes_are_those_of_the_batches_over_all_processes(dealing):
-    count, batch_size, world = dealing
+@given(splits())
+def test_sizes_count_the_images_of_all_processes(split):
+    count, batch_size, world = split
     parts = [epoch_of(count, batch_size, world=world, rank=rank) for rank in range(world)]
     sizes = EpochBatches(names(count), batch_size, (1,), 0, world).sizes()
     assert [sum(map(len, batch)) for batch in zip(*parts, strict=True)] == sizes
@@ -65,16 +65,16 @@ def test_sizes_are_those_of_the_batches_over_all_processes(dealing):
     assert max(sizes) < batch_size + min(2 * world, batch_size)
 
 
-@given(dealings())
-def test_a_batch_holds_the_same_images_however_many_processes_share_it(dealing):
-    count, batch_size, world = dealing
+@given(splits())
+def test_a_batch_has_the_same_images_for_any_number_of_processes(split):
+    count, batch_size, world = split
     parts = [epoch_of(count, batch_size, world=world, rank=rank) for rank in range(world)]
     together = [
         sorted(item for part in batch for item in part) for batch in zip(*parts, strict=True)
     ]
-    alone = EpochBatches(names(count), batch_size, (1, 0, 1))
-    if alone.sizes() == [len(batch) for batch in together]:
-        assert [sorted(batch) for batch in alone] == together
+    single = EpochBatches(names(count), batch_size, (1, 0, 1))
+    if single.sizes() == [len(batch) for batch in together]:
+        assert [sorted(batch) for batch in single] == together
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_batch_holds_the_same_images_however_many_processes_share_it(dealing):
         (10, 3, 3, [3, 3, 4]),
     ],
 )
-def test_a_small_left_over_is_shared_out_with_the_batch_before(count, batch_size, world, sizes):
+def test_a_small_last_batch_is_balanced_with_the_batch_before(count, batch_size, world, sizes):
     assert EpochBatches(names(count), batch_size, (1,), 0, world).sizes() == sizes
 
 
@@ -108,17 +108,17 @@ def test_an_epoch_can_be_repeated():
         {"seed_parts": (1, 0, 2)},
         {"seed_parts": (0, 1, 1)},
     ],
-    ids=["epoch", "seed", "fold", "stage", "exchanged"],
+    ids=["epoch", "seed", "fold", "stage", "swapped"],
 )
-def test_order_and_every_seed_change_with(other):
+def test_order_and_every_seed_depend_on(other):
     order, seeds = order_and_seeds()
     other_order, other_seeds = order_and_seeds(**other)
     assert order != other_order
     assert not set(seeds.values()) & set(other_seeds.values())
 
 
-def test_the_seed_of_an_image_depends_on_its_name_alone():
-    """Not on the other images, its place among them, the batch size or the process."""
+def test_the_seed_of_an_image_depends_only_on_its_id():
+    """Not on the other images, its position among them, the batch size or the process."""
     seeds = {f"image{i}": seed for i, seed in order_and_seeds()[1].items()}
     assert len(set(seeds.values())) == 40
     backwards = EpochBatches(names(40)[::-1], 6, (1, 0, 1))
@@ -127,7 +127,7 @@ def test_the_seed_of_an_image_depends_on_its_name_alone():
         assert all(seed == seeds[batches.ids[i]] for batch in batches for i, seed in batch)
 
 
-def test_seeds_are_whole_numbers_for_every_generator_and_machine():
+def test_seeds_are_63_bit_integers_and_the_same_on_every_machine():
     assert derive_seed(1, 0, 2, "image") == 9056906127045787933
     assert all(0 <= derive_seed(i, "a") < 2**63 for i in range(100))
     assert derive_seed(1, 2) != derive_seed(2, 1)
@@ -135,10 +135,10 @@ def test_seeds_are_whole_numbers_for_every_generator_and_machine():
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.integers(1, 12))
-def test_steps_hold_every_batch_and_weigh_every_image_alike(sizes, batches_per_step):
+def test_steps_have_every_batch_and_weight_every_image_equally(sizes, batches_per_step):
     parts = plan_steps(sizes, batches_per_step)
     assert len(parts) == len(sizes)
-    assert parts[-1].last  # what is left over is not lost
+    assert parts[-1].last  # the last, smaller step is not lost
     steps, start = [], 0
     for end, part in enumerate(parts, start=1):
         if part.last:
@@ -151,7 +151,7 @@ def test_steps_hold_every_batch_and_weigh_every_image_alike(sizes, batches_per_s
         assert sum(weights) == pytest.approx(1)
 
 
-def test_a_tail_is_a_step_of_its_own_size():
+def test_the_last_smaller_step_has_its_true_size():
     assert plan_steps([4, 4, 4, 3, 2], 2) == [
         StepPart(8, False),
         StepPart(8, True),
@@ -176,7 +176,7 @@ def drawn(batches):
 @given(
     st.integers(1, 20), st.integers(0, 60), st.floats(0.05, 1), st.integers(1, 3), st.integers(1, 5)
 )
-def test_a_share_takes_every_positive_once_and_others_to_fill_it(
+def test_a_share_takes_every_positive_once_and_as_many_empty_images_as_it_allows(
     positives, others, share, world, size
 ):
     ranks = [
@@ -193,7 +193,7 @@ def test_a_share_takes_every_positive_once_and_others_to_fill_it(
     assert abs(min(wanted, others) - (len(names) - positives)) <= 0.5 + 1e-9
 
 
-def test_the_others_are_drawn_anew_from_all_of_them():
+def test_empty_images_are_drawn_anew_from_all_of_them():
     epochs = [frozenset(drawn(shared(epoch, 0.5))) for epoch in range(40)]
     assert len(set(epochs)) > 35
     counts = [sum(f"n{i}" in names for names in epochs) for i in range(30)]
@@ -202,12 +202,12 @@ def test_the_others_are_drawn_anew_from_all_of_them():
 
 
 @pytest.mark.parametrize("other", [{"seed_parts": (2, 0, 1)}, {"seed_parts": (1, 0, 2)}])
-def test_what_is_drawn_depends_on_seed_and_stage_and_can_be_repeated(other):
+def test_the_draw_depends_on_seed_and_stage_and_can_be_repeated(other):
     assert drawn(shared(3, 0.3)) == drawn(shared(3, 0.3))
     assert set(drawn(shared(3, 0.3))) != set(drawn(shared(3, 0.3, **other)))
 
 
-def test_a_share_may_change_with_the_epoch_and_with_it_the_steps():
+def test_the_share_and_with_it_the_steps_can_change_with_the_epoch():
     stage = Stage(1, 64, 4, epochs=5, lr=1, positive_share=parse_share("0.8:0.4", "--share"))
     assert [stage.positive_share_at(e) for e in range(5)] == pytest.approx(
         [0.8, 0.7, 0.6, 0.5, 0.4]
@@ -231,11 +231,11 @@ def test_without_a_share_positives_make_no_difference():
 @pytest.mark.parametrize(
     ("text", "shares"), [(0.5, (0.5, 0.5)), ("0.8:0.4", (0.8, 0.4)), (1, (1, 1))]
 )
-def test_shares_are_read(text, shares):
+def test_shares_are_parsed(text, shares):
     assert parse_share(text, "--positive_share") == shares
 
 
 @pytest.mark.parametrize("text", ["", "a", "0.5:", "0.5:0.4:0.3", 0, "0:0.5", 1.5, -1, "nan"])
-def test_what_is_no_share_is_refused(text):
+def test_invalid_shares_are_refused(text):
     with pytest.raises(InputError, match=r"--positive_share .*: give a share above 0"):
         parse_share(text, "--positive_share")

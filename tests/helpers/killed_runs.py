@@ -1,16 +1,17 @@
-"""Trains one fold of a tiny network, undisturbed and killed.
+"""Train one fold of a tiny network undisturbed, and killed in each phase and resumed.
 
     python -m tests.helpers.killed_runs ROOT OUT
 
-A command of its own, as it forks: a process that tests run in has threads. OUT/whole is trained
-undisturbed. Each of OUT/step, OUT/validation and OUT/checkpoint is killed there in its third epoch,
-the checkpoint with half of it written, and resumed.
+A separate command, because it forks and the process of the tests has threads. OUT/undisturbed is
+trained without a kill. OUT/step, OUT/validation and OUT/checkpoint are killed in that phase of the
+third epoch, the last one with half of a checkpoint written, and resumed.
 """
 
 import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +26,7 @@ from utils.training import losses
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Do work in a fork and return its exit code, or minus the signal that ended it."""
+    """Run `work` in a fork and return its exit code, or minus the signal that killed it."""
     process = os.fork()
     if process == 0:
         code = 1
@@ -38,7 +39,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def train(root: Path, folder: Path) -> None:
-    """Train the fold, or go on with it."""
+    """Train or resume the fold."""
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     solver_module.build_model = ensemble.build_model = lambda *_, **__: TinyNet()
@@ -50,40 +51,47 @@ def train(root: Path, folder: Path) -> None:
 
 
 def kill() -> None:
-    """End this process as nothing can prevent."""
+    """Kill this process without any cleanup."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killing(place: str) -> None:
-    """Make this process kill itself when it comes to a place in its third epoch."""
-    # Each epoch has two batches to train on and two to validate on.
-    owner, name, visit = {
+def patch_to_kill(phase: str) -> None:
+    """Patch the training to kill this process in a phase of its third epoch."""
+    # Each epoch has two training and two validation batches.
+    owner, name, call = {
         "step": (losses, "_prepare", 10),
         "validation": (losses, "_prepare", 11),
         "checkpoint": (torch, "save", 3),
-    }[place]
-    real, visits = getattr(owner, name), []
+    }[phase]
+    real = getattr(owner, name)
+    calls: list[None] = []
 
-    def visited(*args, **kwargs):
-        visits.append(None)
-        if len(visits) == visit:
-            if place == "checkpoint":
+    def patched(*args, **kwargs):
+        calls.append(None)
+        if len(calls) == call:
+            if phase == "checkpoint":
                 Path(args[1]).write_bytes(b"PK half a checkpoint")
             kill()
         return real(*args, **kwargs)
 
-    setattr(owner, name, visited)
+    setattr(owner, name, patched)
+
+
+def train_until_killed(root: Path, folder: Path, phase: str) -> None:
+    """Train the fold until the kill in a phase of its third epoch."""
+    patch_to_kill(phase)
+    train(root, folder)
 
 
 def main(root: Path, out: Path) -> None:
     """Train, kill and resume."""
-    assert in_child(lambda: train(root, out / "whole")) == 0
-    for place in ("step", "validation", "checkpoint"):
-        folder = out / place
-        killed = in_child(lambda place=place, folder=folder: (killing(place), train(root, folder)))
-        assert killed == -signal.SIGKILL
+    assert in_child(partial(train, root, out / "undisturbed")) == 0
+    for phase in ("step", "validation", "checkpoint"):
+        folder = out / phase
+        code = in_child(partial(train_until_killed, root, folder, phase))
+        assert code == -signal.SIGKILL
         assert not (folder / "oof.npz").exists()
-        assert in_child(lambda folder=folder: train(root, folder)) == 0
+        assert in_child(partial(train, root, folder)) == 0
 
 
 if __name__ == "__main__":

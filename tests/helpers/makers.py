@@ -1,16 +1,17 @@
-"""Predictions made for tests, their histograms, and their masks and Dice made pixel by pixel."""
+"""Synthetic predictions and their histograms, and pixel-by-pixel references for masks and Dice."""
 
 import numpy as np
 import torch
 
 from utils.inference.out_of_fold import OutOfFoldRow, collect_histograms, measure_prediction
 from utils.postprocessing.histograms import Histograms, count_levels
+from utils.postprocessing.rule import PostProcess
 
 Predicted = list[tuple[np.ndarray, np.ndarray]]
 
 
 def predicted(seed: int, count: int = 8, shape: tuple[int, int] = (5, 7)) -> Predicted:
-    """Draw levels and true masks, [H,W] uint8 each: some masks empty, some full, ties frequent."""
+    """Generate levels and true masks, [H,W] uint8: some masks empty, some full, many ties."""
     rng = np.random.default_rng(seed)
     pairs = []
     for i in range(count):
@@ -23,7 +24,7 @@ def predicted(seed: int, count: int = 8, shape: tuple[int, int] = (5, 7)) -> Pre
 
 
 def histograms_of(pairs: Predicted) -> Histograms:
-    """Count levels and masks, the images being called image0, image1 ..."""
+    """Return the histograms of levels and masks; the ids are image0, image1 ..."""
     counts = [count_levels(*map(torch.from_numpy, pair)).numpy() for pair in pairs]
     height, width = np.array([mask.shape for _, mask in pairs], dtype=np.int32).T
     names = np.array([f"image{i}" for i in range(len(pairs))])
@@ -31,7 +32,7 @@ def histograms_of(pairs: Predicted) -> Histograms:
 
 
 def make_images(count: int, seed: int, sharp: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Draw maps of levels and true masks, [N,9,9]; a third of the masks are empty."""
+    """Generate levels and true masks, [N,9,9] uint8; a third of the masks are empty."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, 9, 9), np.uint8)
     for i in range(count):
@@ -45,17 +46,17 @@ def make_images(count: int, seed: int, sharp: float = 0.5) -> tuple[np.ndarray, 
 
 
 def make_rows(seed: int, gate: bool, presence: bool) -> tuple[list[tuple], list[OutOfFoldRow]]:
-    """Draw maps, true masks and, where asked for, gate maps and presence, and measure them.
+    """Generate levels, true masks and, on request, gate maps and presence, and measure them.
 
     Returns:
-        Per image (levels, mask, gate, presence), and its row.
+        (levels, mask, gate, presence) of each image, and the rows.
     """
     rng = np.random.default_rng(seed)
     given = []
     for (levels, mask), (gate_levels, _) in zip(
         predicted(seed, 9, (6, 8)), predicted(seed + 1, 9, (6, 8)), strict=True
     ):
-        # With most pixels low, components are many.
+        # With half of the pixels low, there are many components.
         levels = np.where(rng.random(levels.shape) < 0.5, levels, 3).astype(np.uint8)
         probability = float(np.float32(rng.choice([0.0, 0.2, 0.3, 0.6, 0.9, 1.0])))
         given.append(
@@ -66,27 +67,32 @@ def make_rows(seed: int, gate: bool, presence: bool) -> tuple[list[tuple], list[
 
 
 def measured(seed: int, gate: bool = False, presence: bool = False) -> Histograms:
-    """Collect the rows of `make_rows`."""
+    """Return the histograms of `make_rows`."""
     _, rows = make_rows(seed, gate, presence)
     return collect_histograms([row.id for row in rows], rows)
 
 
 def slow_components(cut: np.ndarray) -> list[list[tuple[int, int]]]:
-    """List the places of each component of a mask, walking from pixel to pixel."""
-    left = {place for place, value in np.ndenumerate(cut) if value}
+    """List the pixels of each component of a mask, by flood fill."""
+    remaining = {pixel for pixel, value in np.ndenumerate(cut) if value}
     components = []
-    while left:
-        component = [left.pop()]
+    while remaining:
+        component = [remaining.pop()]
         for y, x in component:
-            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & remaining
             component += near
-            left -= near
+            remaining -= near
         components.append(component)
     return components
 
 
-def slow_mask(levels, rule, gate=None, presence=None) -> np.ndarray:
-    """Make a mask as the rule's definition says, pixel by pixel."""
+def slow_mask(
+    levels: np.ndarray,
+    rule: PostProcess,
+    gate: np.ndarray | None = None,
+    presence: float | None = None,
+) -> np.ndarray:
+    """Apply the definition of a rule, pixel by pixel."""
     mask = np.zeros(levels.shape, np.uint8)
     gate = levels if gate is None else gate
     above_top = sum(level > round(255 * rule.top_threshold) for level in gate.ravel().tolist())
@@ -94,15 +100,15 @@ def slow_mask(levels, rule, gate=None, presence=None) -> np.ndarray:
     if above_top < rule.min_area or absent:
         return mask
     for component in slow_components(levels > round(255 * rule.threshold)):
-        mean = sum(int(levels[place]) for place in component) / len(component) / 255
+        mean = sum(int(levels[pixel]) for pixel in component) / len(component) / 255
         if len(component) >= rule.min_component_area and mean >= rule.min_component_mean:
-            for place in component:
-                mask[place] = 1
+            for pixel in component:
+                mask[pixel] = 1
     return mask
 
 
 def slow_dice(prediction: np.ndarray, truth: np.ndarray) -> float:
-    """Count the pixels of two masks one by one."""
+    """Compute Dice by counting the pixels of two masks one by one."""
     a, b = prediction.ravel().tolist(), truth.ravel().tolist()
     both = sum(1 for x, y in zip(a, b, strict=True) if x and y)
     size = sum(1 for x in a if x) + sum(1 for y in b if y)

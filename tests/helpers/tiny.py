@@ -1,6 +1,7 @@
-"""A data set small enough to train on within a second, and a network for it."""
+"""A data set and a network small enough to train within a second."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,12 +13,12 @@ from datasets.folds import Fold, get_fold, make_folds, write_folds
 from datasets.preprocessing import preprocess
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
-from models.interface import normalise
+from models.interface import NetworkOutput, normalise
 from utils.config.command_line import load_config
 from utils.config.settings import Config
 from utils.config.stages import build_stages, mask_stage
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "pretrained": False,
     "image_size_stage1": 32,
     "batch_size_stage1": 4,
@@ -35,7 +36,7 @@ SETTINGS = {
 
 
 def write_dataset(root: Path, count: int = 14, height: int = 72, width: int = 60) -> Path:
-    """Write `count` images, two in three with a bright square that is their mask."""
+    """Write `count` images; two of three are positive, with a bright rectangle as mask."""
     for folder in ("train_images", "train_mask"):
         (root / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -51,13 +52,13 @@ def write_dataset(root: Path, count: int = 14, height: int = 72, width: int = 60
     return root
 
 
-def config(root: Path, **changes) -> Config:
-    """Settings of a training that takes about a second."""
+def config(root: Path, **changes: Any) -> Config:
+    """Return settings of a training that takes about a second."""
     return Config(**(SETTINGS | {"dataset_root": str(root)} | changes))
 
 
-def as_flags(settings: dict) -> list[str]:
-    """Write settings as a command line."""
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    """Convert settings to command-line arguments."""
     return [
         word
         for name, value in settings.items()
@@ -66,45 +67,45 @@ def as_flags(settings: dict) -> list[str]:
 
 
 def fold_and_source(root: Path, number: int = 0) -> tuple[Fold, FileSource]:
-    """Cut the data set in two and return one fold with the pixels of all images."""
+    """Split the data set in two, and return one fold and the pixels of all images."""
     source = FileSource(find_samples(root)[0], clahe=True)
     positive = {name: share > 0 for name, share in source.mask_fractions().items()}
     return get_fold(make_folds(positive, 2, stratified=False), number), source
 
 
 class TinyNet(nn.Module):
-    """Two convolutions; the first, with its norm, is the encoder."""
+    """Two convolutions; the first one and its batch norm are the encoder."""
 
     def __init__(self):
         super().__init__()
         self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
         self.head = nn.Conv2d(4, 1, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> NetworkOutput:
         """[B,3,H,W] -> logits [B,1,H,W]."""
         return self.head(self.encoder(x))
 
 
 class WithPresence(TinyNet):
-    """Says also whether there is a mask, by the mean of its logits."""
+    """Has a presence head too, the mean of its logits."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B,3,H,W] -> logits [B,1,H,W] and [B,1]."""
-        logits = super().forward(x)
+        logits = self.head(self.encoder(x))
         return logits, logits.mean(dim=(2, 3))
 
 
-def build_tiny(*_, presence_head: bool = False, **__) -> TinyNet:
-    """Stand in for `models.build_model`."""
+def build_tiny(*_: object, presence_head: bool = False, **__: object) -> TinyNet:
+    """Replace `models.build_model`."""
     return WithPresence() if presence_head else TinyNet()
 
 
-def write_run(folder: Path, root: Path, seed: int, **changes) -> Path:
-    """Write a finished run of two folds, whose untrained networks give various probabilities.
+def write_run(folder: Path, root: Path, seed: int, **changes: Any) -> Path:
+    """Write a finished run of two folds, with untrained networks of widely varying output.
 
     Returns:
         The run's folder: config.yaml, folds.csv and the best, kept and last checkpoints of every
-        stage, each of another network.
+        stage, each from a different network.
     """
     settings = config(root, run_name=folder.name, **changes)
     folder.mkdir(parents=True)
@@ -135,35 +136,35 @@ def predict_slowly(
     kept: dict[int, list[str]],
     prepared: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Predict one image by the networks of a fold, one after another, at its original size.
+    """Predict one image at its original size with the networks of a fold, one by one.
 
     Args:
-        run: made by `write_run`.
-        fold: its number.
+        run: folder from `write_run`.
+        fold: number of the fold.
         grey: [H,W] uint8.
-        kept: the checkpoints that count, by stage.
-        prepared: `grey` is equalised and of the networks' size already.
+        kept: names of the checkpoints to average, by stage.
+        prepared: whether `grey` is already preprocessed.
 
     Returns:
-        The map of the last stage of `kept` and that of the first, [H,W] float64, and its presence,
-        NaN without a head.
+        The maps of the last and of the first stage in `kept`, [H,W] float64, and the presence of
+        the first stage, NaN without a head.
     """
     settings = load_config(run / "config.yaml")
     size = mask_stage(settings).image_size
-    shown = torch.from_numpy(grey if prepared else preprocess(grey, size, settings.clahe))
+    pixels = torch.from_numpy(grey if prepared else preprocess(grey, size, settings.clahe))
     maps, presences = {}, {}
     for stage, names in kept.items():
-        every, heads = [], []
+        probabilities, heads = [], []
         for name in names:
             network = build_tiny(presence_head=settings.presence_head).eval()
             path = run / f"fold{fold}" / f"stage{stage}_{name}.pth"
             network.load_state_dict(torch.load(path)["state_dict"])
             with torch.no_grad():
-                output = network(normalise(shown[None, None]))
+                output = network(normalise(pixels[None, None]))
             logits, presence = output if isinstance(output, tuple) else (output, None)
             heads.append(float("nan") if presence is None else torch.sigmoid(presence).item())
             full = F.interpolate(torch.sigmoid(logits), grey.shape, mode="bilinear")
-            every.append(full[0, 0].double().numpy())
-        maps[stage], presences[stage] = np.mean(every, axis=0), float(np.mean(heads))
-    decides = min(kept)
-    return maps[max(kept)], maps[decides], presences[decides]
+            probabilities.append(full[0, 0].double().numpy())
+        maps[stage], presences[stage] = np.mean(probabilities, axis=0), float(np.mean(heads))
+    gate = min(kept)
+    return maps[max(kept)], maps[gate], presences[gate]

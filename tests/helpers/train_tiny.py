@@ -1,12 +1,13 @@
-"""Trains one fold of a tiny network on N CPU processes.
+"""Train one fold of a tiny network on N CPU processes.
 
     python -m tests.helpers.train_tiny ROOT OUT N
 
-Run as a command of its own, because a process cannot leave the group that it joined.
+A separate command, because a process cannot leave the process group that it joined.
 """
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from torch.optim import SGD
 
@@ -20,20 +21,20 @@ from utils.training import optim
 
 
 class FixedNorm(TinyNet):
-    """Its norm stands still; every process would otherwise normalise by its own images."""
+    """Its batch norm stays in evaluation mode: each process would normalise by its own images."""
 
     def train(self, mode: bool = True) -> "FixedNorm":
-        """Leave the norm in evaluation mode."""
+        """Keep the batch norm in evaluation mode."""
         super().train(mode)
         self.encoder[1].eval()
         return self
 
 
 def main(root: Path, out: Path, processes: int) -> None:
-    """Write the fold's folder to `out`."""
+    """Train the fold into `out`."""
     solver_module.build_model = ensemble.build_model = lambda *_, **__: FixedNorm()
-    # Adam's steps would hide a gradient that is half as long.
-    optim.Adam = lambda parameters, lr, **_: SGD(parameters, lr)
+    # Adam is invariant to the scale of gradients, so it would hide one that is too small.
+    patch.object(optim, "Adam", lambda parameters, lr, **_: SGD(parameters, lr)).start()
     batches = {"batch_size_stage1": 6, "batch_size_stage2": 6}
     settings = config(
         root,

@@ -1,4 +1,4 @@
-"""Checkpoints of the original repository and of backboned-unet, made into a run."""
+"""Runs created from checkpoints of the original repository and of backboned-unet."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def old_network(seed):
 
 
 def old_state(network, prefix=""):
-    """Add what backboned-unet's state dicts hold beyond ours."""
+    """Return a state dict of backboned-unet, which also has a classifier."""
     state = network.state_dict()
     state |= {"backbone.fc.weight": torch.ones(1000, 512), "backbone.fc.bias": torch.ones(1000)}
     return {prefix + key: value for key, value in state.items()}
 
 
 def original(network):
-    """What the original repository saved; its best Dice came from numpy."""
+    """Return a checkpoint of the original repository, whose best Dice is a numpy number."""
     optimizer = torch.optim.Adam(network.final_conv.parameters(), lr=2e-4)
     network(IMAGE).mean().backward()
     optimizer.step()
@@ -43,17 +43,17 @@ def original(network):
     }
 
 
-FORMS = {
+FORMATS = {
     "original": original,
     "package": old_state,
     "wrapped package": lambda network: old_state(network, "module."),
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_output(form, tmp_path):
+@pytest.mark.parametrize("checkpoint_format", FORMATS)
+def test_every_format_yields_the_same_output(checkpoint_format, tmp_path):
     network = old_network(0)
-    torch.save(FORMS[form](network), tmp_path / "old.pth")
+    torch.save(FORMATS[checkpoint_format](network), tmp_path / "old.pth")
     ours = build_model("unet_resnet34", pretrained=False)
     ours.load_state_dict(read_weights(tmp_path / "old.pth", Config()))
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_an_adopted_run_predicts_and_chooses_thresholds(adopt, old_file, root, t
     assert (run / "fold1" / "stage2_best.pth").read_bytes() == before
 
 
-def test_an_adopted_first_stage_is_where_the_second_begins(adopt, old_file, root, tmp_path):
+def test_stage_two_starts_from_an_adopted_stage_one(adopt, old_file, root, tmp_path):
     settings = QUICK | {"dataset_root": root, "lr_stage2": 1e-30, "stage": 1, "folds": 0}
     assert adopt(old_file, **settings) == 0
     folder = tmp_path / "unet_resnet34" / "old" / "fold0"
@@ -112,7 +112,9 @@ def test_an_adopted_first_stage_is_where_the_second_begins(adopt, old_file, root
         torch.testing.assert_close(trained[key], old[key], msg=key)
 
 
-def test_files_that_do_not_fit_write_nothing(adopt, old_file, tmp_path, capsys):
+def test_checkpoints_that_do_not_fit_are_refused_and_nothing_is_written(
+    adopt, old_file, tmp_path, capsys
+):
     torch.save({"state_dict": {"conv.weight": torch.ones(1)}}, tmp_path / "bad.pth")
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     for name in ("bad.pth", "empty.pth"):
@@ -121,9 +123,9 @@ def test_files_that_do_not_fit_write_nothing(adopt, old_file, tmp_path, capsys):
     assert not (tmp_path / "unet_resnet34").exists()
 
 
-def test_there_is_a_checkpoint_for_each_fold(adopt, old_file, capsys):
+def test_every_fold_needs_a_checkpoint(adopt, old_file, capsys):
     assert adopt(old_file) == 2
-    assert "names 1 files for 5 folds" in capsys.readouterr().err
+    assert "has 1 files for 5 folds" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(adopt, old_file, capsys):

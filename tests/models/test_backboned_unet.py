@@ -1,10 +1,11 @@
-"""The U-Net against values computed once with the package backboned-unet."""
+"""The U-Net, compared with values computed once with the package backboned-unet."""
 
 import inspect
 import json
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from models import backboned_unet
 from models.backboned_unet import BACKBONES, Unet
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-CASES = {
+CASES: dict[tuple[str, str], dict[str, Any]] = {
     ("backboned_unet_resnet34", "transposed"): {"backbone_name": "resnet34"},
     ("backboned_unet_resnet34", "bilinear"): {
         "backbone_name": "resnet34",
@@ -33,14 +34,14 @@ def build(backbone_name="resnet18", classes=1, **settings):
 
 
 def build_unfilled(**settings):
-    """Build without drawing weights: as shapes alone."""
+    """Build on the meta device, with shapes but without weights."""
     with torch.device("meta"):
         return build(**settings)
 
 
 @lru_cache(maxsize=1000)
 def weight_for(key, shape):
-    """Draw a weight that depends on its name alone."""
+    """Draw a weight that depends only on its name."""
     r = torch.randn(
         shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())), dtype=torch.double
     )
@@ -65,14 +66,14 @@ def expected_and_network(request):
     return expected, network.double().eval()
 
 
-def test_parameters_are_those_of_the_package(expected_and_network):
+def test_parameters_equal_those_of_the_package(expected_and_network):
     expected, network = expected_and_network
     shapes = {key: list(value.shape) for key, value in network.state_dict().items()}
     without_classifier = {k: v for k, v in expected["keys"].items() if ".fc." not in k}
     assert shapes == without_classifier
 
 
-def test_outputs_are_those_of_the_package(expected_and_network):
+def test_outputs_equal_those_of_the_package(expected_and_network):
     expected, network = expected_and_network
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -80,12 +81,12 @@ def test_outputs_are_those_of_the_package(expected_and_network):
     assert out.shape == (1, 1, 64, 96)
     assert out.mean().item() == pytest.approx(expected["mean"], abs=1e-9)
     assert out.std().item() == pytest.approx(expected["std"], abs=1e-9)
-    for place, value in expected["sample"].items():
-        row, column = map(int, place.split(","))
+    for position, value in expected["sample"].items():
+        row, column = map(int, position.split(","))
         assert out[0, 0, row, column].item() == pytest.approx(value, abs=1e-9)
 
 
-def test_the_package_has_280_entries_for_resnet34_and_this_278():
+def test_resnet34_has_278_entries_and_280_in_the_package():
     file = FIXTURES / "backboned_unet_resnet34.json"
     assert len(json.loads(file.read_text())["transposed"]["keys"]) == 280
     assert len(build_unfilled(backbone_name="resnet34").state_dict()) == 278
@@ -97,12 +98,12 @@ def test_a_checkpoint_of_the_package_loads_and_its_classifier_is_reported(capsys
     state |= {"backbone.fc.weight": torch.ones(1000, 512), "backbone.fc.bias": torch.ones(1000)}
     network.load_state_dict(state)
     assert "backbone.fc.weight, backbone.fc.bias" in capsys.readouterr().out
-    assert "backbone.fc.weight" in state  # the caller's dict is left as it was
+    assert "backbone.fc.weight" in state  # the caller's dict is not modified
     for key, value in other.state_dict().items():
         assert torch.equal(network.state_dict()[key], value), key
 
 
-def test_other_unknown_or_missing_parameters_are_refused():
+def test_other_unexpected_or_missing_parameters_are_refused():
     network = build_unfilled()
     state = network.state_dict()
     with pytest.raises(RuntimeError, match="extra"):
@@ -112,13 +113,13 @@ def test_other_unknown_or_missing_parameters_are_refused():
         network.load_state_dict(state)
 
 
-def test_a_checkpoint_without_classifier_loads_in_silence(capsys):
+def test_a_checkpoint_without_classifier_loads_silently(capsys):
     network = build()
     network.load_state_dict(network.state_dict())
     assert capsys.readouterr().out == ""
 
 
-def test_the_signature_is_that_of_the_package_and_a_keyword_of_our_own():
+def test_the_signature_is_that_of_the_package_plus_one_keyword():
     parameters = dict(inspect.signature(Unet).parameters)
     own = parameters.pop("presence_head")
     assert (own.kind, own.default) == (inspect.Parameter.KEYWORD_ONLY, False)
@@ -135,12 +136,12 @@ def test_the_signature_is_that_of_the_package_and_a_keyword_of_our_own():
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_every_backbone_gives_a_logit_for_each_pixel(backbone):
+def test_every_backbone_outputs_a_logit_for_each_pixel(backbone):
     network = build_unfilled(backbone_name=backbone, classes=2)
     assert network(torch.zeros(2, 3, 64, 96, device="meta")).shape == (2, 2, 64, 96)
 
 
-def test_an_unknown_backbone_is_named_beside_the_known():
+def test_an_unknown_backbone_is_refused_with_the_known_names():
     with pytest.raises(ValueError, match="unknown backbone 'resnet35'; known: resnet18"):
         build("resnet35")
 
@@ -155,16 +156,19 @@ def assert_equal_tensors(a, b):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_building_moves_no_pretrained_weight_and_no_norm_statistic(monkeypatch, frozen):
+def test_building_changes_no_pretrained_weight_and_no_norm_statistic(monkeypatch, frozen):
     source = torchvision.models.resnet18(weights=None)
     for module in source.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()
-            module.num_batches_tracked += 7
+            module.get_buffer("running_mean").normal_()
+            module.get_buffer("num_batches_tracked").add_(7)
     asked = []
-    monkeypatch.setattr(
-        backboned_unet, "fetch_imagenet", lambda name: asked.append(name) or source.state_dict()
-    )
+
+    def fetch(name):
+        asked.append(name)
+        return source.state_dict()
+
+    monkeypatch.setattr(backboned_unet, "fetch_imagenet", fetch)
     network = Unet("resnet18", encoder_freeze=frozen)
     del source.fc
     assert asked == ["resnet18"]
@@ -172,14 +176,14 @@ def test_building_moves_no_pretrained_weight_and_no_norm_statistic(monkeypatch, 
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_new_network_is_in_training_mode_but_for_a_frozen_encoder(frozen):
+def test_a_new_network_is_in_training_mode_except_a_frozen_encoder(frozen):
     network = build_unfilled(encoder_freeze=frozen)
     assert all(module.training for module in network.upsample_blocks.modules())
     assert all(module.training != frozen for module in network.backbone.modules())
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_encoder_freeze_holds_gradients_and_statistics_of_the_encoder_alone(frozen):
+def test_encoder_freeze_stops_gradients_and_statistics_of_only_the_encoder(frozen):
     network = build(encoder_freeze=frozen).eval().train()
     assert network.encoder is network.backbone
     before = norm_statistics(network)

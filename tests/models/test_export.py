@@ -1,4 +1,4 @@
-"""Export: the file that is written computes what PyTorch computes."""
+"""Export: the ONNX file computes the same as PyTorch."""
 
 import importlib.util
 from dataclasses import asdict
@@ -24,7 +24,7 @@ SIZE = 64
 
 
 def write_run(folder, model_type, folds):
-    """Write a run whose networks, though untrained, give probabilities from 0 to 1."""
+    """Write a run whose untrained networks predict probabilities from 0 to 1."""
     config = Config(
         model_type=model_type, n_splits=max(2, folds), image_size_stage2=SIZE, run_name="made", t=2
     )
@@ -34,7 +34,7 @@ def write_run(folder, model_type, folds):
         (folder / f"fold{fold}").mkdir()
         torch.manual_seed(fold)
         network = build_model(model_type, pretrained=False, t=2, prior=0.5)
-        speak_up(network)
+        spread_probabilities(network)
         content = {"state_dict": network.state_dict(), "model_type": model_type, "stage": 2}
         content |= {"epoch": 0, "kept": [{"epoch": 0}], "config": asdict(config)}
         FoldCheckpoints(folder / f"fold{fold}").save(content)
@@ -42,7 +42,7 @@ def write_run(folder, model_type, folds):
 
 
 @torch.no_grad()
-def speak_up(network):
+def spread_probabilities(network):
     *_, last = (m for m in network.modules() if isinstance(m, nn.Conv2d))
     for module in network.modules():
         module.momentum = 1.0
@@ -76,7 +76,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("model_type", ["AttU_Net", "deeplabv3plus"])
-def test_one_fold_computes_what_pytorch_does(model_type, tmp_path, capsys):
+def test_one_fold_computes_the_same_as_pytorch(model_type, tmp_path, capsys):
     run = write_run(tmp_path / "run", model_type, 1)
     assert export.main(["--run", str(run), "--folds", "0"]) == 0
     image = images(2)
@@ -84,7 +84,7 @@ def test_one_fold_computes_what_pytorch_does(model_type, tmp_path, capsys):
     assert probability.dtype == np.float32
     assert probability.std() > 0.1
     np.testing.assert_allclose(probability, by_hand(run, 0, image), atol=1e-3)
-    assert "largest difference to PyTorch" in capsys.readouterr().out
+    assert "largest difference from PyTorch" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +103,15 @@ def test_several_folds_are_averaged(run, averaged):
         assert np.abs(folds[0] - folds[1]).max() > 0.1
 
 
-def test_the_file_says_what_goes_in(averaged):
+def test_the_metadata_describe_the_input(averaged):
     _, described = run_file(averaged, images(1))
     assert "CLAHE" in described["input"]
     assert f"uint8 [B,1,{SIZE},{SIZE}]" in described["input"]
     assert (described["folds"], described["clahe"]) == ("0,1", "true")
 
 
-def test_the_difference_is_seen(run, averaged):
-    """Against an ensemble that lacks a fold of the file."""
+def test_the_difference_is_measured(run, averaged):
+    """Compared with the right ensemble, and with one that lacks a fold."""
     fabric = export.launch("cpu", 1, 1, "32-true")
     differences = []
     for folds in ("all", 0):
@@ -123,17 +123,19 @@ def test_the_difference_is_seen(run, averaged):
     assert differences[1] > 0.05
 
 
-def test_every_output_of_a_run_with_stage_three_and_presence(tmp_path, monkeypatch, capsys):
-    """The file holds what decides as well as what draws, of all kept epochs."""
+def test_a_run_with_stage_three_and_a_presence_head_has_three_outputs(
+    tmp_path, monkeypatch, capsys
+):
+    """Probability and gate are averaged over all kept epochs."""
     monkeypatch.setattr(ensemble, "build_model", build_tiny)
     root = write_dataset(tmp_path / "data")
     changes = {"epoch_stage3": 1, "keep_best": 2, "presence_weight": 0.1}
     run = write_tiny_run(tmp_path / "run", root, 1, **changes)
     assert export.main(["--run", str(run), "--folds", "1"]) == 0
-    said = capsys.readouterr().out
-    assert "probability, gate, presence of 1 folds, 4 networks" in said
+    output = capsys.readouterr().out
+    assert "probability, gate, presence of 1 folds, 4 networks" in output
     session = onnxruntime.InferenceSession(str(run / "model.onnx"))
-    names = [output.name for output in session.get_outputs()]
+    names = [node.name for node in session.get_outputs()]
     assert names == ["probability", "gate", "presence"]
     image = images(3)
     found = session.run(None, {"image": image.numpy()})
@@ -151,7 +153,7 @@ def test_every_output_of_a_run_with_stage_three_and_presence(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("difference", [2e-3, float("nan")])
-def test_a_file_that_differs_is_not_left_behind(difference, run, tmp_path, monkeypatch, capsys):
+def test_a_file_that_differs_is_removed(difference, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "export", lambda _, __, path: path.write_bytes(b"a graph"))
     monkeypatch.setattr(export, "largest_difference", lambda *_: difference)
     assert export.main(["--run", str(run), "--folds", "0", "--out", str(tmp_path / "x.onnx")]) == 2
@@ -159,8 +161,8 @@ def test_a_file_that_differs_is_not_left_behind(difference, run, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_recurrent_network_keeps_its_steps(tmp_path):
-    """They are not in the weights."""
+def test_a_recurrent_network_keeps_its_number_of_steps(tmp_path):
+    """The state dict does not have it."""
     config = Config(model_type="R2U_Net", t=2)
     network = build_model("R2U_Net", pretrained=False, t=2)
     content = {"state_dict": network.state_dict(), "model_type": "R2U_Net"}
@@ -169,29 +171,29 @@ def test_a_recurrent_network_keeps_its_steps(tmp_path):
     assert {m.t for m in loaded.modules() if hasattr(m, "t")} == {2}
 
 
-def test_missing_packages_are_named_with_what_to_install(run, monkeypatch, capsys):
+def test_missing_packages_are_reported_with_what_to_install(run, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
     )
     assert export.main(["--run", str(run)]) == 2
     message = capsys.readouterr().err
-    assert "onnxscript cannot be found" in message
+    assert "not installed: onnxscript" in message
     assert "pip install -r requirements-export.txt" in message
 
 
-def test_more_weights_than_a_file_holds_are_refused(run, monkeypatch, capsys):
-    monkeypatch.setattr(export, "_MOST_BYTES", 100 * 2**20)
+def test_more_weights_than_fit_in_a_file_are_refused(run, monkeypatch, capsys):
+    monkeypatch.setattr(export, "_MAX_BYTES", 100 * 2**20)
     assert export.main(["--run", str(run)]) == 2
-    assert "are 0.1 GiB, more than one ONNX file holds" in capsys.readouterr().err
+    assert "take 0.1 GiB, too much for one ONNX file" in capsys.readouterr().err
     assert not (run / "model.onnx").exists()
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, capsys):
     assert export.main(["--run", str(tmp_path)]) == 2
     assert "has no config.yaml" in capsys.readouterr().err
 
 
-def test_a_fold_that_is_not_there_is_named(run, capsys):
+def test_a_missing_fold_is_reported(run, capsys):
     assert export.main(["--run", str(run), "--folds", "5"]) == 2
     assert "--folds 5: give all, or fold numbers from 0 to 1" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from models.interface import normalise
 IMAGENET = Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
-def test_grey_becomes_what_torchvision_feeds_its_networks():
+def test_grey_is_normalised_like_torchvision_inputs():
     grey = torch.arange(256, dtype=torch.uint8).view(2, 1, 8, 16)
     expected = IMAGENET(grey.expand(-1, 3, -1, -1) / 255)
     normalised = normalise(grey)

@@ -1,6 +1,7 @@
-"""The presence head: a second output, of whether there is a mask at all."""
+"""The presence head: a second output, whether there is a mask at all."""
 
 import copy
+from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -23,7 +24,7 @@ NETWORKS = [
     "smp:Unet:se_resnext50_32x4d",
     "smp:UnetPlusPlus:tu-resnet10t",
 ]
-"""One for each way that a network with a head is built."""
+"""One for each way of building a network with a head."""
 
 ARCHITECTURES = {
     a.__name__: "tu-vit_tiny_patch16_224" if a is smp.DPT else "resnet18"
@@ -32,7 +33,7 @@ ARCHITECTURES = {
 HEADS = ("presence_head.", "classification_head.")
 
 
-def build(model_type: str, presence_head: bool = True, **settings) -> nn.Module:
+def build(model_type: str, presence_head: bool = True, **settings: Any) -> nn.Module:
     torch.manual_seed(0)
     return build_model(model_type, pretrained=False, presence_head=presence_head, **settings)
 
@@ -56,49 +57,50 @@ def small():
 
 
 class TestEveryNetwork:
-    def test_an_image_becomes_a_logit_for_each_pixel_and_one_for_all(self, network):
+    def test_the_output_is_a_logit_for_each_pixel_and_one_for_the_image(self, network):
         logits, presence = network(images(3))
         assert (logits.shape, presence.shape) == ((3, 1, 64, 64), (3, 1))
         assert logits.dtype == presence.dtype == torch.float32
 
-    def test_the_mask_starts_at_its_prior_and_presence_at_a_half(self, network):
-        """A prior set on the wrong layer would leave masks near one half."""
+    def test_masks_start_at_their_prior_and_presence_at_one_half(self, network):
+        """If the prior were set on the wrong layer, masks would start near one half."""
         output = read_output(network(images()))
         assert 0.003 < torch.sigmoid(output.logits).mean() < 0.03
+        assert output.presence is not None
         assert 0.1 < torch.sigmoid(output.presence).mean() < 0.9
 
-    def test_presence_teaches_encoder_and_head_and_nothing_else(self, network):
+    def test_presence_trains_only_encoder_and_head(self, network):
         network.zero_grad()
         network(images())[1].sum().backward()
         reached = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
         encoder = {id(p) for p in network.encoder.parameters()}
         names = {n for n, p in network.named_parameters() if id(p) in encoder or of_head(n)}
         assert reached.keys() == names
-        # Some encoders begin with residual branches that are weighed by zero.
+        # Some encoders start with residual branches weighted by zero.
         assert sum(bool(gradient.any()) for gradient in reached.values()) > 0.5 * len(names)
 
-    def test_every_parameter_gets_a_gradient_from_both(self, network):
-        """DDP waits for the gradient of a parameter that asks for one."""
+    def test_every_parameter_gets_a_gradient_from_both_outputs(self, network):
+        """DDP waits for the gradient of every parameter that requires one."""
         network.zero_grad()
         sum(part.sum() for part in network(images())).backward()
         assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
-    def test_the_head_adds_two_tensors_and_leaves_the_others_their_names(self, network, request):
+    def test_the_head_adds_two_tensors_and_keeps_the_other_names(self, network, request):
         plain = build(request.node.callspec.params["network"], presence_head=False)
         own = network.state_dict()
         assert isinstance(plain(images()), Tensor)
         assert list(plain.state_dict()) == [name for name in own if not of_head(name)]
         assert sum(map(of_head, own)) == 2
 
-    def test_masks_are_those_of_the_plain_network(self, network, request):
+    def test_masks_equal_those_of_the_network_without_a_head(self, network, request):
         plain = build(request.node.callspec.params["network"], presence_head=False).eval()
         other = copy.deepcopy(network).eval()
         other.load_state_dict(plain.state_dict(), strict=False)
         with torch.no_grad():
             assert torch.equal(other(images())[0], plain(images()))
 
-    def test_presence_is_the_same_twice_in_evaluation_and_not_in_training(self, network):
-        """Dropout: batch norm gives the same batch the same output."""
+    def test_presence_is_deterministic_only_in_evaluation_mode(self, network):
+        """Because of dropout: batch norm alone returns the same output for the same batch."""
         with torch.no_grad():
             evaluated = copy.deepcopy(network).eval()
             assert torch.equal(evaluated(images())[1], evaluated(images())[1])
@@ -107,20 +109,20 @@ class TestEveryNetwork:
 
 
 @pytest.mark.parametrize(("architecture", "encoder"), ARCHITECTURES.items())
-def test_every_architecture_of_the_package_has_a_head(architecture, encoder):
+def test_every_architecture_of_the_package_can_have_a_head(architecture, encoder):
     network = build(f"smp:{architecture}:{encoder}").to("meta")
     logits, presence = network(torch.empty(2, 3, 128, 192, device="meta"))
     assert (logits.shape, presence.shape) == ((2, 1, 128, 192), (2, 1))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_network_without_a_head_is_refused_with_those_that_have_one(name):
+def test_a_network_that_cannot_have_a_head_is_refused_with_those_that_can(name):
     match = rf"--presence_weight .*, which {name} cannot .*unet_resnet34.*linknet.*smp:.*weight 0$"
     with pytest.raises(InputError, match=match):
         build(name)
 
 
-def test_an_unknown_name_is_still_answered_with_the_nearest():
+def test_an_unknown_name_is_refused_with_the_nearest_known():
     with pytest.raises(InputError, match="did you mean 'unet_resnet34'"):
         build("unet_resnet43")
 
@@ -130,14 +132,17 @@ def test_presence_is_a_linear_function_of_the_mean_of_the_deepest_features(name)
     network = build(name).eval()
     weight, bias = (p for n, p in network.named_parameters() if of_head(n))
     with torch.no_grad():
-        expected = deepest(network.encoder, images()).mean(dim=(2, 3)) @ weight.T + bias
+        expected = (
+            deepest(network.get_submodule("encoder"), images()).mean(dim=(2, 3)) @ weight.T + bias
+        )
         torch.testing.assert_close(network(images())[1], expected)
 
 
 def deepest(encoder: nn.Module, x: Tensor) -> Tensor:
-    """Run a ResNet up to its last layer."""
-    x = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(x))))
-    return encoder.layer4(encoder.layer3(encoder.layer2(encoder.layer1(x))))
+    """Run a ResNet up to its last stage."""
+    for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+        x = encoder.get_submodule(name)(x)
+    return x
 
 
 def test_outputs_are_named_with_and_without_a_head(small):
@@ -148,14 +153,14 @@ def test_outputs_are_named_with_and_without_a_head(small):
     assert plain.presence is None
 
 
-def test_a_size_that_it_cannot_halve_is_refused(small):
+def test_an_invalid_size_is_refused(small):
     with pytest.raises(InputError, match="use 64x64 or 96x96"):
         small(torch.zeros(1, 3, 70, 70))
 
 
-def test_parameters_that_only_presence_needs_are_not_retired():
+def test_parameters_that_only_presence_uses_stay_parameters():
     class Shallow(nn.Module):
-        """Its mask comes from the first layer alone."""
+        """Computes its mask from only the first layer."""
 
         size_step = 1
 
@@ -174,7 +179,7 @@ def test_parameters_that_only_presence_needs_are_not_retired():
     assert kept == {"first", "mask", "deep"}
 
 
-def test_a_frozen_encoder_leaves_the_head_to_learn():
+def test_with_a_frozen_encoder_presence_trains_the_head():
     network = build("unet_resnet18")
     network.encoder.requires_grad_(False)
     network(images())[1].sum().backward()
@@ -183,15 +188,15 @@ def test_a_frozen_encoder_leaves_the_head_to_learn():
 
 
 @pytest.fixture
-def alone():
-    """A process group of one."""
+def process_group():
+    """A process group with one process."""
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", ["unet_resnet18", "smp:Unet:resnet18"])
-def test_plain_ddp_takes_a_loss_of_both_outputs_and_no_other(name, alone):
+def test_plain_ddp_needs_a_loss_of_both_outputs(name, process_group):
     network = DistributedDataParallel(build(name))
     for _ in range(3):
         sum(part.sum() for part in network(images())).backward()
@@ -200,7 +205,7 @@ def test_plain_ddp_takes_a_loss_of_both_outputs_and_no_other(name, alone):
         network(images())
 
 
-def test_it_compiles(small):
+def test_it_can_be_compiled(small):
     compiled = copy.deepcopy(small)
     compiled.compile(backend="aot_eager")
     with torch.no_grad():
@@ -217,7 +222,7 @@ def test_both_outputs_can_be_exported_by_name(name, tmp_path):
     torch.onnx.export(network, (images(),), path, dynamo=True, output_names=names, verbose=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == names
-    given = session.run(None, {session.get_inputs()[0].name: images().numpy()})
+    outputs = session.run(None, {session.get_inputs()[0].name: images().numpy()})
     with torch.no_grad():
-        for part, expected in zip(given, network(images()), strict=True):
+        for part, expected in zip(outputs, network(images()), strict=True):
             torch.testing.assert_close(torch.from_numpy(part), expected, rtol=1e-3, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Sizes that can be halved, and the answer to those that cannot."""
+"""Valid image sizes, and the message for invalid ones."""
 
 import pickle
 
@@ -11,7 +11,7 @@ from utils.errors import InputError
 
 
 class Halver(nn.Conv2d):
-    """A convolution that says it halves four times."""
+    """A convolution that claims to halve the image four times."""
 
     size_step = 16
 
@@ -30,7 +30,7 @@ class Halver(nn.Conv2d):
         (31, 1, [31]),
     ],
 )
-def test_the_nearest_multiples_are_below_and_above(size, step, near):
+def test_the_nearest_multiples_are_the_next_below_and_above(size, step, near):
     assert nearest_multiples(size, step) == near
 
 
@@ -43,16 +43,16 @@ def test_the_nearest_multiples_are_below_and_above(size, step, near):
         (7, 16, "16x16 or 32x16"),
     ],
 )
-def test_a_size_that_is_no_multiple_is_answered_with_the_nearest(height, width, near):
+def test_an_invalid_size_is_refused_with_the_nearest_valid_ones(height, width, near):
     with pytest.raises(InputError, match=f"Halver .* {height}x{width} .* 16; use {near}$"):
         check_image_size(Halver(), height, width)
 
 
-def test_multiples_pass():
+def test_multiples_are_accepted():
     check_image_size(Halver(), 1024, 768)
 
 
-def test_each_batch_is_checked_and_the_parameters_keep_their_names():
+def test_every_batch_is_checked_and_parameters_keep_their_names():
     network = Halver()
     add_size_check(network)
     assert set(network.state_dict()) == {"weight", "bias"}

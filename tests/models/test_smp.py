@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch: names, and weights without the network."""
+"""Networks of segmentation-models-pytorch: names, and weights without internet access."""
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -15,18 +15,18 @@ ARCHITECTURES = [a.__name__ for a in smp._MODEL_ARCHITECTURES if a is not smp.DP
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_gives_a_logit_for_each_pixel(architecture):
+def test_every_architecture_outputs_a_logit_for_each_pixel(architecture):
     network = build_model(f"smp:{architecture}:resnet18", pretrained=False).to("meta")
     assert network(torch.empty(2, 3, 128, 192, device="meta")).shape == (2, 1, 128, 192)
 
 
-def test_a_vision_transformer_takes_images_of_any_size():
+def test_a_vision_transformer_accepts_any_image_size():
     network = build_model("smp:DPT:tu-vit_tiny_patch16_224", pretrained=False).to("meta")
     assert network(torch.empty(2, 3, 128, 192, device="meta")).shape == (2, 1, 128, 192)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "encoder", "answer"),
+    ("architecture", "encoder", "message"),
     [
         ("Unt", "resnet34", "no architecture 'Unt'; did you mean Unet,"),
         ("unet", "resnet34", "no architecture 'unet'; did you mean Unet,"),
@@ -37,13 +37,13 @@ def test_a_vision_transformer_takes_images_of_any_size():
         ("Unet", "tu-resnet18.nothing", "cannot be built: .*tag"),
     ],
 )
-def test_what_cannot_be_built_is_answered(architecture, encoder, answer):
-    with pytest.raises(InputError, match=answer):
+def test_what_cannot_be_built_is_refused(architecture, encoder, message):
+    with pytest.raises(InputError, match=message):
         build_smp(architecture, encoder, pretrained=False)
 
 
-def test_an_encoder_for_images_of_one_size_is_refused():
-    with pytest.raises(InputError, match=r"512x512 .*224.*choose an encoder for images of any"):
+def test_an_encoder_with_a_fixed_image_size_is_refused():
+    with pytest.raises(InputError, match=r"512x512 .*224.*choose an encoder that accepts any"):
         build_model("smp:Unet:tu-swin_tiny_patch4_window7_224", pretrained=False)
 
 
@@ -52,7 +52,7 @@ def unreachable(*_, **__):
 
 
 @pytest.mark.parametrize("name", ["linknet", "smp:Unet:tu-resnet10t"])
-def test_without_a_network_the_way_out_is_named(name, monkeypatch):
+def test_without_internet_the_alternatives_are_named(name, monkeypatch):
     monkeypatch.setattr(encoders, "hf_hub_download", unreachable)
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", unreachable)
     with pytest.raises(InputError, match=r"resnet.*not known.*--pretrained false.*--encoder_w"):
@@ -60,32 +60,33 @@ def test_without_a_network_the_way_out_is_named(name, monkeypatch):
 
 
 def test_pretrained_fetches_the_weights_of_the_encoder(monkeypatch, tmp_path, capsys):
-    source = build_smp("Unet", "resnet18", pretrained=False).encoder.state_dict()
+    source = build_smp("Unet", "resnet18", pretrained=False).get_submodule("encoder").state_dict()
     save_file(source, tmp_path / "model.safetensors")
-    asked = []
-    monkeypatch.setattr(
-        encoders,
-        "hf_hub_download",
-        lambda repository, filename, revision: asked.append(repository) or tmp_path / filename,
-    )
+    fetched = []
+
+    def download(repository, filename, revision):
+        fetched.append(repository)
+        return tmp_path / filename
+
+    monkeypatch.setattr(encoders, "hf_hub_download", download)
     built = build_model("smp:Unet:resnet18")
-    assert set(asked) == {"smp-hub/resnet18.imagenet"}
+    assert set(fetched) == {"smp-hub/resnet18.imagenet"}
     assert "imagenet weights for resnet18" in capsys.readouterr().out
-    for key, value in built.encoder.state_dict().items():
+    for key, value in built.get_submodule("encoder").state_dict().items():
         assert torch.equal(value, source[key]), key
 
 
-def test_timm_fetches_the_weights_of_its_encoders(monkeypatch, capsys):
+def test_pretrained_fetches_timm_weights_for_timm_encoders(monkeypatch, capsys):
     source = timm.create_model("resnet10t").state_dict()
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: source)
     built = build_model("smp:Unet:tu-resnet10t")
     assert "timm's weights for tu-resnet10t" in capsys.readouterr().out
     assert torch.equal(
-        built.encoder.state_dict()["model.layer4.0.conv1.weight"], source["layer4.0.conv1.weight"]
+        built.get_parameter("encoder.model.layer4.0.conv1.weight"), source["layer4.0.conv1.weight"]
     )
 
 
-def test_an_encoder_without_imagenet_weights_takes_the_first_there_are(monkeypatch, capsys):
+def test_an_encoder_without_imagenet_weights_uses_the_first_ones(monkeypatch, capsys):
     monkeypatch.setattr(encoders, "hf_hub_download", unreachable)
     with pytest.raises(InputError, match="could not fetch pretrained weights for dpn68b"):
         build_smp("Unet", "dpn68b", pretrained=True)

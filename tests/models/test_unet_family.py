@@ -1,7 +1,8 @@
-"""The U-Net family: what the four share, and what each adds."""
+"""The U-Net family: common parts and differences."""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from models.unet_family import (
@@ -10,12 +11,13 @@ from models.unet_family import (
     DoubleConv,
     RecurrentBlock,
     RecurrentConv,
+    Up,
     build_unet,
 )
 
 
 def build_unfilled(name, t=3):
-    """Build without drawing weights: as shapes alone."""
+    """Build on the meta device, with shapes but without weights."""
     with torch.device("meta"):
         return build_unet(name, t)
 
@@ -34,7 +36,7 @@ def count(network, kind):
     ],
 )
 @pytest.mark.parametrize("t", [1, 3])
-def test_parameters_are_as_many_as_in_the_common_implementation(name, parameters, t):
+def test_parameter_counts_equal_those_of_the_common_implementation(name, parameters, t):
     network = build_unfilled(name, t)
     assert sum(p.numel() for p in network.parameters()) == parameters
 
@@ -61,10 +63,12 @@ def test_the_encoder_halves_four_times():
 def test_a_recurrent_convolution_adds_its_input_t_times(t):
     torch.manual_seed(0)
     module = RecurrentConv(4, t).eval()
-    convolution = module.conv[0]
+    convolution, norm, _ = module.conv
+    assert isinstance(convolution, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
     x = torch.randn(2, 4, 8, 8)
     with torch.no_grad():
-        scale = 1 / (1 + module.conv[1].eps) ** 0.5
+        scale = 1 / (1 + norm.eps) ** 0.5
         expected = torch.zeros_like(x)
         for _ in range(1 + t):
             filtered = F.conv2d(x + expected, convolution.weight, convolution.bias, padding=1)
@@ -72,7 +76,7 @@ def test_a_recurrent_convolution_adds_its_input_t_times(t):
         torch.testing.assert_close(module(x), expected)
 
 
-def test_a_recurrent_block_is_its_two_convolutions_around_a_residual():
+def test_a_recurrent_block_adds_a_residual_to_its_two_convolutions():
     block = RecurrentBlock(3, 4, t=2).eval()
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
@@ -82,30 +86,36 @@ def test_a_recurrent_block_is_its_two_convolutions_around_a_residual():
 
 
 @pytest.mark.parametrize("name", ["R2U_Net", "R2AttU_Net"])
-def test_every_recurrent_convolution_has_the_steps_asked_for(name):
+def test_every_recurrent_convolution_has_the_requested_steps(name):
     network = build_unfilled(name, t=2)
     assert [m.t for m in network.modules() if isinstance(m, RecurrentConv)] == [2] * 18
 
 
-def test_a_gate_weighs_each_pixel_of_the_shortcut_by_both():
+def test_a_gate_weights_each_pixel_of_the_shortcut_by_both_inputs():
     torch.manual_seed(0)
     gate = AttentionGate(6).eval()
     x, shortcut = torch.randn(2, 6, 8, 8), torch.randn(2, 6, 8, 8)
-    (g, _), (s, _), w = gate.of_decoder, gate.of_shortcut, gate.weigh[1]
+    (g, norm), (s, _), w = gate.of_decoder, gate.of_shortcut, gate.weigh[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert isinstance(g, nn.Conv2d)
+    assert isinstance(s, nn.Conv2d)
+    assert isinstance(w, nn.Conv2d)
     with torch.no_grad():
-        scale = 1 / (1 + gate.of_decoder[1].eps) ** 0.5
+        scale = 1 / (1 + norm.eps) ** 0.5
         both = F.conv2d(x, g.weight, g.bias) + F.conv2d(shortcut, s.weight, s.bias)
         weight = torch.sigmoid(F.conv2d(F.relu(both * scale), w.weight, w.bias) * scale)
         torch.testing.assert_close(gate(x, shortcut), shortcut * weight)
     assert weight.shape == (2, 1, 8, 8)
 
 
-def test_the_gate_stands_in_the_shortcut_alone():
-    """Wide open it changes nothing; closed it shuts the shortcut off, and nothing else."""
+def test_the_gate_acts_on_only_the_shortcut():
+    """An open gate changes nothing; a closed one zeroes the shortcut and nothing else."""
     torch.manual_seed(0)
     up = build_unet("AttU_Net", 1).eval().decoder[-1]
+    assert isinstance(up, Up)
+    assert up.gate is not None
     x, shortcut = torch.randn(1, 128, 4, 4), torch.randn(1, 64, 8, 8)
-    of_gate = up.gate.weigh[2].bias
+    of_gate = up.gate.weigh.get_parameter("2.bias")
     with torch.no_grad():
         for bias, passed in ((1000.0, shortcut), (-1000.0, torch.zeros_like(shortcut))):
             of_gate.fill_(bias)

@@ -1,4 +1,4 @@
-"""Parameters that take no part."""
+"""Parameters that do not affect the output."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ class WithClassifier(nn.Module):
 UNUSED = {f"encoder.rest.{n}" for n in ("norm.weight", "norm.bias", "fc.weight", "fc.bias")}
 
 
-def test_what_takes_no_part_asks_for_no_gradient_even_when_thawed():
+def test_unused_parameters_require_no_gradient_even_when_thawed():
     network = WithClassifier()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     own = {name for name, _ in network.named_parameters()}
@@ -41,7 +41,7 @@ def test_what_takes_no_part_asks_for_no_gradient_even_when_thawed():
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-def test_the_trial_draws_nothing():
+def test_the_trial_draws_no_random_numbers():
     network = WithClassifier()
     state = torch.get_rng_state()
     unused_to_buffers(network)
@@ -49,7 +49,7 @@ def test_the_trial_draws_nothing():
     assert network.training
 
 
-def test_a_network_for_images_of_one_size_is_refused():
+def test_a_network_with_a_fixed_image_size_is_refused():
     network = WithClassifier()
     network.head = nn.Conv2d(5, 1, 1)
     with pytest.raises(InputError, match=r"cannot take an image of 512x512 \(.+\); choose an enc"):

@@ -1,4 +1,4 @@
-"""Pretrained weights from files and, with the network cut off, from torchvision."""
+"""Pretrained weights from files and, without internet access, from torchvision."""
 
 import pickle
 import urllib.error
@@ -15,7 +15,7 @@ from utils.errors import InputError
 
 
 class Encoder(nn.Module):
-    """The first layers of a ResNet, by their names."""
+    """The first layers of a ResNet, with their names."""
 
     def __init__(self):
         super().__init__()
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 @pytest.fixture
 def source():
     encoder = Encoder()
-    encoder.bn1.running_mean.normal_()
+    encoder.get_buffer("bn1.running_mean").normal_()
     return encoder.state_dict()
 
 
@@ -34,7 +34,7 @@ def prefixed(prefix, state):
     return {prefix + key: value for key, value in state.items()}
 
 
-FORMS = {
+FORMATS = {
     "torchvision": lambda state: state | {"fc.weight": torch.ones(9, 4), "fc.bias": torch.ones(9)},
     "network": lambda state: prefixed("backbone.", state),
     "checkpoint": lambda state: {
@@ -48,18 +48,18 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_file_gives_the_same_weights(form, source, tmp_path, capsys):
-    torch.save(FORMS[form](source), tmp_path / "weights.pth")
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_every_file_format_yields_the_same_weights(file_format, source, tmp_path, capsys):
+    torch.save(FORMATS[file_format](source), tmp_path / "weights.pth")
     encoder = Encoder()
     load_encoder(encoder, tmp_path / "weights.pth")
     for key, value in encoder.state_dict().items():
         assert torch.equal(value, source[key]), key
-    said = capsys.readouterr().out
-    assert f"weights.pth: {5 if form == 'old torch' else 6} loaded, 0 missing" in said
+    output = capsys.readouterr().out
+    assert f"weights.pth: {5 if file_format == 'old torch' else 6} loaded, 0 missing" in output
     extra = {"torchvision": "2 unexpected ['fc.bias', 'fc.weight']"}
     extra["checkpoint"] = "1 unexpected ['final_conv.bias']"
-    assert said.rstrip().endswith(extra.get(form, "0 unexpected"))
+    assert output.rstrip().endswith(extra.get(file_format, "0 unexpected"))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_every_form_of_file_gives_the_same_weights(form, source, tmp_path, capsy
     ],
     ids=["other network", "other shape", "incomplete", "no weights"],
 )
-def test_a_file_that_lacks_a_weight_is_refused_and_changes_nothing(change, first, source, tmp_path):
+def test_a_file_without_all_weights_is_refused_and_changes_nothing(change, first, source, tmp_path):
     torch.save(change(source), tmp_path / "wrong.pth")
     encoder = Encoder()
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
@@ -82,7 +82,7 @@ def test_a_file_that_lacks_a_weight_is_refused_and_changes_nothing(change, first
 
 
 class Attack:
-    """An object that, when unpickled, makes a file."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -94,24 +94,24 @@ class Attack:
 @pytest.mark.parametrize(
     "write", [torch.save, lambda what, path: path.write_bytes(pickle.dumps(what, 2))]
 )
-def test_a_file_with_code_in_it_is_refused_and_not_run(write, tmp_path):
+def test_a_file_with_code_is_refused_and_not_run(write, tmp_path):
     write({"conv1.weight": Attack(tmp_path / "harm")}, tmp_path / "evil.pth")
     with pytest.raises(InputError, match=r"evil\.pth cannot be read"):
         load_encoder(Encoder(), tmp_path / "evil.pth")
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"no checkpoint at .*none\.pth"):
         load_encoder(Encoder(), tmp_path / "none.pth")
 
 
-def test_a_network_without_encoder_takes_no_file():
+def test_a_network_without_encoder_accepts_no_file():
     with pytest.raises(InputError, match=r"--encoder_weights file\.pth: this network has no enc"):
         load_encoder(None, "file.pth")
 
 
-def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
+def test_without_internet_the_alternatives_are_named(tmp_path, monkeypatch):
     def unreachable(*_, **__):
         raise urllib.error.URLError("Name or service not known")
 
@@ -124,7 +124,7 @@ def test_without_a_network_the_way_out_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("where", ["download", "cache"])
 def test_damaged_weights_are_refused(where, tmp_path, monkeypatch):
     weights = torchvision.models.ResNet34_Weights.IMAGENET1K_V1
-    (tmp_path / "weights.pth").write_bytes(b"not what it was")
+    (tmp_path / "weights.pth").write_bytes(b"damaged")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     served = (tmp_path / "weights.pth").as_uri()
     monkeypatch.setattr(torch.hub, "urlopen", lambda *_, **__: urllib.request.urlopen(served))
@@ -136,15 +136,15 @@ def test_damaged_weights_are_refused(where, tmp_path, monkeypatch):
         fetch_imagenet("resnet34")
 
 
-def test_the_first_imagenet_weights_are_fetched_and_their_source_is_said(monkeypatch, capsys):
-    asked = []
+def test_version_1_weights_are_fetched_and_their_url_printed(monkeypatch, capsys):
+    fetched = []
 
-    def give(self, **settings):
-        asked.append((self, settings["check_hash"]))
+    def get_state_dict(self, **settings):
+        fetched.append((self, settings["check_hash"]))
         return {"conv1.weight": torch.ones(1)}
 
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", give)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
     weights = torchvision.models.ResNet34_Weights.IMAGENET1K_V1
     assert fetch_imagenet("resnet34") == {"conv1.weight": torch.ones(1)}
-    assert asked == [(weights, True)]
+    assert fetched == [(weights, True)]
     assert weights.url in capsys.readouterr().out

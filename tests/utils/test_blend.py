@@ -1,4 +1,4 @@
-"""Blends of runs: thresholds from their own out-of-fold maps, and predictions by them."""
+"""Blends of runs: their out-of-fold predictions, thresholds and predictions of new images."""
 
 import csv
 import json
@@ -45,8 +45,8 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(root, tmp_path_factory):
-    """Runs A and B and the folder of all runs, finished in both folds."""
+def finished(root, tmp_path_factory):
+    """A folder with runs A and B, finished in both folds."""
     folder = tmp_path_factory.mktemp("checkpoints")
     runs = write_run(folder / "u" / "A", root, 1, **A), write_run(folder / "l" / "B", root, 2, **B)
     with pytest.MonkeyPatch.context() as patch:
@@ -57,9 +57,9 @@ def made(root, tmp_path_factory):
 
 
 @pytest.fixture
-def runs(made, tmp_path):
+def runs(finished, tmp_path):
     """Copies of A and B."""
-    shutil.copytree(made, tmp_path / "checkpoints")
+    shutil.copytree(finished, tmp_path / "checkpoints")
     return tmp_path / "checkpoints" / "u" / "A", tmp_path / "checkpoints" / "l" / "B"
 
 
@@ -81,7 +81,7 @@ def choose(*runs, weights=None, flags=()):
     return blend.main([*words(*runs, weights=weights), *map(str, flags)])
 
 
-def place(*runs, weights=None):
+def results(*runs, weights=None):
     return results_folder(read_runs(runs, weights, "all"))
 
 
@@ -91,7 +91,7 @@ def refusal(capsys, code):
 
 
 def assert_counts(found, probability):
-    """Allow what the last bits of a network's output change: they depend on the batch's shape."""
+    """Allow small differences: the last bits of a network's output depend on the batch size."""
     counts = np.histogram(np.floor(255 * probability), bins=LEVELS, range=(0, LEVELS))[0]
     assert found.sum() == probability.size
     assert np.abs(np.cumsum(found - counts)).max() <= 20
@@ -99,7 +99,7 @@ def assert_counts(found, probability):
 
 def test_out_of_fold_maps_are_the_weighted_mean_at_the_original_size(runs, root):
     assert choose(*runs, weights="3,2") == 0
-    folder = place(*runs, weights="0.6,0.4")
+    folder = results(*runs, weights="0.6,0.4")
     samples = find_samples(root).samples
     for number in range(2):
         found = load_histograms(folder / f"fold{number}" / "oof.npz")
@@ -116,7 +116,9 @@ def test_out_of_fold_maps_are_the_weighted_mean_at_the_original_size(runs, root)
             )
             assert_counts(found.all[i], probability)
             assert_counts(found.mask[i], probability[truth > 0])
+            assert found.gate is not None
             assert_counts(found.gate[i], gate)
+            assert found.presence is not None
             assert found.presence[i] == pytest.approx(presence, abs=1e-5)
             assert np.abs(probability - parts[0][0]).max() > 0.05
 
@@ -126,17 +128,17 @@ def test_a_run_blended_with_itself_is_that_run(runs, weights):
     run, _ = runs
     assert choose(run, run, weights=weights) == 0
     for number in range(2):
-        blended, alone = (
+        blended, single = (
             vars(load_histograms(folder / f"fold{number}" / "oof.npz"))
-            for folder in (place(run, run, weights=weights), run)
+            for folder in (results(run, run, weights=weights), run)
         )
-        for name, values in alone.items():
+        for name, values in single.items():
             np.testing.assert_array_equal(blended[name], values, name)
 
 
 def test_the_results_are_those_of_a_run(runs, capsys):
     assert choose(*runs) == 0
-    folder = place(*runs)
+    folder = results(*runs)
     rule = load_rule(folder / "threshold.json")
     assert len(json.loads((folder / "summary.json").read_text())["folds"]) == 2
     assert (folder / "threshold.png").stat().st_size > 1000
@@ -144,13 +146,13 @@ def test_the_results_are_those_of_a_run(runs, capsys):
     assert [(part["run"], part["weight"]) for part in about["runs"]] == [
         (str(run), 0.5) for run in runs
     ]
-    said = capsys.readouterr().out
-    assert rule.describe() in said
-    assert "\\n" not in said
-    assert str(folder) in said
+    output = capsys.readouterr().out
+    assert rule.describe() in output
+    assert "\\n" not in output
+    assert str(folder) in output
 
 
-def test_predict_asks_for_the_thresholds_by_the_command_that_makes_them(runs, tmp_path, capsys):
+def test_predict_names_the_command_that_chooses_the_thresholds(runs, tmp_path, capsys):
     flags = ["--images", tmp_path / "x", "--out", tmp_path / "out.csv"]
     (tmp_path / "x").mkdir()
     sizes = [(50, 41), (64, 64), (30, 90)]
@@ -162,10 +164,10 @@ def test_predict_asks_for_the_thresholds_by_the_command_that_makes_them(runs, tm
     python, module, name, *rest = shlex.split(line)
     assert (python, module, name) == ("python", "-m", "utils.blend")
     assert blend.main(rest + [str(word) for word in CPU]) == 0
-    rule_file = place(*runs, weights="0.7,0.3") / "threshold.json"
+    rule_file = results(*runs, weights="0.7,0.3") / "threshold.json"
     rule = {"threshold": 0.5, "min_area": 700, "top_threshold": 0.5, "presence_threshold": 0.4}
     rule_file.write_text(json.dumps(rule))
-    # Whatever the order and the sum of weights, it is the same blend.
+    # The blend does not depend on the order of its runs or the sum of the weights.
     asked = [*words(*runs[::-1], weights="3,7"), *map(str, flags)]
     assert predict.main(asked) == 0
     with open(tmp_path / "out.csv") as rows, open(tmp_path / "scores.csv") as scores:
@@ -195,13 +197,15 @@ def test_predict_asks_for_the_thresholds_by_the_command_that_makes_them(runs, tm
     assert emptied < len(sizes)
 
 
-def test_runs_of_other_folds_are_refused_by_the_image(runs, capsys):
+def test_runs_with_different_folds_are_refused(runs, capsys):
     table = read_folds(runs[1] / "folds.csv")
-    table.loc[3, "fold"] = 1 - table.loc[3, "fold"]
+    numbers = table["fold"].tolist()
+    numbers[3] = 1 - numbers[3]
+    table["fold"] = numbers
     write_folds(table, runs[1] / "folds.csv")
     message = refusal(capsys, choose(*runs))
-    assert f"image image03 is in fold {1 - table.loc[3, 'fold']} of {runs[0]}" in message
-    assert f"but in fold {table.loc[3, 'fold']} of {runs[1]}" in message
+    assert f"image image03 is in fold {1 - numbers[3]} of {runs[0]}" in message
+    assert f"but in fold {numbers[3]} of {runs[1]}" in message
     write_folds(table.drop(3), runs[1] / "folds.csv")
     assert f"but in no fold of {runs[1]}" in refusal(capsys, choose(*runs))
     assert not (runs[0].parent.parent / "blends").exists()
@@ -212,27 +216,27 @@ def test_a_fold_that_a_run_has_not_finished_is_left_out(runs, capsys):
     (runs[1] / "fold0" / "oof.npz").unlink()
     assert choose(*runs) == 0
     assert f"fold 0 is left out: {runs[1]} has not finished it" in capsys.readouterr().out
-    found = sorted(path.parent.name for path in place(*runs).glob("fold*/oof.npz"))
+    found = sorted(path.parent.name for path in results(*runs).glob("fold*/oof.npz"))
     assert found == ["fold1"]
     (runs[0] / "fold1" / "oof.npz").unlink()
     assert "no fold is finished in all runs" in refusal(capsys, choose(*runs))
-    assert (place(*runs) / "threshold.json").exists()
+    assert (results(*runs) / "threshold.json").exists()
 
 
-def test_images_that_are_not_there_are_named(runs, root, tmp_path, capsys):
+def test_missing_images_are_named(runs, root, tmp_path, capsys):
     other = tmp_path / "data"
     shutil.copytree(root, other)
     (other / "train_images" / "image05.png").unlink()
     message = refusal(capsys, choose(*runs, flags=["--dataset_root", other]))
     assert "lacks 1 images" in message
-    assert "first image05" in message
+    assert "the first is image05" in message
 
 
 @pytest.mark.parametrize(
     "weights",
     ["0.5", "0.5,0.3,0.2", "0.5,0", "0.5,-1", "a,b", "nan,1", "1,nan", "inf,1", "1e308,1e308"],
 )
-def test_weights_that_make_no_sense_are_refused(runs, tmp_path, capsys, weights):
+def test_invalid_weights_are_refused(runs, tmp_path, capsys, weights):
     assert f"--weights {weights}: give one number above 0 per --run, 2 in all" in refusal(
         capsys, choose(*runs, weights=weights)
     )
@@ -244,9 +248,7 @@ def test_one_run_is_no_blend(runs, capsys):
     assert sorted(runs[0].rglob("*")) == before
 
 
-def test_a_blend_remembers_its_mirror_images_and_predict_says_where_they_differ(
-    runs, root, tmp_path, capsys
-):
+def test_predict_notes_if_its_tta_differs_from_that_of_the_blend(runs, root, tmp_path, capsys):
     assert choose(*runs, flags=["--tta", "hflip"]) == 0
     flags = ["--images", root / "train_images", "--out", tmp_path / "out.csv"]
     asked = [*words(*runs), *map(str, flags)]
@@ -254,12 +256,12 @@ def test_a_blend_remembers_its_mirror_images_and_predict_says_where_they_differ(
     assert predict.main([*asked, "--tta", "hflip"]) == 0
     assert "note:" not in capsys.readouterr().out
     assert predict.main(asked) == 0
-    said = capsys.readouterr().out
-    assert "chosen with --tta hflip, but this prediction uses --tta none" in said
+    output = capsys.readouterr().out
+    assert "chosen with --tta hflip, but this prediction uses --tta none" in output
 
 
 @pytest.mark.parametrize("weights", ["4,1,1", "7,5,2", "3,3,1"])
-def test_the_command_that_is_named_leads_to_the_same_place(runs, weights):
+def test_the_named_command_has_the_same_results_folder(runs, weights):
     asked = read_runs((*runs, runs[0]), weights, "all")
     given = shlex.split(blend_command(asked))
     again = read_runs((*runs, runs[0]), given[given.index("--weights") + 1], "all")
@@ -273,32 +275,32 @@ def test_presence_needs_a_head_in_every_run(runs, root, tmp_path, capsys):
     assert "presence_threshold 0.3: needs networks" in refusal(capsys, predict.main(asked))
 
 
-def test_the_place_follows_from_runs_and_weights_alone(runs):
+def test_the_results_folder_depends_on_runs_and_weights_only(runs):
     a, b = runs
-    same = {place(a, b), place(b, a), place(a, b, weights="2,2"), place(a / ".." / "A", b)}
+    same = {results(a, b), results(b, a), results(a, b, weights="2,2"), results(a / ".." / "A", b)}
     assert len(same) == 1
-    assert place(a) == a
+    assert results(a) == a
     others = [
-        place(a, b),
-        place(a, b, weights="0.6,0.4"),
-        place(a, b, weights="0.4,0.6"),
-        place(a, a),
-        place(a, a, b),
-        place(b, b),
+        results(a, b),
+        results(a, b, weights="0.6,0.4"),
+        results(a, b, weights="0.4,0.6"),
+        results(a, a),
+        results(a, a, b),
+        results(b, b),
     ]
     assert len(set(others)) == len(others)
     assert {folder.parent for folder in others} == {a.parent.parent / "blends"}
-    assert place(a, b).name.startswith("B+A_0.5,0.5_")
+    assert results(a, b).name.startswith("B+A_0.5,0.5_")
 
 
-def test_runs_of_one_name_or_of_long_names_have_places_of_their_own(runs):
+def test_runs_with_equal_or_long_names_have_different_results_folders(runs):
     root = runs[0].parent.parent
     long = [run.rename(run.with_name(letter * 200)) for run, letter in zip(runs, "ab", strict=True)]
     other = long[0].with_name(long[0].name[:-1] + "c")
     shutil.copytree(long[0], other)
-    first, second = place(*long), place(other, long[1])
+    first, second = results(*long), results(other, long[1])
     assert first != second
     assert max(len(folder.name.encode()) for folder in (first, second)) < 255
     namesake = root / "other" / long[0].name
     shutil.copytree(long[0], namesake)
-    assert place(namesake, long[1]) not in (first, second)
+    assert results(namesake, long[1]) not in (first, second)

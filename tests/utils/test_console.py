@@ -11,12 +11,12 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_process_by_itself_is_the_first():
+def test_a_single_process_is_rank_0():
     assert is_main_process()
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_the_first_process_is_numbered_zero_by_every_launcher(name, monkeypatch, capsys):
+def test_rank_0_is_recognised_with_every_launcher(name, monkeypatch, capsys):
     monkeypatch.setenv(name, "0")
     print0("first")
     monkeypatch.setenv(name, "1")
@@ -25,7 +25,7 @@ def test_the_first_process_is_numbered_zero_by_every_launcher(name, monkeypatch,
     assert capsys.readouterr().out == "first\n"
 
 
-def test_the_first_process_of_a_second_machine_is_not_the_first(monkeypatch):
+def test_local_rank_0_of_a_second_machine_is_not_rank_0(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("NODE_RANK", "1")
     assert not is_main_process()

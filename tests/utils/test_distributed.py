@@ -1,4 +1,4 @@
-"""Several processes: they train the network that one would."""
+"""Training on several processes equals training on one."""
 
 import subprocess
 import sys
@@ -33,8 +33,8 @@ def folds(tmp_path_factory):
     return folders
 
 
-def test_two_processes_make_the_steps_of_one(folds):
-    """Across the thaw of stage 1 and the accumulation of stage 2, with batches of 6 and of 4."""
+def test_two_processes_train_like_one(folds):
+    """Across thawing in stage 1 and accumulation in stage 2, with batches of 6 and of 4."""
     log = (folds[2] / "log.txt").read_text()
     assert "encoder thawed" in log
     for name in ("stage1_last", "stage2_last"):
@@ -49,10 +49,10 @@ def test_two_processes_make_the_steps_of_one(folds):
 def test_two_processes_count_every_pixel_once(folds):
     one, two = (load_histograms(folds[n] / "oof.npz") for n in (1, 2))
     assert two.ids.tolist() == one.ids.tolist()
-    assert len(two.ids) % 2 == 1  # one process has an image more to validate
+    assert len(two.ids) % 2 == 1  # one process has one more image to validate
     np.testing.assert_array_equal(two.all.sum(axis=1), two.height * two.width)
     np.testing.assert_array_equal(two.mask.sum(axis=1), one.mask.sum(axis=1))
-    # The last bits of a weight may move a pixel over the edge of a level.
+    # A difference in the last bits of a weight may move a pixel to the next level.
     assert np.abs(two.all - one.all).sum() <= 8
 
 
@@ -65,7 +65,7 @@ def test_two_processes_count_every_pixel_once(folds):
         ({}, "cpu", "32-true"),
     ],
 )
-def test_a_processor_computes_in_bfloat16_only_where_it_can(
+def test_a_cpu_uses_bfloat16_only_if_it_is_native(
     monkeypatch, capabilities, accelerator, precision
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -74,8 +74,8 @@ def test_a_processor_computes_in_bfloat16_only_where_it_can(
     assert fabric._precision.precision == precision
 
 
-def test_only_deterministic_algorithms_are_used_where_asked(monkeypatch):
-    asked = []
+def test_deterministic_algorithms_are_used_on_request(monkeypatch):
+    asked: list[bool] = []
     monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
     launch("cpu", 1, 1, "32-true")
     assert asked == []

@@ -1,4 +1,4 @@
-"""Pictures of masks: what is drawn where."""
+"""Pictures of images with their masks."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from utils.drawing import PREDICTION, TRUTH, comparison, outline
 
 
 def ring():
-    """Draw a mask with a hole, [64,64] uint8."""
+    """Return a mask with a hole, [64,64] uint8."""
     mask = np.zeros((64, 64), np.uint8)
     mask[10:50, 20:60] = 1
     mask[25:35, 35:45] = 0
@@ -16,7 +16,7 @@ def ring():
 
 
 def on_edge(mask):
-    """Find the pixels of a mask that touch a pixel outside it."""
+    """Return the pixels of a mask next to a pixel outside it."""
     padded = np.pad(mask, 1)
     neighbours = [padded[1:-1, :-2], padded[1:-1, 2:], padded[:-2, 1:-1], padded[2:, 1:-1]]
     return (mask == 1) & (np.min(neighbours, axis=0) == 0)
@@ -27,7 +27,7 @@ def grey():
     return np.repeat(picture(64, 64)[..., None], 3, axis=2)
 
 
-def test_the_edge_is_drawn_the_inside_tinted_and_the_outside_left(grey):
+def test_the_outline_is_drawn_the_inside_tinted_and_the_outside_unchanged(grey):
     mask, before = ring(), grey.copy()
     drawn = outline(grey, mask, (255, 80, 64))
     edge = on_edge(mask)
@@ -44,7 +44,7 @@ def test_the_edge_is_drawn_the_inside_tinted_and_the_outside_left(grey):
     assert np.array_equal(grey, before)
 
 
-def test_an_empty_mask_draws_nothing_and_a_full_one_everything(grey):
+def test_an_empty_mask_changes_no_pixel_and_a_full_one_all(grey):
     assert np.array_equal(outline(grey, np.zeros((64, 64), np.uint8), TRUTH), grey)
     full = outline(grey, np.ones((64, 64), np.uint8), TRUTH)
     assert (full != grey).any(axis=2).all()

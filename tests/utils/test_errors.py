@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one plain message for what a user can act on."""
+"""How a command exits: its exit code, and one message for an error that the user can fix."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from utils.errors import InputError, ReportedByRankZero, command
 
 @command
 def main(outcome):
-    """Do what it is told."""
+    """Return or raise `outcome`."""
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
@@ -20,29 +20,29 @@ def test_the_result_is_the_exit_code(outcome, code):
 
 def test_an_input_error_is_one_message_and_code_two(capsys):
     assert main(InputError("looked for x in y; give --z")) == 2
-    said = capsys.readouterr()
-    assert said.err == "error: looked for x in y; give --z\n"
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert printed.err == "error: looked for x in y; give --z\n"
+    assert printed.out == ""
 
 
-def test_a_workers_traceback_is_left_out(capsys):
+def test_the_traceback_of_a_worker_is_left_out(capsys):
     traceback = "Caught InputError in DataLoader worker process 0.\nOriginal Traceback ...\n"
     main(InputError(f"{traceback}utils.errors.InputError: the image is cut short\n"))
     assert capsys.readouterr().err == "error: the image is cut short\n"
 
 
-def test_what_all_processes_meet_the_first_one_says(capsys):
+def test_an_error_of_all_processes_is_reported_by_rank_0_only(capsys):
     assert main(ReportedByRankZero("once")) == 2
     assert capsys.readouterr().err == ""
 
 
-def test_what_another_process_meets_alone_it_says_itself(monkeypatch, capsys):
+def test_an_error_of_a_single_process_is_reported_by_that_process(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
     assert main(InputError("image 7 is damaged")) == 2
     assert capsys.readouterr().err == "error: image 7 is damaged\n"
 
 
-def test_a_full_disk_is_told_and_other_errors_of_the_system_pass(capsys):
+def test_a_full_disk_is_reported_and_other_os_errors_are_raised(capsys):
     assert main(OSError(28, "No space left on device", "run/log.txt")) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: No space left on device: cannot write run/log.txt.")
@@ -56,10 +56,10 @@ def test_ctrl_c_ends_without_a_traceback(capsys):
     assert capsys.readouterr().out == "interrupted\n"
 
 
-def test_other_errors_are_faults_of_the_program_and_pass():
+def test_other_errors_are_bugs_and_raised():
     with pytest.raises(KeyError):
         main(KeyError("x"))
 
 
-def test_a_command_keeps_its_name_and_text():
-    assert (main.__name__, main.__doc__) == ("main", "Do what it is told.")
+def test_a_command_keeps_its_name_and_docstring():
+    assert (main.__name__, main.__doc__) == ("main", "Return or raise `outcome`.")

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or absent."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 from utils.files import atomic_write, write_json
 
 
-def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path):
+def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a.txt"
     with atomic_write(path) as temporary:
         temporary.write_text("new")
@@ -21,7 +21,7 @@ def test_a_file_appears_under_its_name_when_it_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("interruption", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
+def test_a_failure_leaves_only_the_old_file(tmp_path, interruption):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -36,7 +36,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_renaming_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_a_failed_rename_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -51,10 +51,15 @@ def test_a_failed_renaming_leaves_the_old_file_and_nothing_else(tmp_path, monkey
 
 
 @pytest.mark.parametrize("flush", [True, False])
-def test_the_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch, flush):
+def test_a_file_is_flushed_before_it_is_renamed(tmp_path, monkeypatch, flush):
     happened, real = [], os.replace
+
+    def rename(*names):
+        happened.append("renamed")
+        real(*names)
+
     monkeypatch.setattr(os, "fsync", lambda _: happened.append("flushed"))
-    monkeypatch.setattr(os, "replace", lambda *names: (happened.append("renamed"), real(*names)))
+    monkeypatch.setattr(os, "replace", rename)
     with atomic_write(tmp_path / "a.txt", flush=flush) as temporary:
         temporary.write_text("new")
     assert happened == ["flushed"] * flush + ["renamed"]
@@ -67,7 +72,7 @@ def test_a_file_that_was_never_written_is_an_error(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_others_may_read_what_they_could_read_before(tmp_path):
+def test_file_permissions_are_the_default_ones(tmp_path):
     (tmp_path / "plain.txt").write_text("")
     with atomic_write(tmp_path / "a.txt") as temporary:
         temporary.write_text("")
@@ -88,7 +93,7 @@ def test_json_is_strict_and_has_no_nan(tmp_path):
     assert text.endswith("}\n")
 
 
-def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
+def test_invalid_json_content_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"old": True})
     for unusable in (object(), float("inf")):
         with pytest.raises((TypeError, ValueError)):
@@ -98,7 +103,7 @@ def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_file_that_is_there_can_be_protected(tmp_path, monkeypatch, links):
+def test_an_existing_file_can_be_protected(tmp_path, monkeypatch, links):
     if not links:
 
         def refuse(*_):

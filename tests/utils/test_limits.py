@@ -1,4 +1,4 @@
-"""Untrusted files: what asks for too much is refused by name, before it is decoded or unpacked."""
+"""Untrusted files: oversized ones are refused by name, before they are decoded or unpacked."""
 
 import json
 import os
@@ -20,12 +20,11 @@ from datasets.formats.images import copyable_bytes, image_id, read_image
 from datasets.siim import read_excluded
 from tests.helpers.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
 from tests.helpers.makers import histograms_of, predicted
-from utils import csv_files as tables
-from utils import limits
+from utils import csv_files, limits
 from utils.config.command_line import load_config, parse_config
 from utils.config.settings import Config
 from utils.errors import InputError
-from utils.postprocessing import histograms as metric
+from utils.postprocessing import histograms as histograms_module
 from utils.postprocessing.histograms import load_histograms
 from utils.postprocessing.rule import load_rule
 
@@ -36,7 +35,7 @@ def chunk(kind, body, length=None):
 
 
 def png(height, width, last=b""):
-    """A PNG whose header says more than its data has, with a chunk behind the data."""
+    """Return a PNG with a larger size in its header than its data, and a chunk after the data."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(bytes(99)))
     return b"\x89PNG\r\n\x1a\n" + header + data + last + chunk(b"IEND", b"")
@@ -44,8 +43,8 @@ def png(height, width, last=b""):
 
 def large_jpeg(height, width):
     data = bytearray(jpeg(picture()))
-    place = data.index(b"\xff\xc0") + 5
-    data[place : place + 4] = struct.pack(">HH", height, width)
+    position = data.index(b"\xff\xc0") + 5
+    data[position : position + 4] = struct.pack(">HH", height, width)
     return bytes(data)
 
 
@@ -61,14 +60,14 @@ def large_jpeg(height, width):
     ids=["huge png", "png above the limit", "huge chunk", "huge jpeg", "jpeg above the limit"],
 )
 @pytest.mark.parametrize("read", [read_image, copyable_bytes])
-def test_an_image_that_claims_too_much_is_not_decoded(tmp_path, monkeypatch, read, name, data):
+def test_an_image_with_an_excessive_header_is_not_decoded(tmp_path, monkeypatch, read, name, data):
     def never(*_):
         raise AssertionError("it was decoded")
 
     monkeypatch.setattr(images_module.cv2, "imdecode", never)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(
-        InputError, match=rf"{name}: (has too many pixels|its header says|is neither|.*cut short)"
+        InputError, match=rf"{name}: (has too many pixels|its header says|is neither|.*truncated)"
     ):
         read(tmp_path / name)
 
@@ -79,7 +78,7 @@ def test_the_largest_image_that_is_allowed_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.dcm"])
-def test_a_file_above_the_limit_is_not_read(tmp_path, name):
+def test_a_file_above_the_size_limit_is_not_read(tmp_path, name):
     (tmp_path / name).touch()
     os.truncate(tmp_path / name, limits.IMAGE_BYTES + 1)
     with pytest.raises(InputError, match=rf"{name}: is too large"):
@@ -98,7 +97,7 @@ def test_a_stream_is_read_up_to_the_limit_only():
         limits.read_bytes("/dev/zero", 1000)
 
 
-def test_a_dicom_of_too_many_pixels_is_refused_by_its_header(tmp_path):
+def test_a_dicom_with_too_many_pixels_is_refused_from_its_header(tmp_path):
     path = write_dicom(tmp_path / "a.dcm", picture(), Rows=60_000, Columns=60_000)
     for read in (read_image, lambda path: dicom_size(read_dicom(path, pixels=False), path)):
         with pytest.raises(InputError, match=r"a\.dcm: its header says 60000x60000 pixels"):
@@ -108,8 +107,8 @@ def test_a_dicom_of_too_many_pixels_is_refused_by_its_header(tmp_path):
         copyable_bytes(path)
 
 
-def test_run_lengths_in_a_dicom_cannot_unfold_without_end(tmp_path):
-    """A frame of 16 MB for 3,072 pixels would become 1 GB before anyone counts."""
+def test_run_lengths_in_a_dicom_cannot_expand_without_limit(tmp_path):
+    """A frame of 16 MB for 3,072 pixels would expand to 1 GB before its size is checked."""
     frame = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x81\x00" * 2**23
     path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), frame=frame, syntax=RLELossless)
     started = time.monotonic()
@@ -144,7 +143,7 @@ def test_a_deflated_dicom_is_refused_before_it_is_inflated(tmp_path, monkeypatch
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore")
-def test_a_dicom_whose_numbers_make_no_sense_is_named(tmp_path, tags):
+def test_a_dicom_with_invalid_numbers_is_named(tmp_path, tags):
     path = write_dicom(tmp_path / "a.dcm", picture(), **tags)
     with pytest.raises(InputError, match=r"a\.dcm: "):
         read_image(path)
@@ -163,7 +162,7 @@ def test_a_csv_with_too_many_values_is_refused(tmp_path, monkeypatch):
         read_annotations(write_masks(tmp_path, ["a,-1", "b,-1", "c,-1", "d,-1"]))
 
 
-def test_a_csv_of_too_many_bytes_is_refused(tmp_path, monkeypatch):
+def test_a_csv_with_too_many_bytes_is_refused(tmp_path, monkeypatch):
     path = write_masks(tmp_path, ["a,-1"])
     monkeypatch.setattr(limits, "TABLE_BYTES", path.stat().st_size - 1)
     with pytest.raises(InputError, match=r"rle\.csv: is too large"):
@@ -173,15 +172,15 @@ def test_a_csv_of_too_many_bytes_is_refused(tmp_path, monkeypatch):
 def test_too_many_rows_of_one_image_are_refused(tmp_path):
     rows = ["a,0 1"] * limits.ROWS_PER_IMAGE
     assert len(read_annotations(write_masks(tmp_path, rows))["a"]) == len(rows)
-    with pytest.raises(InputError, match=r"row 1002: is one of over 1000 of a"):
+    with pytest.raises(InputError, match=r"row 1002: is one of more than 1,000 rows of a"):
         read_annotations(write_masks(tmp_path, [*rows, "a,0 1"]))
 
 
 @pytest.mark.parametrize("text", ["a,b,c\n1,2,3\n1,2\n", "a,b,c\n1,2,3\n1,2,3,4\n"])
-def test_a_row_of_another_length_is_named(tmp_path, text):
+def test_a_row_of_wrong_length_is_named(tmp_path, text):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=r"row 3 has [24] values for 3 columns"):
-        tables.read_columns(tmp_path / "a.csv", ("a", "b"), "a csv of things")
+        csv_files.read_columns(tmp_path / "a.csv", ("a", "b"), "a csv of things")
 
 
 def test_a_list_of_ids_that_is_too_large_is_refused(tmp_path):
@@ -208,7 +207,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(
     ],
     ids=["alias bomb", "endless alias", "tag", "python", "brackets", "nesting"],
 )
-def test_yaml_of_more_than_plain_settings_is_refused(tmp_path, text):
+def test_yaml_with_more_than_plain_settings_is_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     for read in (load_config, lambda path: parse_config(["--config", str(path)], "")):
@@ -223,7 +222,7 @@ def test_settings_that_are_too_large_are_refused(tmp_path):
             read(tmp_path / name)
 
 
-def test_json_of_endless_brackets_is_refused(tmp_path):
+def test_deeply_nested_json_is_refused(tmp_path):
     (tmp_path / "threshold.json").write_text("[" * 60_000)
     with pytest.raises(InputError, match=r"threshold\.json cannot be read"):
         load_rule(tmp_path / "threshold.json")
@@ -245,20 +244,20 @@ def test_json_of_endless_brackets_is_refused(tmp_path):
         ("two_stage", None),
     ],
 )
-def test_a_saved_setting_of_another_type_is_named(tmp_path, name, value):
+def test_a_saved_setting_of_wrong_type_is_named(tmp_path, name, value):
     (tmp_path / "config.yaml").write_text(json.dumps({name: value}))
     with pytest.raises(InputError, match=rf'config\.yaml cannot .* ("|--){name}'):
         load_config(tmp_path / "config.yaml")
 
 
-def test_text_that_spells_a_number_is_that_number(tmp_path):
+def test_text_that_spells_a_number_is_read_as_a_number(tmp_path):
     (tmp_path / "config.yaml").write_text('lr: 2e-4\nseed: "1"\n')  # YAML reads 2e-4 as text
     found = load_config(tmp_path / "config.yaml")
     assert found == Config(lr=2e-4, seed=1)
     assert (type(found.lr), type(found.seed)) == (float, int)
 
 
-def test_whole_numbers_are_floats_too(tmp_path):
+def test_an_integer_is_accepted_as_float(tmp_path):
     (tmp_path / "config.yaml").write_text("lr: 1\nseed: null\n")
     assert load_config(tmp_path / "config.yaml") == Config(lr=1)
 
@@ -275,12 +274,12 @@ def oof(tmp_path):
     return write
 
 
-def test_histograms_that_unpack_to_too_much_are_refused(oof, monkeypatch):
+def test_histograms_that_unpack_to_too_many_bytes_are_refused(oof, monkeypatch):
     with zipfile.ZipFile(oof()) as file:
         unpacked = sum(member.file_size for member in file.infolist())
-    monkeypatch.setattr(metric, "HISTOGRAM_BYTES", unpacked)
+    monkeypatch.setattr(histograms_module, "HISTOGRAM_BYTES", unpacked)
     assert len(load_histograms(oof()).ids) == 8
-    monkeypatch.setattr(metric, "HISTOGRAM_BYTES", unpacked - 1)
+    monkeypatch.setattr(histograms_module, "HISTOGRAM_BYTES", unpacked - 1)
     with pytest.raises(InputError, match=r"oof\.npz: is too large"):
         load_histograms(oof())
 
@@ -297,6 +296,6 @@ def test_histograms_that_unpack_to_too_much_are_refused(oof, monkeypatch):
         {"ids": np.array([None] * 8)},
     ],
 )
-def test_histograms_of_another_form_are_refused(oof, changes):
+def test_histograms_of_wrong_shape_or_dtype_are_refused(oof, changes):
     with pytest.raises(InputError, match=r"oof\.npz cannot be read as out-of-fold histograms"):
         load_histograms(oof(**changes))

@@ -1,4 +1,4 @@
-"""Memory: an allocation that fails is recognised, and the peak is measured."""
+"""Memory: failed allocations are recognised, and the peak is measured."""
 
 import pytest
 import torch
@@ -11,35 +11,35 @@ def allocate_too_much():
     torch.empty(2**55, dtype=torch.uint8)
 
 
-def a_gpu_that_is_full():
+def exhaust_a_gpu():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("work", [allocate_too_much, a_gpu_that_is_full])
-def test_too_little_memory_is_recognised(work):
+@pytest.mark.parametrize("work", [allocate_too_much, exhaust_a_gpu])
+def test_out_of_memory_is_recognised(work):
     with pytest.raises(RuntimeError) as full:
         work()
     assert is_out_of_memory(full.value)
 
 
-def test_other_errors_are_not_taken_for_it():
+def test_other_errors_are_not_out_of_memory():
     with pytest.raises(RuntimeError, match="must match") as other:
         torch.zeros(2) + torch.zeros(3)
     assert not is_out_of_memory(other.value)
 
 
-@pytest.mark.parametrize("work", [allocate_too_much, a_gpu_that_is_full])
-def test_where_predicting_needs_more_the_setting_is_named(work):
+@pytest.mark.parametrize("work", [allocate_too_much, exhaust_a_gpu])
+def test_an_out_of_memory_prediction_names_the_flag(work):
     with pytest.raises(InputError, match="smaller --batch_size"), readable_memory_errors():
         work()
 
 
-def test_other_errors_of_a_prediction_are_left_as_they_are():
+def test_other_errors_of_a_prediction_are_reraised():
     with pytest.raises(RuntimeError, match="must match"), readable_memory_errors():
         torch.zeros(2) + torch.zeros(3)
 
 
-def test_the_peak_grows_with_what_is_held():
+def test_the_peak_includes_what_is_allocated():
     before = peak_memory()
     held = torch.ones(2**28, dtype=torch.uint8)
     assert peak_memory() > before - 0.01

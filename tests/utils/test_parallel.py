@@ -1,4 +1,4 @@
-"""Work in threads: ordered results, few at a time, and an end at the first error."""
+"""Work in threads: results in order, few of them pending, and a stop at the first error."""
 
 import threading
 import time
@@ -17,27 +17,27 @@ def test_results_come_in_the_order_of_the_items():
     assert list(map_in_order(work, range(50))) == [i * i for i in range(50)]
 
 
-def test_work_is_done_in_several_threads(monkeypatch):
+def test_work_runs_in_several_threads(monkeypatch):
     monkeypatch.setattr(parallel, "usable_cores", lambda: 3)
     meeting = threading.Barrier(3, timeout=20)
     assert list(map_in_order(lambda i: meeting.wait() >= 0, range(3))) == [True] * 3
 
 
-def test_only_a_few_results_wait_to_be_taken(monkeypatch):
+def test_only_a_few_results_are_pending(monkeypatch):
     monkeypatch.setattr(parallel, "usable_cores", lambda: 2)
-    begun = []
-    results = map_in_order(begun.append, range(1000))
+    started: list[int] = []
+    results = map_in_order(started.append, range(1000))
     next(results)
     time.sleep(0.05)
-    assert 1 <= len(begun) <= 12
+    assert 1 <= len(started) <= 12
 
 
-def test_the_first_error_is_raised_and_ends_the_rest(monkeypatch):
+def test_the_first_error_is_raised_and_cancels_the_rest(monkeypatch):
     monkeypatch.setattr(parallel, "usable_cores", lambda: 1)
-    begun = []
+    started: list[int] = []
 
     def work(i):
-        begun.append(i)
+        started.append(i)
         if i == 5:
             raise ValueError("five")
         return i
@@ -46,4 +46,4 @@ def test_the_first_error_is_raised_and_ends_the_rest(monkeypatch):
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="five"):
         next(results)
-    assert len(begun) < 20
+    assert len(started) < 20

@@ -1,4 +1,4 @@
-"""Signals to stop: the step is finished, the epoch dropped, the run goes on to the same bits."""
+"""Stop requests: the step is finished, the epoch discarded, and the resumed run bit-identical."""
 
 import os
 import signal
@@ -27,9 +27,9 @@ def tiny_network(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def whole(root, tmp_path_factory):
-    """A fold that nothing stopped."""
-    folder = tmp_path_factory.mktemp("whole")
+def undisturbed(root, tmp_path_factory):
+    """A fold trained without a stop."""
+    folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solver_module, "build_model", lambda *_, **__: TinyNet())
         patch.setattr(ensemble, "build_model", lambda *_, **__: TinyNet())
@@ -37,47 +37,44 @@ def whole(root, tmp_path_factory):
     return folder
 
 
-def tell(number=signal.SIGTERM):
+def send(number=signal.SIGTERM):
     os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_the_second_does_what_it_does(number):
+def test_the_first_signal_is_deferred_and_the_second_has_its_usual_effect(number):
     seen = []
     previous = signal.signal(number, lambda *_: seen.append("own handler"))
     try:
         with deferred_signals() as stop_requested:
             assert not stop_requested()
-            tell(number)
+            send(number)
             assert stop_requested()
             assert seen == []
-            tell(number)
+            send(number)
             assert seen == ["own handler"]
-        tell(number)
+        send(number)
         assert len(seen) == 2
     finally:
         signal.signal(number, previous)
 
 
 def interrupt(solver, monkeypatch, where, count):
-    """Send a signal to this process when `where` is reached for the `count`th time."""
-    reached = []
+    """Patch a solver to send SIGTERM to this process in the `count`th call of `where`."""
+    calls: list[None] = []
 
-    def passing(*_, **__):
-        reached.append(None)
-        if len(reached) == count:
-            tell()
-
-    def telling(real):
+    def patch(real):
         def patched(*args, **kwargs):
-            passing()
+            calls.append(None)
+            if len(calls) == count:
+                send()
             return real(*args, **kwargs)
 
         return patched
 
     if where == "loss":
         build = solver_module.build_loss
-        monkeypatch.setattr(solver_module, "build_loss", lambda *a: telling(build(*a)))
+        monkeypatch.setattr(solver_module, "build_loss", lambda *a: patch(build(*a)))
         return
     owner, name = {
         "step": (solver, "train"),
@@ -85,14 +82,14 @@ def interrupt(solver, monkeypatch, where, count):
         "checkpoint": (solver.checkpoints, "save"),
         "stage": (solver, "begin_stage"),
     }[where]
-    monkeypatch.setattr(owner, name, telling(getattr(owner, name)))
+    monkeypatch.setattr(owner, name, patch(getattr(owner, name)))
 
 
 @pytest.mark.parametrize(
-    ("where", "count", "place"),
+    ("where", "count", "position"),
     [
         ("step", 2, "stage 1, epoch 2"),
-        ("loss", 6, "stage 1, epoch 2"),  # of 2 training and 2 validation batches an epoch
+        ("loss", 6, "stage 1, epoch 2"),  # an epoch has 2 training and 2 validation batches
         ("loss", 14, "stage 2, epoch 2"),
         ("validation", 1, "stage 1, epoch 1"),
         ("validation", 4, "stage 2, epoch 2"),
@@ -102,8 +99,8 @@ def interrupt(solver, monkeypatch, where, count):
         ("checkpoint", 4, "after the last epoch of fold 0"),
     ],
 )
-def test_wherever_it_comes_the_run_goes_on_to_the_same_bits(
-    root, whole, tmp_path, monkeypatch, where, count, place
+def test_a_stopped_and_resumed_run_is_bit_identical(
+    root, undisturbed, tmp_path, monkeypatch, where, count, position
 ):
     with monkeypatch.context() as patch:
         solver = make(root, tmp_path, run_name="mine")
@@ -111,26 +108,26 @@ def test_wherever_it_comes_the_run_goes_on_to_the_same_bits(
         with pytest.raises(Stopped) as stopped:
             solver.fit()
     message = str(stopped.value)
-    assert place in message
+    assert position in message
     assert "--run_name mine --resume true" in message
     assert not (tmp_path / "oof.npz").exists()
     wait_for_next_second()
     make(root, tmp_path).fit()
-    ours, expected = checkpoints(tmp_path), checkpoints(whole)
+    ours, expected = checkpoints(tmp_path), checkpoints(undisturbed)
     for content in (*ours.values(), *expected.values()):
         content["config"].pop("run_name")
     assert_same(ours, expected)
-    one, other = (load_histograms(folder / "oof.npz") for folder in (tmp_path, whole))
+    one, other = (load_histograms(folder / "oof.npz") for folder in (tmp_path, undisturbed))
     np.testing.assert_array_equal(one.all, other.all)
     for tag in ("loss/train", "loss/val", "lr", "dice/all"):
-        assert scalars(tmp_path, tag) == scalars(whole, tag)
+        assert scalars(tmp_path, tag) == scalars(undisturbed, tag)
 
 
-def test_a_worker_that_the_scheduler_ended_too_is_no_error(root, tmp_path, monkeypatch):
+def test_a_worker_killed_by_the_same_stop_request_is_no_error(root, tmp_path, monkeypatch):
     solver = make(root, tmp_path, run_name="mine")
 
     def end_worker(*_, **__):
-        tell()
+        send()
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
 
     monkeypatch.setattr(solver, "train", end_worker)
@@ -138,7 +135,7 @@ def test_a_worker_that_the_scheduler_ended_too_is_no_error(root, tmp_path, monke
         solver.fit()
 
 
-def test_a_worker_that_dies_by_itself_is_one(root, tmp_path, monkeypatch):
+def test_a_worker_that_dies_on_its_own_is_an_error(root, tmp_path, monkeypatch):
     solver = make(root, tmp_path)
 
     def die(*_, **__):
@@ -149,22 +146,22 @@ def test_a_worker_that_dies_by_itself_is_one(root, tmp_path, monkeypatch):
         solver.fit()
 
 
-def test_a_stopped_command_says_how_to_go_on_and_exits_with_75(capsys):
+def test_a_stopped_command_says_how_to_resume_and_exits_with_75(capsys):
     @command
     def main():
-        raise Stopped("stopped in x; go on with y")
+        raise Stopped("stopped in x; resume with y")
 
     assert main() == 75
-    said = capsys.readouterr()
-    assert said.out == "stopped in x; go on with y\n"
-    assert said.err == ""
+    printed = capsys.readouterr()
+    assert printed.out == "stopped in x; resume with y\n"
+    assert printed.err == ""
 
 
-def test_half_written_files_of_a_killed_process_are_removed(root, whole, tmp_path):
+def test_partially_written_files_of_a_killed_process_are_removed(root, undisturbed, tmp_path):
     leftover = tmp_path / ".stage1_last.4711.pth"
     leftover.write_bytes(b"half")
     make(root, tmp_path).fit()
     assert not leftover.exists()
     assert {path.name[:14] for path in tmp_path.iterdir()} == {
-        path.name[:14] for path in whole.iterdir()
+        path.name[:14] for path in undisturbed.iterdir()
     }

@@ -1,4 +1,4 @@
-"""Checks of what settings say together; types and ranges are checked by the command line."""
+"""Checks that settings are consistent; the command line checks types and ranges."""
 
 from utils.config.settings import Config
 from utils.config.stages import build_stages, parse_loss
@@ -14,7 +14,7 @@ def check_settings(config: Config) -> None:
     """Refuse settings that contradict each other, and texts that cannot be parsed.
 
     Raises:
-        InputError: some do; they are named as flags.
+        InputError: a setting is refused; the message names it as a flag.
     """
     config.fold_numbers()
     _check_run_name(config)
@@ -85,7 +85,7 @@ def _check_schedules(config: Config) -> None:
         if stage.schedule == "one_cycle":
             raise InputError(
                 f"--warmup_epochs {config.warmup_epochs}: one_cycle, the schedule of stage "
-                f"{stage.number}, has a warm-up of its own"
+                f"{stage.number}, already has a warm-up"
             )
         if stage.epochs <= config.warmup_epochs:
             raise InputError(

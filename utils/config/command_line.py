@@ -20,19 +20,19 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
 
 
 def parse_config(args: list[str] | None, description: str) -> tuple[Config, frozenset[str]]:
-    """Parse a command line, and the YAML files that it names with `--config`.
+    """Parse a command line and the YAML files given with `--config`.
 
     Args:
-        args: the words after the script's name; None takes those of the process.
-        description: opens the help.
+        args: command-line arguments; None uses sys.argv.
+        description: the first part of the help text.
 
     Returns:
         The settings, and the names of those that were given rather than left at their defaults.
 
     Raises:
         InputError: settings contradict each other.
-        SystemExit: a flag is unknown or its value is not of its type or range (code 2), or help
-            was asked for.
+        SystemExit: a flag is unknown or its value has the wrong type or range (code 2), or --help
+            was given.
     """
     parser = ArgumentParser(
         description=description,
@@ -41,7 +41,9 @@ def parse_config(args: list[str] | None, description: str) -> tuple[Config, froz
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", action=PlainConfigFile, help="YAML file with settings, see recipes/."
+        "--config",
+        action=PlainConfigFile,
+        help="YAML file with settings, such as those in recipes/.",
     )
     parser.add_class_arguments(Config)
     config = _to_config(parser.parse_args(args))
@@ -62,7 +64,7 @@ def load_config(path: str | Path) -> Config:
     parser.add_class_arguments(Config)
     try:
         if not isinstance(content, dict) or not content:
-            raise InputError("it has none")
+            raise InputError("it contains no settings")
         config = _to_config(parser.parse_object(content))
         check_settings(config)
     except (ArgumentError, InputError) as error:
@@ -70,8 +72,8 @@ def load_config(path: str | Path) -> Config:
     return config
 
 
-def _to_config(found: Namespace) -> Config:
-    config = Config(**{setting.name: plain(found[setting.name]) for setting in fields(Config)})
+def _to_config(parsed: Namespace) -> Config:
+    config = Config(**{setting.name: plain(parsed[setting.name]) for setting in fields(Config)})
     for setting in fields(Config):
         # In a file, jsonargparse accepts null for any type.
         if getattr(config, setting.name) is None and setting.default is not None:

@@ -1,6 +1,6 @@
-"""Ranges of settings, as types that jsonargparse checks and names when it refuses a value.
+"""Number types with ranges, which jsonargparse checks and names in its error messages.
 
-For a type checker they are plain int and float, which is also what `Config` finally holds.
+For a type checker they are plain int and float, and `Config` holds plain int and float too.
 """
 
 import math
@@ -16,38 +16,24 @@ if TYPE_CHECKING:
     BelowOne: TypeAlias = float
     UnitInterval: TypeAlias = float
 else:
-    from jsonargparse.typing import (
-        ClosedUnitInterval,
-        NonNegativeInt,
-        PositiveInt,
-        restricted_number_type,
-    )
+    from jsonargparse import typing
 
-    UnitInterval = ClosedUnitInterval
-    AtLeastTwo = restricted_number_type("AtLeastTwo", int, (">=", 2))
-    FoldCount = restricted_number_type("FoldCount", int, [(">=", 2), ("<=", 1000)])
-    BelowOne = restricted_number_type("BelowOne", float, [(">=", 0), ("<", 1)])
+    PositiveInt, NonNegativeInt = typing.PositiveInt, typing.NonNegativeInt
+    UnitInterval = typing.ClosedUnitInterval
+    AtLeastTwo = typing.restricted_number_type("AtLeastTwo", int, (">=", 2))
+    FoldCount = typing.restricted_number_type("FoldCount", int, [(">=", 2), ("<=", 1000)])
+    BelowOne = typing.restricted_number_type("BelowOne", float, [(">=", 0), ("<", 1)])
     # Without the upper limit, infinity would pass; NaN fails every comparison.
-    PositiveFloat = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
-    NonNegativeFloat = restricted_number_type(
+    PositiveFloat = typing.restricted_number_type(
+        "FinitePositive", float, [(">", 0), ("<", math.inf)]
+    )
+    NonNegativeFloat = typing.restricted_number_type(
         "FiniteNonNegative", float, [(">=", 0), ("<", math.inf)]
     )
 
-__all__ = [
-    "AtLeastTwo",
-    "BelowOne",
-    "FoldCount",
-    "NonNegativeFloat",
-    "NonNegativeInt",
-    "PositiveFloat",
-    "PositiveInt",
-    "UnitInterval",
-    "plain",
-]
-
 
 def plain(value: Any) -> Any:
-    """Return an int or float for a restricted number; YAML and safe checkpoints take no others."""
+    """Return a plain int or float, since YAML and safe checkpoints store no restricted numbers."""
     for kind in (bool, int, float):
         if isinstance(value, kind):
             return kind(value)

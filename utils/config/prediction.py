@@ -1,4 +1,4 @@
-"""Every setting of a prediction: dataclasses behind the command lines and `--help`."""
+"""Every setting of a prediction: the dataclasses that define the command lines and `--help`."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
@@ -16,7 +16,7 @@ _RUN_HELP = "Folder of a run. Given several times, the runs are blended: --run A
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Settings of every command that predicts with trained runs."""
+    """Settings shared by all commands that predict with trained runs."""
 
     run: list[str]
     """Folder of a run. Given several times, the runs are blended: --run A --run B."""
@@ -44,25 +44,26 @@ class PredictOptions(RunOptions):
     """Settings of predict.py."""
 
     images: list[Path]
-    """Images (.dcm, .jpg, .png), or folders of them at any depth."""
+    """Images (.dcm, .jpg, .png), or folders to search for them at any depth."""
     out: str = "submission.csv"
-    """Submission to write; scores.csv is written next to it."""
+    """Path of the submission csv; scores.csv is written next to it."""
     sample_submission: Path | None = None
-    """A csv whose ids are predicted, in its order. Other images are skipped."""
+    """Csv with the ids to predict; the submission has the same order. Other images are skipped.
+    Default: all images."""
     folds: str | int = "all"
     """Folds to average: all, one (0) or several (0,3)."""
     checkpoint: Literal["best", "last"] = "best"
-    """Epochs to use: best (all that --keep_best kept) or last."""
+    """Checkpoints to use: best (all epochs that --keep_best kept) or last."""
     threshold: UnitInterval | None = None
     """Pixels with a probability above this belong to the mask. Default: from threshold.json."""
     min_area: NonNegativeInt | None = None
-    """Minimum number of pixels above top_threshold; below it the image is left empty. Default: from
+    """Minimum number of pixels above top_threshold; an image with fewer gets no mask. Default: from
     threshold.json."""
     top_threshold: UnitInterval | None = None
     """Threshold of the image-level decision. Default: from threshold.json, else --threshold."""
     presence_threshold: UnitInterval | None = None
-    """An image is left empty unless its presence head's probability is above this. Default: from
-    threshold.json, else 0, which lets every image pass."""
+    """An image gets no mask unless its presence probability is above this; needs presence heads.
+    Default: from threshold.json, else 0, which lets every image pass."""
     min_component_area: NonNegativeInt | None = None
     """Minimum number of pixels of each component of a mask. Default: from threshold.json, else
     0."""
@@ -70,11 +71,11 @@ class PredictOptions(RunOptions):
     """Minimum mean probability of each component of a mask. Default: from threshold.json, else
     0."""
     overlays: Path | None = None
-    """Folder for pictures of image, mask and probability, and a contact sheet."""
+    """Folder for pictures of image, mask and probability, and a contact sheet. Default: none."""
     probabilities: Path | None = None
-    """Folder for probability maps: 8-bit PNG at the original size."""
+    """Folder for probability maps: 8-bit PNG at the original size. Default: none."""
     skip_bad: bool = False
-    """Skip images that cannot be read; otherwise nothing is written."""
+    """Skip images that cannot be read; false stops at them without writing anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +90,21 @@ def parse_predict_options(args: list[str] | None, description: str) -> PredictOp
     """Parse the command line of predict.py.
 
     Args:
-        args: the words after the script's name; None takes those of the process.
-        description: opens the help.
+        args: command-line arguments; None uses sys.argv.
+        description: the first part of the help text.
 
     Raises:
-        SystemExit: a flag is unknown or its value is not of its type or range (code 2), or help
-            was asked for.
+        SystemExit: a flag is unknown or its value has the wrong type or range (code 2), or --help
+            was given.
     """
     parser = _open_parser("python predict.py", "--images PATH ...", description)
-    # jsonargparse would expect a list as [a,b]; a shell expands *.png to several words.
+    # jsonargparse would expect a list as [a,b]; a shell expands *.png to several arguments.
     parser.add_argument(
-        "--images", nargs="+", type=str, required=True, help=".dcm, .jpg, .png, or folders of them."
+        "--images",
+        nargs="+",
+        type=str,
+        required=True,
+        help="Images (.dcm, .jpg, .png), or folders to search for them at any depth.",
     )
     settings = _parse(parser, args, PredictOptions, skip={"images"})
     return PredictOptions(**settings | {"images": [Path(word) for word in settings["images"]]})
@@ -111,10 +116,10 @@ def parse_blend_options(args: list[str] | None, description: str) -> BlendOption
     return BlendOptions(**_parse(parser, args, BlendOptions))
 
 
-def _open_parser(prog: str, needed: str, description: str) -> ArgumentParser:
+def _open_parser(prog: str, required: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog,
-        usage=f"{prog} [--help] --run DIR {needed} [--SETTING VALUE ...]",
+        usage=f"{prog} [--help] --run DIR {required} [--SETTING VALUE ...]",
         description=description,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
@@ -129,7 +134,7 @@ def _parse(
     kind: type[RunOptions],
     skip: Collection[str] = (),
 ) -> dict:
-    """Parse the settings of `kind`; those of `skip` are in the parser already."""
+    """Parse the settings of `kind`; the parser already has those of `skip`."""
     parser.add_class_arguments(kind, skip={"run", *skip})
-    found = parser.parse_args(args)
-    return {setting.name: plain(found[setting.name]) for setting in fields(kind)}
+    parsed = parser.parse_args(args)
+    return {setting.name: plain(parsed[setting.name]) for setting in fields(kind)}

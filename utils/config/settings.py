@@ -1,4 +1,4 @@
-"""Every setting of a training: one dataclass behind flags, `--help`, YAML files and config.yaml."""
+"""Every setting of a training: one dataclass for flags, `--help`, YAML files and config.yaml."""
 
 import re
 from dataclasses import asdict, dataclass, field
@@ -25,8 +25,7 @@ from utils.parallel import usable_cores
 class Config:
     """Settings of a run.
 
-    Types and ranges are checked where settings come in (`command_line`), what they say together by
-    `checks.check_settings`.
+    `command_line` checks types and ranges, `checks.check_settings` whether settings are consistent.
     """
 
     model_type: str = "unet_resnet34"
@@ -60,7 +59,7 @@ class Config:
     """Batches per optimizer step in those epochs."""
     epoch_stage3: NonNegativeInt = 0
     """Epochs of stage 3, which trains on positives only, with the sizes of stage 2. Its network
-    then draws the masks, and that of stage 2 decides whether there is one. 0 skips stage 3."""
+    then predicts the masks, and that of stage 2 is the gate. 0 skips stage 3."""
     lr: PositiveFloat = 2e-4
     """Learning rate of stage 1: train_sfold.py uses it, main.py draws U(0,1) * lr + 5e-7."""
     lr_stage2: PositiveFloat = 5e-5
@@ -76,14 +75,14 @@ class Config:
     """Loss of stage 3. Default: that of stage 2."""
     positive_share: float | str | None = None
     """Share of positives in an epoch, such as 0.5, or from the first to the last epoch of a stage,
-    such as 0.8:0.4. An epoch then has every positive and as many negatives, drawn anew, as the
-    share allows. Default: every image."""
+    such as 0.8:0.4. An epoch then has every positive and as many empty images as the share allows,
+    drawn anew each epoch. Default: every image."""
     positive_share_stage2: float | str | None = None
     """Share of positives in stage 2; a share below that of the data set, such as 0.01, uses every
     image. Default: that of stage 1."""
     schedule: Literal["cosine", "restarts", "one_cycle"] = "cosine"
     """Learning-rate schedule of a stage: cosine decays to 0, restarts does so every restart_epochs,
-    one_cycle rises to lr and decays."""
+    one_cycle rises to lr, then decays."""
     schedule_stage2: Literal["cosine", "restarts", "one_cycle"] | None = None
     """Schedule of stages 2 and 3. Default: that of stage 1."""
     warmup_epochs: NonNegativeInt = 0
@@ -103,8 +102,8 @@ class Config:
     """Number of best epochs to keep per stage; prediction averages them."""
     best_by: Literal["dice", "loss", "last"] = "dice"
     """What makes an epoch the best: highest validation Dice (ties: lower loss), lowest validation
-    loss, or last, which keeps the last epochs: nothing is then selected on the images that are
-    scored."""
+    loss, or last, which keeps the last epochs, so that nothing is selected on the validation
+    images."""
     presence_weight: NonNegativeFloat = 0.0
     """Weight of an image-level loss. If above 0, the network gets a presence head, which predicts
     whether an image has a mask."""
@@ -121,14 +120,14 @@ class Config:
     groups: str | None = None
     """A csv with the columns ImageId and PatientId; all images of a patient go into one fold."""
     exclude: str | None = None
-    """Text file of image ids to leave out, one per line; # begins a comment."""
+    """Text file of image ids to leave out, one per line; # starts a comment."""
     mode: Literal["train", "train_stage2", "choose_threshold"] = "train"
     """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name;
-    choose_threshold searches the thresholds of --run_name, as training does at its end."""
+    choose_threshold only repeats the threshold search of --run_name, which ends every training."""
     seed: NonNegativeInt | None = None
-    """Seed of weights, order and augmentation. Default: drawn, printed and saved."""
+    """Seed of weights, order and augmentation. Default: random; it is printed and saved."""
     run_name: str | None = None
-    """Name of the run's folder; last is the newest run. Default: the current time."""
+    """Name of the run's folder; last means the newest run. Default: the current time."""
     resume: bool = False
     """Resume the run --run_name where it stopped."""
     num_workers: NonNegativeInt = field(default_factory=lambda: min(8, usable_cores()))
@@ -151,7 +150,7 @@ class Config:
     deterministic: bool = False
     """Use only deterministic algorithms: bit-identical results, slower on a GPU."""
     compile: bool = False
-    """Compile the network: takes minutes at the start of a stage, then faster steps on a GPU."""
+    """Compile the network: minutes at the start of each stage, then faster steps on a GPU."""
     model_path: str = "./checkpoints"
     """Folder of all runs."""
     dataset_root: str = "./datasets/SIIM_data"
@@ -166,7 +165,7 @@ class Config:
         """Return the folds to train, ascending.
 
         Raises:
-            InputError: `folds` is not all, nor comma-separated numbers below `n_splits`.
+            InputError: `folds` is neither all nor comma-separated numbers below `n_splits`.
         """
         if self.folds == "all":
             return list(range(self.n_splits))
@@ -179,7 +178,7 @@ class Config:
         return sorted({int(word) for word in words})
 
     def save(self, path: str | Path, replace: bool = True) -> None:
-        """Write the settings as YAML that `--config` reads.
+        """Write the settings as YAML, for `--config` and `load_config`.
 
         Raises:
             FileExistsError: the file exists and `replace` is False.

@@ -1,4 +1,4 @@
-"""The stages of a training as data, and the texts in which settings describe them."""
+"""The stages of a training as data, and the parsing of settings that describe them."""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ _TERM = re.compile(r"(?P<name>\w+)(\((?P<factor>[^()]+)\))?(:(?P<weight>.+))?")
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training with one image size and its own optimizer and schedule."""
+    """A part of the training with its own image size, optimizer and schedule."""
 
     number: int
     """1 for the first stage."""
@@ -25,7 +25,7 @@ class Stage:
     epochs: int
     """Passes over the training images."""
     lr: float
-    """Learning rate: the highest of the schedule."""
+    """Learning rate: the maximum of the schedule."""
     loss: str = "bce"
     """Terms and weights, see utils/training/losses.py."""
     schedule: str = "cosine"
@@ -33,7 +33,7 @@ class Stage:
     positive_share: tuple[float, float] | None = None
     """Share of positives in the first and the last epoch; None uses every image once."""
     positives_only: bool = False
-    """Train and validate on positives only: the network learns to draw masks, not to decide."""
+    """Train and validate on positives only: the network predicts masks but cannot be the gate."""
     freeze_epochs: int = 0
     """Epochs at the start with a frozen encoder."""
     accumulation_epochs: int = 0
@@ -101,7 +101,7 @@ def build_stages(config: Config, lr: float | None = None) -> tuple[Stage, ...]:
 
 
 def mask_stage(config: Config) -> Stage:
-    """Return the stage whose networks draw the masks: the last."""
+    """Return the stage whose networks predict the masks: the last."""
     return build_stages(config)[-1]
 
 
@@ -114,7 +114,7 @@ def parse_share(text: float | str | None, flag: str) -> tuple[float, float] | No
     """Parse a share of positives: 0.5, or 0.8:0.4 for the first and the last epoch.
 
     Raises:
-        InputError: it is neither, or a share is not above 0 and at most 1.
+        InputError: it is neither, or a share is 0, negative or above 1.
     """
     if text is None:
         return None
@@ -138,7 +138,7 @@ class LossTerm:
     Attributes:
         name: one of `LOSS_TERMS`.
         weight: above 0.
-        mask_weight: weight of mask pixels in bce; 1 for the other terms.
+        mask_weight: weight of mask pixels in bce; 1 for other terms.
     """
 
     name: str
@@ -151,7 +151,7 @@ def parse_loss(text: str, flag: str = "--loss") -> list[LossTerm]:
 
     Args:
         text: the terms, separated by commas.
-        flag: named in errors.
+        flag: the flag to name in errors.
 
     Raises:
         InputError: a term is unknown or repeated, or a number is not above 0.

@@ -1,6 +1,7 @@
-"""Reading YAML files of plain settings: names and values only."""
+"""Reading YAML files of plain settings: only names and values."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import ActionConfigFile
@@ -15,7 +16,7 @@ def read_yaml(path: str | Path) -> object:
     """Read a YAML file.
 
     Raises:
-        InputError: it cannot be read, or has more than plain values.
+        InputError: it cannot be read, or contains more than plain values.
     """
     text = check_yaml(path)
     try:
@@ -25,11 +26,11 @@ def read_yaml(path: str | Path) -> object:
 
 
 def check_yaml(path: str | Path) -> str:
-    """Read the text of a YAML file and make sure that it is safe to parse.
+    """Read the text of a YAML file and check that it is safe to parse.
 
     Raises:
-        InputError: it is missing, too large or not YAML, or has more than plain values: aliases,
-            with which a few bytes expand without limit, tags, or deep nesting.
+        InputError: it is missing, too large or not YAML, or contains more than plain values:
+            aliases, which let a few bytes expand without limit, tags, or deep nesting.
     """
     try:
         text = limits.read_bytes(path, limits.SETTINGS_BYTES).decode("utf-8")
@@ -49,9 +50,11 @@ def check_yaml(path: str | Path) -> str:
 
 
 class PlainConfigFile(ActionConfigFile):
-    """The flag that names a YAML file; anything but plain settings is refused."""
+    """A flag for a YAML file that refuses anything but plain settings."""
 
-    def __call__(self, parser, cfg, values, option_string=None):
+    def __call__(
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
+    ) -> None:
         """Check the file, then read it."""
         if Path(values).is_file():
             check_yaml(values)

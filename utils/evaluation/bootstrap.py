@@ -1,4 +1,4 @@
-"""Bootstrap intervals of a mean over images, resampling patients where they are known."""
+"""Bootstrap intervals of a mean over images, resampling patients if they are known."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,16 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean (Efron 1979).
 
-    Images of one patient are drawn together, since they are correlated.
+    All images of a patient are drawn together, since they are correlated.
 
     Args:
         values: [N] float, one per image.
-        groups: [N] patient of each image; an empty text is a patient of its own. None draws
-            single images.
-        seed: of the draws.
+        groups: [N] patient of each image; an image with an empty name is its own patient. None
+            draws single images.
+        seed: seed of the draws.
 
     Returns:
-        The 2.5 and the 97.5 percentile; NaN without values.
+        The 2.5th and the 97.5th percentile; NaN without values.
     """
     if not len(values):
         return float("nan"), float("nan")
@@ -36,7 +36,7 @@ def bootstrap_interval(
 
 
 def index_groups(groups: Sequence[str] | np.ndarray) -> tuple[int, np.ndarray]:
-    """Return the number of groups and the [N] index of each image's; an empty text is its own."""
+    """Return the number of groups and the [N] group index of each image; "" is its own group."""
     names = [group or f"image {i}" for i, group in enumerate(groups)]
     distinct, number = np.unique(names, return_inverse=True)
     return len(distinct), number

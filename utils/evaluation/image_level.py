@@ -1,4 +1,4 @@
-"""Image-level results: how well an image's probability tells whether it has a mask."""
+"""Image-level scores: how well the probability of an image predicts whether it has a mask."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ FIXED_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Sensitivity and specificity when a probability of at least `threshold` means positive."""
+    """Sensitivity and specificity if probabilities from `threshold` up count as positive."""
 
     threshold: float
     sensitivity: Estimate
@@ -30,13 +30,13 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class ImageLevelScores:
-    """Image-level results.
+    """Image-level scores.
 
     Attributes:
-        auc: area under the ROC curve; NaN if all images are positive, or none.
+        auc: area under the ROC curve; NaN if all or none of the images are positive.
         half: at probability 0.5, a threshold not chosen on these images.
         best: at the threshold with the largest sensitivity + specificity (Youden 1950). It is
-            chosen on these images, so it is slightly optimistic.
+            chosen on these images, so the scores are slightly optimistic.
     """
 
     auc: Estimate
@@ -55,8 +55,8 @@ def read_scores(path: Path, ids: list[str]) -> pd.DataFrame:
         `probability` and `area`, float64, one row per image in the order of `ids`.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, has a value out of range, or has other
-            images than the submission.
+        InputError: the file cannot be read, lacks a column, has a value out of range, or its images
+            differ from those of the submission.
     """
     rows = read_columns(path, SCORE_COLUMNS, "a csv of scores")
     table = pd.DataFrame([(row, *values) for row, values in rows], columns=["row", *SCORE_COLUMNS])
@@ -74,7 +74,7 @@ def read_scores(path: Path, ids: list[str]) -> pd.DataFrame:
 def score_image_level(
     probability: np.ndarray, positive: np.ndarray, groups: np.ndarray
 ) -> ImageLevelScores:
-    """Compute the image-level results.
+    """Compute the image-level scores.
 
     Args:
         probability: [N] float, from 0 to 1.
@@ -94,7 +94,7 @@ def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
     Args:
         scores: [N] float, higher for images more likely to have a mask.
         positive: [N] bool.
-        weights: [N] how many times each image counts.
+        weights: [N] number of times that each image counts.
 
     Returns:
         From 0 to 1; NaN without positives or without negatives.
@@ -111,8 +111,8 @@ def auc_with_interval(
     Args:
         scores: [N] float, higher for images more likely to have a mask.
         positive: [N] bool, the true mask is not empty.
-        groups: [N] patient of each image; an empty text is a patient of its own.
-        seed: of the draws.
+        groups: [N] patient of each image; an image with an empty name is its own patient.
+        seed: seed of the draws.
     """
     _, rank = np.unique(scores, return_inverse=True)
     value = _auc_of_ranks(rank, positive, np.ones(len(rank)))
@@ -127,7 +127,7 @@ def auc_with_interval(
 
 
 def _auc_of_ranks(rank: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
-    # scikit-learn sorts anew in each call: 2,000 bootstrap draws would take seconds, not 0.05 s.
+    # scikit-learn sorts in every call: 2,000 bootstrap draws would take seconds instead of 0.05 s.
     positives = np.bincount(rank, weights * positive)
     negatives = np.bincount(rank, weights * ~positive)
     pairs = positives.sum() * negatives.sum()
@@ -136,26 +136,26 @@ def _auc_of_ranks(rank: np.ndarray, positive: np.ndarray, weights: np.ndarray) -
 
 
 def _youden(probability: np.ndarray, positive: np.ndarray) -> float:
-    """Return the threshold with the largest sensitivity + specificity; of several, the highest."""
+    """Return the threshold with the largest sensitivity + specificity; ties go to the highest."""
     with warnings.catch_warnings():
-        # Without positives (or negatives) one rate is undefined, and the other one decides.
+        # Without positives (or negatives) one rate is undefined; only the other one counts.
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         false_rate, true_rate, thresholds = roc_curve(
             positive, probability, drop_intermediate=False
         )
     gain = np.round(np.nan_to_num(true_rate) - np.nan_to_num(false_rate), 12)
-    # The first point is "no image at all", at an infinite threshold.
+    # The first point is at an infinite threshold, where no image is positive.
     return float(thresholds[1:][gain[1:].argmax()])
 
 
 def _operating_point(
     threshold: float, probability: np.ndarray, positive: np.ndarray, groups: np.ndarray
 ) -> OperatingPoint:
-    right = ((probability >= threshold) == positive).astype(float)
+    correct = ((probability >= threshold) == positive).astype(float)
     return OperatingPoint(
         threshold,
-        sensitivity=mean_with_interval(right[positive], groups[positive]),
-        specificity=mean_with_interval(right[~positive], groups[~positive]),
+        sensitivity=mean_with_interval(correct[positive], groups[positive]),
+        specificity=mean_with_interval(correct[~positive], groups[~positive]),
     )
 
 

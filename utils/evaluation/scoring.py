@@ -1,4 +1,4 @@
-"""Kaggle's score of a submission against the truth, and the figures behind it.
+"""Kaggle's score of a submission against the truth, and the scores that explain it.
 
 Dice of an image is 2|A and B| / (|A| + |B|), and 1 when both are empty; the score is the mean over
 images. Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
@@ -17,7 +17,7 @@ from utils.evaluation.bootstrap import bootstrap_interval
 
 
 def dice_score(predicted: np.ndarray, overlap: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Dice from pixel counts of predicted masks, of true masks and of their overlap; float64."""
+    """Dice from the pixel counts of predicted masks, overlaps and true masks; float64."""
     total = predicted + truth
     return np.where(total == 0, 1.0, 2 * overlap / np.maximum(total, 1))
 
@@ -29,8 +29,8 @@ class MaskPairs:
     Attributes:
         submission: csv of the predicted masks.
         truth: csv of the true masks.
-        predicted: the one row of each image, in the order of the submission.
-        true: all rows of each annotated image, those of the submission and others.
+        predicted: the row of each image, in the order of the submission.
+        true: all rows of each annotated image, also of images that are not in the submission.
     """
 
     submission: Path
@@ -59,7 +59,7 @@ class MaskPairs:
             The true and the predicted mask, [H,W] uint8 of 0 and 1.
 
         Raises:
-            InputError: a row cannot be decoded at this size; file and row are named.
+            InputError: a row cannot be decoded at this size; the message names file and row.
         """
         truth = annotated_mask(self.true[name], *size, self.truth)
         return truth, annotated_mask([self.predicted[name]], *size, self.submission)
@@ -92,13 +92,13 @@ class PixelCounts:
         return dice_score(self.predicted, self.both, self.truth)
 
     def worst(self, number: int) -> np.ndarray:
-        """Return the positions of the lowest Dice; ties by the larger true mask, then by id."""
+        """Return the indices of the lowest Dice; ties by the larger true mask, then by id."""
         return np.lexsort((self.ids, -self.truth, self.dice))[:number]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over images and its 95 % bootstrap interval; NaN where there are no images."""
+    """A mean over images and its 95 % bootstrap interval; NaN without images."""
 
     images: int
     mean: float
@@ -121,12 +121,12 @@ class Summary:
 
     Attributes:
         dice: Kaggle's score.
-        baseline: Dice of leaving every image empty, which is the share of empty images.
+        baseline: Dice of predicting no mask anywhere, which is the share of empty images.
         dice_positive: Dice on positives.
         by_size: Dice on positives, by the size of the true mask.
-        empty_kept: share of empty images left empty: image-level specificity.
-        positive_found: share of positives given any mask: image-level sensitivity.
-        predicted: number of images given a mask.
+        empty_kept: share of empty images without a predicted mask: image-level specificity.
+        positive_found: share of positives with a predicted mask: image-level sensitivity.
+        predicted: number of images with a predicted mask.
     """
 
     dice: Estimate
@@ -142,7 +142,7 @@ def read_mask_pairs(submission: Path, truth: Path) -> MaskPairs:
     """Read a submission and the truth of its images.
 
     Raises:
-        InputError: a file is missing or is not a csv of masks, the submission repeats an image,
+        InputError: a file is missing or is not a csv of masks, or the submission repeats an image
             or has one that the truth lacks.
     """
     rows, true = _read(submission, "--submission"), _read(truth, "--truth")
@@ -169,7 +169,7 @@ def count_pixels(pairs: MaskPairs, sizes: Iterable[tuple[str, tuple[int, int]]])
         sizes: id, and height and width in pixels, of every image to count.
 
     Raises:
-        InputError: a row cannot be decoded; file and row are named.
+        InputError: a row cannot be decoded; the message names file and row.
     """
     ids, areas = [], []
     for name, size in sizes:
@@ -189,8 +189,8 @@ def score_submission(counts: PixelCounts, groups: np.ndarray) -> Summary:
     """Compute all scores of a submission; `groups` is the [N] patient of each image."""
     dice, positive, has_mask = counts.dice, counts.positive, counts.predicted > 0
 
-    def over(chosen: np.ndarray, values: np.ndarray) -> Estimate:
-        return mean_with_interval(values[chosen].astype(float), groups[chosen])
+    def over(subset: np.ndarray, values: np.ndarray) -> Estimate:
+        return mean_with_interval(values[subset].astype(float), groups[subset])
 
     buckets = []
     for first, last in MASK_SIZES:
@@ -209,5 +209,5 @@ def score_submission(counts: PixelCounts, groups: np.ndarray) -> Summary:
 
 def _read(path: Path, flag: str) -> dict[str, list[RleRow]]:
     if not path.is_file():
-        raise InputError(f"{path}: is not a file; {flag} names a csv of masks")
+        raise InputError(f"{path}: is not a file; {flag} takes a csv of masks")
     return read_annotations(path)

@@ -18,14 +18,14 @@ _PER_ROW = 4
 def write_worst_sheet(
     path: Path, pairs: MaskPairs, counts: PixelCounts, files: dict[str, Path], size: tuple[int, int]
 ) -> list[str]:
-    """Draw the images with the lowest Dice, each beside itself with both masks.
+    """Draw the images with the lowest Dice, each without and with its two masks.
 
     Args:
-        path: .png or .jpg to write.
+        path: the .png or .jpg file to write.
         pairs: the masks.
         counts: the pixel counts of every image.
-        files: image file of each id, where there is one; other images are drawn black.
-        size: height and width, in pixels, of an image without a file.
+        files: image files by id; an image without a file is drawn black.
+        size: height and width, in pixels, of images without a file.
 
     Returns:
         The ids on the sheet that have no file.

@@ -1,1 +1,1 @@
-"""Trained runs to probability maps, masks and files."""
+"""From trained runs to probability maps, masks and files."""

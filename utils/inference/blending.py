@@ -1,4 +1,4 @@
-"""The thresholds of a blend: predict every fold with the runs together, then search."""
+"""The thresholds of a blend: predict every fold with all runs together, then search."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,10 +35,10 @@ class BlendPlan(NamedTuple):
 
     Attributes:
         runs: the runs of the blend.
-        table: the table of folds.csv.
-        folds: for each fold the checkpoints of each run.
+        table: the content of folds.csv.
+        folds: the checkpoints of each run, by fold number.
         samples: the files of all images, by id.
-        folder: of the results.
+        folder: for the results.
     """
 
     runs: list[WeightedRun]
@@ -68,9 +68,9 @@ def choose_for_blend(fabric: Fabric, options: BlendOptions) -> None:
             pixels_of,
             ids,
             plan.folder / f"fold{number}" / "oof.npz",
+            options.num_workers,
+            options.batch_size,
             mirror=options.tta == "hflip",
-            batch_size=options.batch_size,
-            num_workers=options.num_workers,
         )
         print0(f"fold {number}: {len(ids)} images")
     if fabric.is_global_zero:
@@ -80,7 +80,7 @@ def choose_for_blend(fabric: Fabric, options: BlendOptions) -> None:
 
 
 def make_plan(options: BlendOptions) -> BlendPlan:
-    """Find runs, folds and images, and clear the folder of the results.
+    """Find runs, folds and images, and prepare the folder for the results.
 
     Raises:
         InputError: something is missing or cannot be used.
@@ -113,23 +113,23 @@ def make_plan(options: BlendOptions) -> BlendPlan:
 
 def _compare_folds(run: Path, table: pd.DataFrame, other_run: Path, other: pd.DataFrame) -> None:
     """Refuse runs that have an image in different folds: one of them was trained on it."""
-    here, there = (dict(zip(t["ImageId"], t["fold"], strict=True)) for t in (table, other))
+    ours, theirs = (dict(zip(t["ImageId"], t["fold"], strict=True)) for t in (table, other))
 
-    def place(folds: dict[str, int], name: str) -> str:
+    def fold_of(folds: dict[str, int], name: str) -> str:
         return f"in fold {folds[name]}" if name in folds else "in no fold"
 
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
             raise InputError(
-                f"image {name} is {place(here, name)} of {run} but {place(there, name)} of "
+                f"image {name} is {fold_of(ours, name)} of {run} but {fold_of(theirs, name)} of "
                 f"{other_run}. The thresholds of a blend need runs with the same folds: the same "
-                "images, script, --n_splits, --groups and --exclude. For other runs, give "
+                "images, script, --n_splits, --groups and --exclude. For other runs, pass "
                 "thresholds to predict.py as flags"
             )
 
 
 def _find_folds(runs: Sequence[WeightedRun]) -> dict[int, list[Checkpoints]]:
-    """Find the checkpoints of every fold that all runs have finished; print which have not."""
+    """Find the checkpoints of every fold that all runs have finished; report the other folds."""
     folds = {}
     for number in runs[0].config.fold_numbers():
         unfinished = [r for r in runs if not (r.folder / f"fold{number}" / "oof.npz").exists()]
@@ -149,14 +149,14 @@ def _find_images(root: str, run: WeightedRun, table: pd.DataFrame) -> dict[str, 
     missing = [name for name in table["ImageId"] if name not in samples]
     if missing:
         raise InputError(
-            f"{root} lacks {len(missing)} images of {run.folder}/folds.csv, first {missing[0]}; "
-            "give the folder that the runs were trained on with --dataset_root"
+            f"{root} lacks {len(missing)} images of {run.folder}/folds.csv, the first is "
+            f"{missing[0]}; give the folder of the training images with --dataset_root"
         )
     return samples
 
 
 def _clear(folder: Path, folds: dict[int, list[Checkpoints]], table: pd.DataFrame) -> None:
-    """Create the folder with folds.csv, without the results of an earlier call."""
+    """Create the folder with folds.csv, and remove the results of an earlier call."""
     try:
         for number in folds:
             (folder / f"fold{number}").mkdir(parents=True, exist_ok=True)

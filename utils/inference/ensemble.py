@@ -1,4 +1,4 @@
-"""Networks as one: the mean over the networks of a run, the weighted mean over several runs."""
+"""Ensembles: the mean over the networks of a run, and the weighted mean over several runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,10 +22,10 @@ class ProbabilityMaps(NamedTuple):
     """The prediction of a run for a batch.
 
     Attributes:
-        probability: [B,1,S,S] float32, of a mask at each pixel.
-        gate: [B,1,S,S] float32, the map that decides whether there is a mask at all; the very
-            tensor `probability` if the same networks do both.
-        presence: [B] float32, probability of a mask anywhere; None without a presence head.
+        probability: [B,1,S,S] float32, probability of each pixel to belong to the mask.
+        gate: [B,1,S,S] float32, the gate map, which decides whether there is a mask at all; the
+            same tensor as `probability` if the same networks predict both.
+        presence: [B] float32, probability that there is a mask; None without a presence head.
     """
 
     probability: Tensor
@@ -38,7 +38,7 @@ class FullSizeMaps(NamedTuple):
 
     Attributes:
         probability: [H,W] float32, see `ProbabilityMaps`.
-        gate: [H,W] float32; the very tensor `probability` if that is the gate.
+        gate: [H,W] float32; the same tensor as `probability` if that is the gate map.
         presence: from 0 to 1, or None.
     """
 
@@ -50,10 +50,10 @@ class FullSizeMaps(NamedTuple):
         """Refuse values that are not probabilities.
 
         Args:
-            name: of the image, for the error.
+            name: the image, for the error message.
 
         Raises:
-            InputError: a value is not from 0 to 1.
+            InputError: a value is not between 0 and 1.
         """
         for value in (self.probability.max().item(), self.gate_maximum(), self.presence or 0.0):
             if not 0 <= value <= 1:
@@ -66,7 +66,7 @@ class FullSizeMaps(NamedTuple):
         return self.gate.max().item()
 
     def levels(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the levels of both maps, [H,W] uint8; None for the gate if it is the first."""
+        """Return the levels of both maps, [H,W] uint8; None for the gate map if it is the same."""
         levels = to_levels(self.probability).cpu().numpy()
         if self.gate is self.probability:
             return levels, None
@@ -77,11 +77,11 @@ class Ensemble(nn.Module):
     """Mean probability over networks, and over each image and its mirror image.
 
     Args:
-        fabric: knows device and precision.
-        networks: draw masks, [B,3,H,W] float32 -> logits [B,1,H,W], and logits [B,1] with a
+        fabric: device and precision.
+        networks: predict the masks, [B,3,H,W] float32 -> logits [B,1,H,W], and logits [B,1] with a
             presence head. They are moved to the device and put into evaluation mode.
         mirror: average with the prediction of the image flipped left to right.
-        gate_networks: decide whether there is a mask; None if `networks` do.
+        gate_networks: predict the gate map and presence; None if `networks` do.
     """
 
     def __init__(
@@ -135,11 +135,11 @@ class Blend:
 
     Args:
         ensembles: one per run, [B,1,S,S] uint8 on the device -> `ProbabilityMaps`.
-        views: how each run is shown an image.
+        views: preprocessing of each run.
         weights: above 0, one per run.
 
     Attributes:
-        views: the distinct views, in the order in which a batch holds its images.
+        views: the distinct views, in the order of the image tensors of a batch.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Blend:
 
         Args:
             images: the batch for each of `views`, [B,1,S,S] uint8 on the device.
-            sizes: height and width of the B originals.
+            sizes: height and width of the B originals, in pixels.
         """
         maps = [
             ensemble(images[index])
@@ -207,8 +207,8 @@ def load_network(path: Path, config: Config) -> nn.Module:
     content, model_type = load_file(path), config.model_type
     if content.get("model_type") != model_type:
         raise InputError(
-            f"{path} is of model_type {content.get('model_type')!r}, but the run's config.yaml says"
-            f" {model_type!r}"
+            f"{path} has model_type {content.get('model_type')!r}, but the run's config.yaml has "
+            f"{model_type!r}"
         )
     network = build_model(
         model_type, pretrained=False, t=config.t, presence_head=config.presence_head
@@ -241,9 +241,9 @@ def open_blend(
     """Load the networks of runs onto the device.
 
     Args:
-        fabric: knows device and precision.
-        runs: one or several.
-        checkpoints: of each of them.
+        fabric: device and precision.
+        runs: one or more runs.
+        checkpoints: the checkpoints of each run.
         mirror: average with the prediction of the image flipped left to right.
 
     Raises:

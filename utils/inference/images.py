@@ -1,4 +1,4 @@
-"""Predicts image files: at most one batch of full-size maps is in memory."""
+"""Predicts image files, with one full-size map in memory at a time."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, cast
@@ -23,13 +23,13 @@ from utils.postprocessing.rule import PostProcess
 
 
 class LoadedImage(NamedTuple):
-    """An image that was read.
+    """An image file that was read and preprocessed.
 
     Attributes:
         image: its id and file.
         size: height and width of the original in pixels.
-        views: the image for each view, uint8 [1,S,S].
-        grey: [H,W] uint8, the original; None unless asked for.
+        views: the image preprocessed for each view, uint8 [1,S,S].
+        grey: [H,W] uint8, the original; None unless `ImageFiles.keep_original`.
     """
 
     image: InputImage
@@ -39,7 +39,7 @@ class LoadedImage(NamedTuple):
 
 
 class LoadedBatch(NamedTuple):
-    """The images of a batch that could be read, and the problems with the others."""
+    """The readable images of a batch, and the problems with the others."""
 
     batch: Batch[LoadedImage]
     problems: list[Problem]
@@ -50,7 +50,7 @@ class ImageFiles(Dataset):
 
     Args:
         images: the files.
-        views: how networks are shown them.
+        views: the ways to preprocess them.
         keep_original: return the image at its original size as well.
     """
 
@@ -91,14 +91,14 @@ def predict_images(
     """Predict the images of a loader.
 
     Args:
-        fabric: knows the device.
+        fabric: device and processes.
         blend: predicts a batch.
         loader: yields `LoadedBatch` with the images of `blend.views`.
         rule: turns probabilities into masks.
-        pictures: draws every image.
-        skip_bad: go on after a file that cannot be read; otherwise the remaining files are only
-            read, to list every problem.
-        only_read: do so from the first image on.
+        pictures: writes the pictures of every image.
+        skip_bad: continue after an unreadable file; otherwise the remaining files are only read,
+            to list every problem.
+        only_read: predict nothing, only read all files to list every problem.
 
     Returns:
         The predictions in the loader's order, and the problems.
@@ -138,5 +138,5 @@ def _collate(items: list[LoadedImage | Problem]) -> LoadedBatch:
     problems = [item for item in items if isinstance(item, Problem)]
     good = [item for item in items if not isinstance(item, Problem)]
     views, sizes = [item.views for item in good], [item.size for item in good]
-    # The views travel in the batch alone, not a second time in its items.
+    # The batch holds the views; keeping them in its items too would send them twice.
     return LoadedBatch(make_batch(views, sizes, [i._replace(views=[]) for i in good]), problems)

@@ -20,7 +20,7 @@ class Batch(NamedTuple, Generic[Item]):
     Attributes:
         images: for each view, [B,1,S,S] uint8 grey, preprocessed.
         sizes: height and width of the B originals in pixels.
-        items: B descriptions of the images, whatever the caller needs.
+        items: B objects that identify the images to the caller.
     """
 
     images: list[Tensor]
@@ -34,9 +34,9 @@ def make_batch(
     """Stack images into a batch.
 
     Args:
-        images: for each image its views, uint8 [1,S,S].
+        images: the views of each image, uint8 [1,S,S].
         sizes: height and width of each original in pixels.
-        items: description of each image.
+        items: object that identifies each image to the caller.
     """
     return Batch([torch.stack(view) for view in zip(*images, strict=True)], [*sizes], [*items])
 
@@ -53,9 +53,9 @@ def open_prediction_loader(
     Args:
         dataset: the images.
         batch_size: images per batch.
-        num_workers: processes; no more than there are batches.
-        collate: makes a batch of a list of items.
-        positions: which items to load.
+        num_workers: maximum number of worker processes; fewer if there are fewer batches.
+        collate: turns a list of items into a batch.
+        positions: indices of the items to load, in order.
     """
     batches = -(-len(positions) // batch_size)
     return DataLoader(
@@ -75,9 +75,9 @@ def predict_batch(
     """Predict a batch; yield each image with its maps, one at a time.
 
     Args:
-        fabric: knows the device.
-        blend: predicts.
-        batch: with the images of `blend.views`.
+        fabric: the device.
+        blend: predicts the batch.
+        batch: the images for `blend.views`.
     """
     images = [view.to(fabric.device, non_blocking=True) for view in batch.images]
     yield from zip(batch.items, blend(images, batch.sizes), strict=True)

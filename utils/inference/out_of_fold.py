@@ -1,6 +1,6 @@
-"""Predicts the images that the networks of a fold were not trained on, and keeps their histograms.
+"""Predicts the validation images of a fold with that fold's networks; measures the maps.
 
-Thresholds are chosen on these, so images are predicted exactly as predict.py does.
+Thresholds are chosen on these histograms, so images are predicted exactly as predict.py does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +26,7 @@ from utils.postprocessing.histograms import Histograms, count_levels
 
 
 class OutOfFoldRow(NamedTuple):
-    """One image's part of `Histograms`; small, and sent between processes.
+    """One image's row of `Histograms`: small enough to send between processes.
 
     Attributes:
         id: image id.
@@ -34,7 +34,7 @@ class OutOfFoldRow(NamedTuple):
         width: pixels.
         all: [256] int32, see `Histograms`.
         mask: [256] int32, see `Histograms`.
-        gate: [256] int32, see `Histograms`; None if the probability map is the gate.
+        gate: [256] int32, see `Histograms`; None if the probability map is the gate map.
         presence: probability; None without a presence head.
         components: [C,4] int64, see `find_components`; None if there are too many.
     """
@@ -53,8 +53,8 @@ class OutOfFoldImage(NamedTuple):
     """An image with its true mask.
 
     Attributes:
-        position: in the data set.
-        views: the image for each view, uint8 [1,S,S].
+        position: index in the data set.
+        views: the image preprocessed for each view, uint8 [1,S,S].
         mask: uint8 [H,W] of 0 and 1, at the original size.
     """
 
@@ -67,7 +67,7 @@ class OutOfFoldImages(Dataset):
     """`dataset[index]` -> `OutOfFoldImage`.
 
     Args:
-        pixels: for each view, the same images in the same order.
+        pixels: the images preprocessed for each view, in the same order.
     """
 
     def __init__(self, pixels: Sequence[Pixels]):
@@ -90,10 +90,9 @@ def write_out_of_fold(
     pixels_of: Callable[[View], Pixels],
     ids: Sequence[str],
     path: Path,
-    *,
-    mirror: bool,
-    batch_size: int | None,
     num_workers: int,
+    batch_size: int | None = None,
+    mirror: bool = False,
 ) -> None:
     """Predict the validation images of a fold and write oof.npz.
 
@@ -104,9 +103,9 @@ def write_out_of_fold(
         pixels_of: returns the images as a view shows them, in the order of `ids`.
         ids: of the images.
         path: the file to write, from rank 0.
-        mirror: average with the prediction of the image flipped left to right.
-        batch_size: images per batch on each device; None for the runs' own.
         num_workers: data loading processes per device.
+        batch_size: images per batch on each device; None for the runs' own.
+        mirror: average with the prediction of the image flipped left to right.
 
     Raises:
         InputError: an image or a checkpoint cannot be used.
@@ -132,10 +131,10 @@ def predict_out_of_fold(
     Each process predicts its share, and measures in threads while the device computes.
 
     Args:
-        fabric: knows device and processes.
+        fabric: device and processes.
         blend: networks that were not trained on these images.
-        pixels: the images, for each of `blend.views`.
-        ids: of the images, in the order of `pixels`.
+        pixels: the images preprocessed for each of `blend.views`.
+        ids: image ids, in the order of `pixels`.
         batch_size: images per batch on each device.
         num_workers: data loading processes per device.
 
@@ -189,11 +188,11 @@ def measure_prediction(
 
 
 def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Histograms:
-    """Assemble the rows of images; components are kept only if every image has them.
+    """Assemble histograms from rows; components are kept only if every image has them.
 
     Args:
-        ids: of the images, in the order wanted; at least one.
-        rows: one per image, in any order; a gate and a presence in all of them or in none.
+        ids: one or more image ids, in the order of the result.
+        rows: one per image, in any order; a gate in all or none, a presence in all or none.
 
     Raises:
         KeyError: an image has no row.
@@ -202,7 +201,7 @@ def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Hist
     by_id = {row.id: row for row in rows}
     ordered = [by_id.pop(name) for name in ids]
     if by_id:
-        raise ValueError(f"rows of other images: {sorted(by_id)[:3]}")
+        raise ValueError(f"rows for unknown images: {sorted(by_id)[:3]}")
     for name in ("gate", "presence"):
         if len({getattr(row, name) is None for row in ordered}) > 1:
             raise ValueError(f"some images have a {name} and some have none")
@@ -234,18 +233,18 @@ def _predict(
 
 def _collate(items: list[OutOfFoldImage]) -> Batch[OutOfFoldImage]:
     sizes = [(item.mask.shape[0], item.mask.shape[1]) for item in items]
-    # The views travel in the batch alone, not a second time in its items.
+    # The batch holds the views; keeping them in its items too would send them twice.
     return make_batch([i.views for i in items], sizes, [i._replace(views=[]) for i in items])
 
 
 def _count(levels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    # A map that was flipped back is a view with negative strides, which torch refuses.
+    # A flipped map is a view with negative strides, which torch does not accept.
     pixels = (torch.from_numpy(np.ascontiguousarray(array)) for array in (levels, mask))
     return count_levels(*pixels).numpy()
 
 
 def _join_components(tables: list[np.ndarray | None]) -> np.ndarray | None:
-    """Concatenate the components of all images, with each image's position as first column."""
+    """Concatenate the components of all images, with the index of the image as first column."""
     present = [table for table in tables if table is not None]
     if len(present) < len(tables):
         return None
@@ -254,9 +253,9 @@ def _join_components(tables: list[np.ndarray | None]) -> np.ndarray | None:
 
 
 def _warn_too_many_components(rows: list[OutOfFoldRow]) -> None:
-    crowded = sum(row.components is None for row in rows)
-    if crowded:
+    count = sum(row.components is None for row in rows)
+    if count:
         print0(
-            f"warning: the maps of {crowded} of {len(rows)} images have more than {MAX_COMPONENTS} "
+            f"warning: the maps of {count} of {len(rows)} images have more than {MAX_COMPONENTS} "
             "components each; thresholds are searched without component filters"
         )

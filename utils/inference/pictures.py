@@ -1,4 +1,4 @@
-"""Pictures of predictions; they appear only once all of them are complete."""
+"""Pictures of predictions, published only once all of them are complete."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.formats.images import read_image
 from datasets.formats.rle import decode
-from utils.drawing import contact_sheet, explanation, tile
+from utils.drawing import contact_sheet, prediction_panels, tile
 from utils.inference.submission import InputImage, Prediction
 
 SHEET = "contact_sheet"
@@ -18,17 +18,17 @@ SHEET_TILES = 36
 
 
 class Pictures:
-    """Writes pictures into hidden folders; `publish` moves them to their targets.
+    """Writes pictures to hidden folders; `publish` moves them to their targets.
 
-    Several processes may write. Leaving the context removes what was not published.
+    Several processes may write at the same time. Leaving the context removes unpublished pictures.
 
     Args:
         overlays: folder for <id>.png (image, mask and probability) and a contact sheet, or None.
         probabilities: folder for <id>.png, the 8-bit levels floor(255 p) at the original size, or
             None.
-        threshold: marked on the colour key of probabilities.
-        mark: distinguishes the hidden folders from another command's; the same in every process.
-        is_owner: whether this process publishes and removes.
+        threshold: marked on the colour bar of the probabilities.
+        suffix: makes the hidden folders unique to this command; the same in every process.
+        is_owner: whether this process publishes and cleans up.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class Pictures:
         overlays: Path | None,
         probabilities: Path | None,
         threshold: float,
-        mark: str,
+        suffix: str,
         is_owner: bool,
     ):
         self.threshold = threshold
-        self._overlays = _hidden(overlays, mark)
-        self._probabilities = _hidden(probabilities, mark)
+        self._overlays = _hidden(overlays, suffix)
+        self._probabilities = _hidden(probabilities, suffix)
         self._targets = {
             hidden: target
             for hidden, target in (
@@ -62,7 +62,7 @@ class Pictures:
             hidden.mkdir(exist_ok=True)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._is_owner:
             for hidden in self._targets:
                 shutil.rmtree(hidden, ignore_errors=True)
@@ -73,8 +73,8 @@ class Pictures:
         """Write the pictures of one image.
 
         Args:
-            prediction: of the image.
-            grey: [H,W] uint8, the image; only if `need_image`.
+            prediction: the prediction for the image.
+            grey: [H,W] uint8, the image; may be None unless `need_image`.
             mask: [H,W] uint8 of 0 and 1.
             levels: [H,W] uint8, level floor(255 p).
         """
@@ -82,14 +82,14 @@ class Pictures:
             _save(self._probabilities / f"{prediction.id}.png", levels)
         if self._overlays is not None and grey is not None:
             caption = (prediction.id, _describe(prediction, mask.size))
-            picture = explanation(grey, mask, levels, self.threshold, caption)
+            picture = prediction_panels(grey, mask, levels, self.threshold, caption)
             _save(self._overlays / f"{prediction.id}.png", picture[..., ::-1])
 
     def write_sheet(self, predictions: list[Prediction], images: Iterable[InputImage]) -> None:
-        """Draw the contact sheet if overlays are wanted.
+        """Draw the contact sheet, if there is a folder for overlays.
 
         Args:
-            predictions: of all images.
+            predictions: predictions for all images.
             images: their files.
         """
         if self._overlays is not None:
@@ -104,46 +104,44 @@ class Pictures:
 
 
 def existing_folder(path: Path) -> Path:
-    """Return the innermost folder above `path` that exists."""
+    """Return the closest parent folder of `path` that exists."""
     return next(folder for folder in path.resolve().parents if folder.is_dir())
 
 
-def _hidden(folder: Path | None, mark: str) -> Path | None:
+def _hidden(folder: Path | None, suffix: str) -> Path | None:
     if folder is None:
         return None
-    return existing_folder(folder) / f".{folder.resolve().name}.{mark}"
+    # In the target's parent if it exists: os.replace works only within a file system.
+    return existing_folder(folder) / f".{folder.resolve().name}.{suffix}"
 
 
 def _draw_sheet(predictions: list[Prediction], images: Iterable[InputImage]) -> np.ndarray:
-    """Draw the images with a mask, then the others, each by falling probability."""
+    """Draw images with a mask first, then the others, each by descending probability."""
     paths = {image.id: image.path for image in images}
     ranked = sorted(predictions, key=lambda p: (p.area == 0, -p.probability))
     tiles = []
-    for shown in ranked[:SHEET_TILES]:
-        grey = read_image(paths[shown.id])
-        caption = (shown.id, _describe_shortly(shown))
-        tiles.append(tile(grey, decode(shown.rle, *grey.shape), caption))
+    for prediction in ranked[:SHEET_TILES]:
+        grey = read_image(paths[prediction.id])
+        caption = (prediction.id, _describe_briefly(prediction))
+        tiles.append(tile(grey, decode(prediction.rle, *grey.shape), caption))
     positive = sum(p.area > 0 for p in predictions)
     title = f"{len(predictions):,} images, {positive:,} with a mask"
-    order = "masks first, then by probability"
-    cut = f"{len(tiles)} shown: " if len(tiles) < len(predictions) else ""
-    return contact_sheet(tiles, (title, cut + order))
+    order = "masks first, then by descending probability"
+    count = f"{len(tiles)} shown: " if len(tiles) < len(predictions) else ""
+    return contact_sheet(tiles, (title, count + order))
 
 
 def _describe(prediction: Prediction, pixels: int) -> str:
     mask = f"mask {prediction.area:,} px ({prediction.area / pixels:.1%})"
-    return f"{mask if prediction.area else 'no mask'}, probability {_short(prediction)}"
+    return f"{mask if prediction.area else 'no mask'}, probability {prediction.probability:.2f}"
 
 
-def _describe_shortly(prediction: Prediction) -> str:
+def _describe_briefly(prediction: Prediction) -> str:
     mask = f"{prediction.area:,} px" if prediction.area else "no mask"
-    return f"{mask}, p {_short(prediction)}"
-
-
-def _short(prediction: Prediction) -> str:
-    return f"{prediction.probability:.2f}"
+    return f"{mask}, p {prediction.probability:.2f}"
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
-    """Write [H,W] grey or [H,W,3] BGR as PNG; OpenCV's own writer would not say why it fails."""
+    """Write [H,W] grey or [H,W,3] BGR as PNG."""
+    # cv2.imwrite only returns False on failure; write_bytes raises an OSError with the reason.
     path.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())

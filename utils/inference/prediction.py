@@ -1,4 +1,4 @@
-"""predict.py's work: check everything first, predict, write everything last."""
+"""The work of predict.py: check all inputs first, predict, write all results last."""
 
 import os
 import time
@@ -44,11 +44,11 @@ class PredictionPlan(NamedTuple):
 
     Attributes:
         runs: the runs that predict.
-        checkpoints: of each of them.
+        checkpoints: the checkpoints of each run.
         rule: turns probabilities into masks.
-        images: the images, in the order of the rows.
+        images: the images, in the order of the submission.
         problems: the files whose id cannot be read.
-        mark: part of the name of this command's temporary folders.
+        suffix: of the names of this command's temporary folders.
     """
 
     runs: list[WeightedRun]
@@ -56,20 +56,20 @@ class PredictionPlan(NamedTuple):
     rule: PostProcess
     images: list[InputImage]
     problems: list[Problem]
-    mark: str
+    suffix: str
 
 
 def predict(fabric: Fabric, options: PredictOptions) -> None:
     """Predict all images, each process its share, and write the results.
 
     Raises:
-        InputError: run, images or settings cannot be used; nothing is written then.
+        InputError: runs, images or settings cannot be used; nothing is written.
     """
     plan = decide_on_rank_zero(fabric, lambda: make_plan(options))
     blend = open_blend(fabric, plan.runs, plan.checkpoints, mirror=options.tta == "hflip")
     owner, folders = fabric.is_global_zero, (options.overlays, options.probabilities)
     batch_size = options.batch_size or device_batch_size(plan.runs, fabric.world_size)
-    with Pictures(*folders, plan.rule.threshold, plan.mark, owner) as pictures:
+    with Pictures(*folders, plan.rule.threshold, plan.suffix, owner) as pictures:
         mine = plan.images[fabric.global_rank :: fabric.world_size]
         dataset = ImageFiles(mine, blend.views, pictures.need_image)
         loader = open_loader(dataset, batch_size, options.num_workers)
@@ -110,11 +110,11 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
 
 
 def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> PostProcess:
-    """Read the rule from the threshold.json of the run or blend; flags replace parts of it.
+    """Read the rule from the threshold.json of the run or blend; flags override it.
 
     Raises:
-        InputError: the file is needed and cannot be read, or a presence threshold is given for
-            networks without a presence head.
+        InputError: the file is needed and cannot be read, or the rule has a presence threshold but
+            a network has no presence head.
     """
     given = {name: getattr(options, name) for name in PostProcess.__annotations__}
     given = {name: value for name, value in given.items() if value is not None}
@@ -134,7 +134,7 @@ def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> PostPro
     if rule.presence_threshold and not all(run.config.presence_head for run in runs):
         raise InputError(
             f"presence_threshold {rule.presence_threshold}: needs networks with a presence head, "
-            "and not every --run was trained with --presence_weight above 0; give "
+            "but not every --run was trained with --presence_weight above 0; use "
             "--presence_threshold 0"
         )
     return rule
@@ -144,7 +144,7 @@ def _load_rule(path: Path, runs: Sequence[WeightedRun]) -> PostProcess:
     if len(runs) > 1 and not path.exists():
         raise InputError(
             f"looked for the thresholds of this blend in {path}; choose them with\n"
-            f"  {blend_command(runs)}\nor give at least --threshold and --min_area"
+            f"  {blend_command(runs)}\nor give --threshold and --min_area"
         )
     return load_rule(path)
 
@@ -153,9 +153,9 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
     """Refuse targets that cannot be written, or would overwrite an image or another output."""
     out, sample = Path(options.out), options.sample_submission
     if out.is_dir() or out.name == SCORES:
-        raise InputError(f"--out {out}: give the name of a csv file other than {SCORES}")
+        raise InputError(f"--out {out}: must be a csv file other than {SCORES}")
     if sample is not None and out.resolve() == sample.resolve():
-        raise InputError(f"--out {out}: is the sample submission; give another name")
+        raise InputError(f"--out {out}: is the sample submission; choose another name")
     folders = {"overlays": options.overlays, "probabilities": options.probabilities}
     targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
     originals = {image.path.resolve().parent for image in images}
@@ -163,11 +163,13 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--{name} {folder}: is not a folder")
         if folder in originals:
-            raise InputError(f"--{name} {folder}: holds images to predict; give another folder")
+            raise InputError(f"--{name} {folder}: holds images to predict; choose another folder")
     if len(targets) > len(set(targets.values())):
-        raise InputError("--overlays and --probabilities name the same folder; give two")
+        raise InputError("--overlays and --probabilities are the same folder; give two")
     if options.overlays and any(image.id == SHEET for image in images):
-        raise InputError(f"an image is called {SHEET}, as is a picture that --overlays makes")
+        raise InputError(
+            f"an image has the id {SHEET}, which --overlays uses for its contact sheet"
+        )
     for target in (out.resolve(), *targets.values()):
         if not os.access(existing_folder(target), os.W_OK):
             raise InputError(f"{target}: cannot be written to")
@@ -184,7 +186,7 @@ def _report_problems(problems: list[Problem], any_predicted: bool, skip_bad: boo
     if not any_predicted:
         raise InputError(f"no image can be used; nothing was written:\n  {text}")
     if problems:
-        print0(f"{len(problems)} images skipped, they have no row:\n  {text}")
+        print0(f"{len(problems)} images skipped, without a row in the submission:\n  {text}")
 
 
 def _report(options: PredictOptions, predictions: list[Prediction], seconds: float) -> None:
@@ -197,6 +199,6 @@ def _report(options: PredictOptions, predictions: list[Prediction], seconds: flo
     )
     print0(f"submission: {options.out}, scores: {Path(options.out).with_name(SCORES)}")
     if options.overlays:
-        print0(f"pictures: {options.overlays / SHEET}.png and one for each image")
+        print0(f"overlays: {options.overlays / SHEET}.png and a picture of each image")
     if options.probabilities:
         print0(f"probabilities: {options.probabilities}")

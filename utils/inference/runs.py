@@ -1,4 +1,4 @@
-"""The trained runs that predict together: their settings, weights and checkpoint files."""
+"""The trained runs that predict together: their settings, blend weights and checkpoint files."""
 
 import hashlib
 import math
@@ -19,11 +19,11 @@ _NAME_BYTES = 120
 
 
 class WeightedRun(NamedTuple):
-    """One run of those that predict together.
+    """A run and its weight in a blend.
 
     Attributes:
-        folder: its folder.
-        config: its settings, with the folds to use instead of those it trained last.
+        folder: the run's folder.
+        config: its settings, with the folds to use instead of those trained last.
         weight: above 0; the weights of all runs sum to 1.
     """
 
@@ -33,19 +33,18 @@ class WeightedRun(NamedTuple):
 
 
 class View(NamedTuple):
-    """How a run is shown an image: side of the square input in pixels, with or without CLAHE."""
+    """Preprocessing of a run: side of the square input in pixels, and whether to apply CLAHE."""
 
     size: int
     clahe: bool
 
 
 class Checkpoints(NamedTuple):
-    """The checkpoint files that predict.
+    """The checkpoint files to predict with.
 
     Attributes:
-        mask: of the stage that draws masks.
-        gate: of the stage that decides whether there is a mask; the same files if one stage does
-            both.
+        mask: checkpoints of the stage that predicts the masks.
+        gate: checkpoints of the stage that is the gate; the same files if one stage does both.
     """
 
     mask: list[Path]
@@ -58,12 +57,12 @@ def read_runs(
     """Read the settings and weights of runs.
 
     Args:
-        folders: of the runs.
-        weights: numbers above 0, separated by commas, one per run; None for equal weights.
+        folders: the folders of the runs.
+        weights: comma-separated numbers above 0, one per run; None for equal weights.
         folds: all, one (0) or several (0,3).
 
     Raises:
-        InputError: a folder is not a run's, a run lacks these folds, or the weights do not fit.
+        InputError: a folder is not a run's, a run lacks a fold, or the weights are invalid.
     """
     shares = _parse_weights(weights, len(folders))
     return [
@@ -73,10 +72,10 @@ def read_runs(
 
 
 def read_run_config(folder: Path, folds: str | int) -> Config:
-    """Read the settings of a run, with the folds to use instead of those it trained last.
+    """Read the settings of a run, with the folds to use instead of those trained last.
 
     Raises:
-        InputError: the folder is not a run's, or the run lacks these folds.
+        InputError: the folder is not a run's, or the run lacks a fold.
     """
     if not (folder / "config.yaml").is_file():
         raise InputError(
@@ -89,12 +88,12 @@ def read_run_config(folder: Path, folds: str | int) -> Config:
 
 
 def view_of(config: Config) -> View:
-    """Return how the networks of a run are shown an image."""
+    """Return the preprocessing of a run."""
     return View(mask_stage(config).image_size, config.clahe)
 
 
 def device_batch_size(runs: Sequence[WeightedRun], devices: int) -> int:
-    """Return the default batch size per device: the smallest of the runs' last stages, shared out.
+    """Return the default batch size per device: the smallest of the runs' last stages, divided.
 
     A stage's batch size counts the images of all devices together.
     """
@@ -112,18 +111,18 @@ def results_folder(runs: Sequence[WeightedRun]) -> Path:
     ordered = sorted((run.folder.resolve(), run.weight) for run in runs)
     root = ordered[0][0].parent.parent
     weights = ",".join(f"{weight:.6g}" for _, weight in ordered)
-    # Relative paths, so that the folder of all runs may be moved.
+    # Relative paths, so that the folder with all runs can be moved.
     paths = "\n".join(os.path.relpath(folder, root) for folder, _ in ordered)
-    mark = hashlib.sha256(f"{paths}\n{weights}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{paths}\n{weights}".encode()).hexdigest()[:8]
     title = "+".join(folder.name for folder, _ in ordered) + f"_{weights}"
     title = title.encode()[:_NAME_BYTES].decode(errors="ignore")
-    return root / "blends" / f"{title}_{mark}"
+    return root / "blends" / f"{title}_{digest}"
 
 
 def blend_command(runs: Sequence[WeightedRun]) -> str:
     """Return the command that chooses the thresholds of a blend."""
     folders = " ".join(f"--run {shlex.quote(str(run.folder))}" for run in runs)
-    # Every digit, since the name of the results folder depends on the weights.
+    # All digits, since the name of the results folder depends on the weights.
     weights = ",".join(str(run.weight) for run in runs)
     return f"python -m utils.blend {folders} --weights {weights}"
 
@@ -152,7 +151,7 @@ def find_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:
         which: best or last.
 
     Raises:
-        InputError: a fold has none; the error names it, and the flag that goes on without it.
+        InputError: a checkpoint is missing; the error names the fold and the flag to skip it.
     """
     folds = {
         number: fold_checkpoints(folder / f"fold{number}", config, which)
@@ -168,7 +167,7 @@ def find_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:
         raise InputError(
             f"fold {', '.join(map(str, missing))} has no checkpoint: {next(iter(missing.values()))}"
             " does not exist. Train it"
-            + (f", or go on without it: --folds {complete}" if complete else "")
+            + (f", or continue without it: --folds {complete}" if complete else "")
         )
     return Checkpoints(
         [path for fold in folds.values() for path in fold.mask],

@@ -1,4 +1,4 @@
-"""The images to predict, in which order, and the csv files written for them."""
+"""The images to predict, their order, and the csv files of the results."""
 
 import csv
 from collections.abc import Iterable
@@ -23,21 +23,21 @@ class InputImage(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A file that cannot be predicted, and why; the id is the file's stem if it has none."""
+    """A file that cannot be predicted, and why; `id` is the file's stem if its id is unreadable."""
 
     id: str
     reason: str
 
 
 class Prediction(NamedTuple):
-    """What is kept of a predicted image.
+    """The prediction for one image.
 
     Attributes:
         id: image id.
-        rle: its mask as Kaggle's run-length text.
-        probability: of a mask anywhere: the presence head's, or else the largest of the gate map
-            at the image's original size.
-        area: of the mask in pixels, at the image's original size.
+        rle: the mask in Kaggle's run-length encoding.
+        probability: probability that the image has a mask: that of the presence head, or without
+            one the maximum of the gate map at the image's original size.
+        area: area of the mask in pixels, at the image's original size.
     """
 
     id: str
@@ -46,8 +46,8 @@ class Prediction(NamedTuple):
     area: int
 
 
-def find_input_images(given: Iterable[Path]) -> tuple[list[InputImage], list[Problem]]:
-    """Find the images of files and folders, in the order given, within folders by name.
+def find_input_images(paths: Iterable[Path]) -> tuple[list[InputImage], list[Problem]]:
+    """Find the images in files and folders, in the order given; a folder's images by name.
 
     Returns:
         The images, and the files whose id cannot be read.
@@ -56,19 +56,19 @@ def find_input_images(given: Iterable[Path]) -> tuple[list[InputImage], list[Pro
         InputError: a path is neither a folder with images nor an image file, or two files have
             the same id.
     """
-    # A file given twice, by itself and with its folder, is one image.
-    paths = list(dict.fromkeys(path for place in given for path in _images_at(place)))
+    # A file may be given twice, directly and by its folder.
+    files = list(dict.fromkeys(file for path in paths for file in _images_at(path)))
     images: dict[str, InputImage] = {}
     problems: list[Problem] = []
-    for path in tqdm(paths, "reading ids", unit="image", leave=False, disable=None):
+    for file in tqdm(files, "reading ids", unit="image", leave=False, disable=None):
         try:
-            image = InputImage(image_id(path), path)
+            image = InputImage(image_id(file), file)
         except InputError as error:
-            problems.append(Problem(path.stem, str(error)))
+            problems.append(Problem(file.stem, str(error)))
             continue
         other = images.setdefault(image.id, image)
         if other is not image:
-            raise InputError(f"{other.path} and {path} are both image {image.id}; leave one out")
+            raise InputError(f"{other.path} and {file} are both image {image.id}; remove one")
     return list(images.values()), problems
 
 
@@ -76,16 +76,16 @@ def read_sample(path: Path) -> list[str]:
     """Read the ids of a sample submission, in its order.
 
     Raises:
-        InputError: it is missing, is not a csv of masks, or names an image twice.
+        InputError: the file is missing, is not a csv of masks, or repeats an image.
     """
     if not path.is_file():
-        raise InputError(f"{path}: is not a file; --sample_submission names a csv of ids")
+        raise InputError(f"{path}: is not a file; --sample_submission takes a csv of image ids")
     rows = read_annotations(path)
     for name, several in rows.items():
         if len(several) > 1:
             raise InputError(
-                f"{path} row {several[1].number}: repeats {name} of row {several[0].number}; leave "
-                "one row for each image (Kaggle's sample of stage 1 repeats ids)"
+                f"{path} row {several[1].number}: repeats {name} of row {several[0].number}; keep "
+                "one row per image (Kaggle's sample submission of stage 1 repeats ids)"
             )
     return list(rows)
 
@@ -93,17 +93,17 @@ def read_sample(path: Path) -> list[str]:
 def select_by_sample(
     images: list[InputImage], problems: list[Problem], ids: list[str], sample: Path
 ) -> tuple[list[InputImage], list[Problem]]:
-    """Select the images of a sample submission, in its order, and the unreadable files among them.
+    """Select the images of a sample submission, in its order, and the problems among them.
 
     Raises:
-        InputError: an id has no image.
+        InputError: there is no file for an id.
     """
     files, unreadable = {i.id: i for i in images}, {p.id: p for p in problems}
     missing = [name for name in ids if name not in files and name not in unreadable]
     if missing:
         hint = "".join(f"\n  {problem.reason}" for problem in problems[:1])
         raise InputError(
-            f"{sample} names {len(missing)} images that --images does not give, first {missing[0]}"
+            f"{sample} names {len(missing)} images that --images lacks, the first is {missing[0]}"
             + (f"; {len(problems)} files cannot be read:{hint}" if problems else "")
         )
     return (
@@ -113,7 +113,7 @@ def select_by_sample(
 
 
 def write_submission(path: Path, predictions: list[Prediction]) -> None:
-    """Write Kaggle's csv, and scores.csv (ImageId,probability,area) beside it, both or none."""
+    """Write Kaggle's csv and, next to it, scores.csv (ImageId,probability,area): both or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as submission, atomic_write(path.with_name(SCORES)) as scores:
         _write_csv(submission, RLE_COLUMNS, ((p.id, p.rle) for p in predictions))
@@ -121,17 +121,20 @@ def write_submission(path: Path, predictions: list[Prediction]) -> None:
         _write_csv(scores, ("ImageId", "probability", "area"), rows)
 
 
-def _images_at(place: Path) -> list[Path]:
-    if place.is_dir():
-        paths = find_images(place)
-        if not paths:
-            raise InputError(f"{place}: has no {', '.join(SUFFIXES)} files at any depth")
-        return paths
-    if not place.is_file():
-        raise InputError(f"{place}: is neither a file nor a folder; --images names images")
-    if place.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{place}: is not one of {', '.join(SUFFIXES)}")
-    return [place]
+def _images_at(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = find_images(path)
+        if not files:
+            raise InputError(f"{path}: has no {', '.join(SUFFIXES)} files at any depth")
+        return files
+    if not path.is_file():
+        raise InputError(
+            f"{path}: is neither a file nor a folder; --images takes image files and folders of "
+            "images"
+        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: is not a {', '.join(SUFFIXES)} file")
+    return [path]
 
 
 def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[tuple]) -> None:

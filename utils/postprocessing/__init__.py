@@ -1,1 +1,1 @@
-"""Probability maps to masks, and the thresholds for it."""
+"""From probability maps to masks, and the choice of the thresholds."""

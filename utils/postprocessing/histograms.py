@@ -3,8 +3,9 @@
 Dice of an image is 2|A and B| / (|A| + |B|), and 1 when both are empty; the score is the mean over
 images. Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
 
-Probabilities are quantised to 256 levels. The histogram of the levels over all pixels, and over the
-pixels of the true mask, gives area and intersection at every threshold without another pass.
+Probabilities are quantised to 256 levels. From the histogram of the levels over all pixels, and the
+one over the pixels of the true mask, area and intersection follow at every threshold without
+another pass.
 """
 
 import zipfile
@@ -33,17 +34,17 @@ def to_levels(probabilities: Tensor) -> Tensor:
 
 
 def level_of(threshold: float) -> int:
-    """Return the level of a threshold from 0 to 1; a pixel is above it where level > this."""
+    """Return the level of a threshold from 0 to 1; a pixel is above it if its level is higher."""
     return round(threshold * (LEVELS - 1))
 
 
 def threshold_of(level: int) -> float:
-    """Return the threshold of a level, to four decimals; `level_of` gives the level back."""
+    """Return the threshold of a level, to four decimals; `level_of` is the inverse."""
     return round(level / (LEVELS - 1), 4)
 
 
 def resize_probability(probability: Tensor, height: int, width: int) -> Tensor:
-    """Bring one map to its image's original size, float [h,w] -> float32 [height,width]."""
+    """Resize one map to its image's original size, float [h,w] -> float32 [height,width]."""
     resized = F.interpolate(
         probability.float()[None, None], (height, width), mode="bilinear", align_corners=False
     )
@@ -60,8 +61,9 @@ def count_levels(levels: Tensor, mask: Tensor) -> Tensor:
     Returns:
         [2,256] int32: the counts over all pixels, and those over the pixels of the mask.
     """
-    inside = levels.to(torch.int16) + LEVELS * mask.to(torch.int16)
-    outside_inside = torch.bincount(inside.flatten(), minlength=2 * LEVELS).view(2, LEVELS)
+    # One bincount for both: pixels of the mask go into the second 256 bins.
+    bins = levels.to(torch.int16) + LEVELS * mask.to(torch.int16)
+    outside_inside = torch.bincount(bins.flatten(), minlength=2 * LEVELS).view(2, LEVELS)
     return torch.stack((outside_inside.sum(0), outside_inside[1])).to(torch.int32)
 
 
@@ -76,7 +78,7 @@ class Histograms:
         all: [N,256] int32, counts over all pixels.
         mask: [N,256] int32, counts over the pixels of the true mask.
         gate: [N,256] int32, counts over all pixels of the gate map; None if the probability map is
-            the gate.
+            the gate map.
         presence: [N] float32, probability of the presence head; None without one.
         components: [C,5] int64, the components of the probability maps, see
             `utils.postprocessing.components.COMPONENT_COLUMNS`; None if they were not measured.
@@ -105,7 +107,7 @@ class Histograms:
         return _above(self.all if self.gate is None else self.gate)
 
     def image_scores(self) -> np.ndarray:
-        """[N] float: the presence probability, or without one the gate map's largest level."""
+        """[N] float: the presence probability, or without a head the gate map's largest level."""
         if self.presence is not None:
             return self.presence
         counts = self.all if self.gate is None else self.gate
@@ -116,11 +118,11 @@ class Histograms:
         return _above(self.mask)
 
     def dice(self) -> np.ndarray:
-        """[N,256] float64: Dice of each image with its mask cut above each level."""
+        """[N,256] float64: Dice of each image at each level, without gate or filter."""
         return dice_score(self.areas(), self.inside(), self.mask.sum(axis=1, keepdims=True))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays that exist, by name."""
+        """Return the arrays that are not None, by name."""
         return {name: array for name, array in vars(self).items() if array is not None}
 
     def save(self, path: str | Path) -> None:
@@ -134,7 +136,8 @@ def load_histograms(path: str | Path) -> Histograms:
     """Read an npz that `Histograms.save` wrote.
 
     Raises:
-        InputError: the file is missing, damaged, too large, or lacks an array of the right form.
+        InputError: the file is missing, damaged or too large, or an array is missing or has the
+            wrong shape or dtype.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -154,42 +157,44 @@ def load_histograms(path: str | Path) -> Histograms:
 def _check_form(histograms: Histograms) -> None:
     count = histograms.ids.shape[:1]
     shapes = dict.fromkeys(("ids", "height", "width", "presence"), count)
-    kinds = {"ids": "U", "presence": "f"}
+    kinds = {"ids": ("U", "text"), "presence": ("f", "float")}
     arrays = histograms.arrays()
     components = arrays.pop("components", None)
     for name, array in arrays.items():
         shape = shapes.get(name, (*count, LEVELS))
-        if array.shape != shape or array.dtype.kind != kinds.get(name, "i"):
-            raise ValueError(f"{name} is {array.dtype} {array.shape}, not of {shape}")
+        kind, kind_name = kinds.get(name, ("i", "int"))
+        if array.shape != shape or array.dtype.kind != kind:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {kind_name} {shape}")
     presence = arrays.get("presence", np.zeros(0))
     if not ((presence >= 0) & (presence <= 1)).all():
-        raise ValueError("presence is not from 0 to 1")
+        raise ValueError("presence is not between 0 and 1")
     if components is not None:
         check_components(components, histograms.areas(), histograms.inside())
 
 
-def align_parts(parts: Sequence[Histograms]) -> list[Histograms]:
-    """Give the histograms of several folds the same parts, so that one rule fits them all.
+def align_folds(folds: Sequence[Histograms]) -> list[Histograms]:
+    """Return the histograms of several folds with the same optional arrays, so that one rule fits.
 
-    Presence and components that one fold lacks, since an older version trained it, are dropped from
-    the others. A fold without a gate gets its probability map as one.
+    Presence and components are dropped from all folds if one lacks them, as one trained by an older
+    version does. If some folds have a gate map, the others use their probability map as one.
     """
-    lacking = {n for n in ("presence", "components") if any(vars(p)[n] is None for p in parts)}
-    changes: list[dict] = [dict.fromkeys(lacking) for _ in parts]
-    if any(part.gate is not None for part in parts):
-        for part, change in zip(parts, changes, strict=True):
-            change["gate"] = part.all if part.gate is None else part.gate
-    return [replace(part, **change) for part, change in zip(parts, changes, strict=True)]
+    missing = {n for n in ("presence", "components") if any(vars(f)[n] is None for f in folds)}
+    changes: list[dict] = [dict.fromkeys(missing) for _ in folds]
+    if any(fold.gate is not None for fold in folds):
+        for fold, change in zip(folds, changes, strict=True):
+            change["gate"] = fold.all if fold.gate is None else fold.gate
+    return [replace(fold, **change) for fold, change in zip(folds, changes, strict=True)]
 
 
-def concatenate(parts: Sequence[Histograms]) -> Histograms:
-    """Concatenate the histograms of several folds, after `align_parts`."""
-    arrays = [part.arrays() for part in align_parts(parts)]
-    joined = {name: np.concatenate([part[name] for part in arrays]) for name in arrays[0]}
+def concatenate(folds: Sequence[Histograms]) -> Histograms:
+    """Concatenate the histograms of several folds, after `align_folds`."""
+    arrays = [fold.arrays() for fold in align_folds(folds)]
+    joined = {name: np.concatenate([fold[name] for fold in arrays]) for name in arrays[0]}
     if "components" in joined:
-        before = np.cumsum([0, *(len(part["ids"]) for part in arrays)])[:-1]
-        rows = [len(part["components"]) for part in arrays]
-        joined["components"][:, 0] += np.repeat(before, rows)
+        # Components refer to images by index, which is counted per fold until here.
+        offsets = np.cumsum([0, *(len(fold["ids"]) for fold in arrays)])[:-1]
+        rows = [len(fold["components"]) for fold in arrays]
+        joined["components"][:, 0] += np.repeat(offsets, rows)
     return Histograms(**joined)
 
 
@@ -198,5 +203,5 @@ _OPTIONAL = [field.name for field in fields(Histograms) if field.default is not 
 
 
 def _above(counts: np.ndarray) -> np.ndarray:
-    from_here_up = np.cumsum(counts[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
-    return from_here_up - counts
+    at_or_above = np.cumsum(counts[:, ::-1], axis=1, dtype=np.int64)[:, ::-1]
+    return at_or_above - counts

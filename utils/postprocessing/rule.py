@@ -10,7 +10,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.evaluation.scoring import dice_score
 from utils.limits import SETTINGS_BYTES, read_bytes
-from utils.postprocessing.components import COMPONENT_LEVELS, drop_components, sum_by_image
+from utils.postprocessing.components import COMPONENT_LEVELS, drop_components, filtered_areas
 from utils.postprocessing.histograms import Histograms, level_of, threshold_of
 
 
@@ -18,12 +18,11 @@ from utils.postprocessing.histograms import Histograms, level_of, threshold_of
 class PostProcess:
     """The rule that turns probabilities into a mask.
 
-    An image is left empty if fewer than `min_area` pixels of the gate map exceed `top_threshold`,
-    or if its presence head's probability is too low. Otherwise its mask is every pixel above
-    `threshold`, without the components that are too small or too improbable. The gate map is the
-    probability map itself, or that of another network.
-    Source of the two thresholds: the competition's winning solution
-    (github.com/sneddy/pneumothorax-segmentation).
+    The gate: an image gets no mask if fewer than `min_area` pixels of the gate map exceed
+    `top_threshold`, or if its presence probability is too low. Otherwise its mask is every pixel
+    above `threshold`, without the components that are too small or too improbable. The gate map is
+    the probability map itself, or that of another network. Source of the two thresholds: the
+    competition's winning solution (github.com/sneddy/pneumothorax-segmentation).
 
     Attributes:
         threshold: probability from 0 to 1; no pixel is above 1.
@@ -31,8 +30,8 @@ class PostProcess:
         top_threshold: probability from 0 to 1; equal to `threshold` for a plain pair.
         presence_threshold: probability from 0 to 1; at 0 every image passes. An image without a
             presence probability always passes.
-        min_component_area: minimum pixels of a component of the mask.
-        min_component_mean: minimum mean probability of a component, from 0 to 1.
+        min_component_area: minimum number of pixels of each component of the mask.
+        min_component_mean: minimum mean probability of each component, from 0 to 1.
     """
 
     threshold: float
@@ -44,21 +43,21 @@ class PostProcess:
 
     @property
     def filters_components(self) -> bool:
-        """Whether components may be dropped."""
+        """Whether the component filter is on."""
         return self.min_component_area > 0 or self.min_component_mean > 0
 
     def describe(self) -> str:
-        """Describe the rule in words, without the parts it does not use."""
+        """Describe the rule in words, without the parameters that are off."""
         text = (
             f"masks above {self.threshold:.3f} if at least {self.min_area} pixels exceed "
             f"{self.top_threshold:.3f}"
         )
         if self.presence_threshold > 0:
             text += f" and the presence exceeds {self.presence_threshold:.3f}"
-        least = [f"{self.min_component_area} pixels"] if self.min_component_area > 0 else []
+        minima = [f"{self.min_component_area} pixels"] if self.min_component_area > 0 else []
         if self.min_component_mean > 0:
-            least.append(f"mean probability {self.min_component_mean:.3f}")
-        return text + (f", components of at least {' and '.join(least)}" if least else "")
+            minima.append(f"mean probability {self.min_component_mean:.3f}")
+        return text + (f", components of at least {' and '.join(minima)}" if minima else "")
 
     def mask(
         self,
@@ -90,28 +89,30 @@ class PostProcess:
         return (levels > level_of(self.threshold)).astype(np.uint8)
 
     def passes(self, histograms: Histograms) -> np.ndarray:
-        """[N] bool: the image passes the gate and the presence threshold."""
+        """[N] bool: the image passes the gate, including the presence threshold."""
         areas = histograms.gate_areas()[:, level_of(self.top_threshold)]
         return (areas >= self.min_area) & self._is_present(histograms.presence)
 
     def areas(self, histograms: Histograms) -> np.ndarray:
-        """[N] int64: the area of each image's mask in pixels; raises as `drawn` does."""
-        return np.where(self.passes(histograms), self.drawn(histograms)[0], 0)
+        """[N] int64: the area of each image's mask in pixels; raises as `measure_ungated` does."""
+        return np.where(self.passes(histograms), self.measure_ungated(histograms)[0], 0)
 
     def dice(self, histograms: Histograms) -> np.ndarray:
-        """[N] float64: the Dice of each image; raises as `drawn` does."""
-        area, inside = self.drawn(histograms)
-        drawn = dice_score(area, inside, histograms.mask.sum(axis=1))
-        return np.where(self.passes(histograms), drawn, ~histograms.positive).astype(float)
+        """[N] float64: the Dice of each image; raises as `measure_ungated` does."""
+        area, inside = self.measure_ungated(histograms)
+        ungated = dice_score(area, inside, histograms.mask.sum(axis=1))
+        # An empty prediction has Dice 1 on an empty image and 0 on a positive.
+        return np.where(self.passes(histograms), ungated, ~histograms.positive).astype(float)
 
-    def drawn(self, histograms: Histograms) -> tuple[np.ndarray, np.ndarray]:
-        """Measure the mask of each image if it passes.
+    def measure_ungated(self, histograms: Histograms) -> tuple[np.ndarray, np.ndarray]:
+        """Measure the mask of each image as if all images passed the gate.
 
         Returns:
-            [N] int64 pixels, and [N] int64 pixels within the true mask.
+            [N] int64 pixels of the mask, and [N] int64 pixels of it inside the true mask.
 
         Raises:
-            InputError: components are dropped, and `histograms` does not have what that needs.
+            InputError: the component filter is on, and `histograms` has no components or none at
+                this threshold.
         """
         level = level_of(self.threshold)
         if not self.filters_components:
@@ -120,10 +121,10 @@ class PostProcess:
             raise InputError("the out-of-fold histograms have no components to filter")
         if level not in COMPONENT_LEVELS:
             raise InputError(
-                f"threshold {self.threshold}: components were measured above "
-                f"{', '.join(str(threshold_of(level)) for level in COMPONENT_LEVELS)} only"
+                f"threshold {self.threshold}: components are only available at thresholds "
+                f"{', '.join(str(threshold_of(level)) for level in COMPONENT_LEVELS)}"
             )
-        return sum_by_image(
+        return filtered_areas(
             histograms.components,
             len(histograms.ids),
             level,
@@ -134,31 +135,31 @@ class PostProcess:
     def _is_present(self, presence: float | np.ndarray | None) -> bool | np.ndarray:
         if presence is None or self.presence_threshold == 0:
             return True
-        # oof.npz holds float32; the comparison must be the same for a value that was never stored.
+        # oof.npz stores float32, so a fresh prediction must be compared as float32 too.
         return np.asarray(presence, np.float32).astype(float) > self.presence_threshold
 
 
-LEAVE_EMPTY = PostProcess(threshold=1.0, min_area=0, top_threshold=1.0)
-"""The rule that predicts nothing."""
+NO_MASKS = PostProcess(threshold=1.0, min_area=0, top_threshold=1.0)
+"""The rule that predicts no mask anywhere."""
 
 
 def load_rule(path: str | Path) -> PostProcess:
-    """Read the rule of a threshold.json; parts added in later versions may be absent.
+    """Read the rule of a threshold.json; parameters added in later versions may be absent.
 
     Raises:
-        InputError: the file is missing, too large or not JSON, or a part of the rule is missing or
-            out of range.
+        InputError: the file is missing, too large or not JSON, or a parameter is missing or out of
+            range.
     """
     try:
         content = _read(path)
-        parts = [f.name for f in fields(PostProcess) if f.default is MISSING or f.name in content]
-        rule = PostProcess(**{name: content[name] for name in parts})
+        names = [f.name for f in fields(PostProcess) if f.default is MISSING or f.name in content]
+        rule = PostProcess(**{name: content[name] for name in names})
     except FileNotFoundError as error:
         raise InputError(
             f"looked for the thresholds in {path}; choose them with "
             "python main.py --mode choose_threshold --run_name RUN, or give thresholds as flags"
         ) from error
-    # RecursionError: thousands of brackets.
+    # RecursionError: thousands of nested brackets.
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as thresholds: {error!r}") from error
     _check_ranges(rule, path)
@@ -188,9 +189,9 @@ class Scores:
     Attributes:
         dice: mean Dice over all images.
         dice_positive: mean Dice over positives; NaN without any.
-        empty_kept: share of empty images that are left empty; NaN without any.
-        predicted: number of images given a mask.
-        baseline: mean Dice of leaving every image empty, which is the share of empty images.
+        empty_kept: share of empty images without a predicted mask; NaN without any.
+        predicted: number of images with a predicted mask.
+        baseline: mean Dice of predicting no mask anywhere, which is the share of empty images.
     """
 
     dice: float
@@ -201,16 +202,16 @@ class Scores:
 
 
 def score(histograms: Histograms, rule: PostProcess) -> Scores:
-    """Score a rule."""
+    """Score a rule on a set of images."""
     return score_images(rule.dice(histograms), rule.areas(histograms) > 0, histograms.positive)
 
 
 def score_images(dice: np.ndarray, predicted: np.ndarray, positive: np.ndarray) -> Scores:
-    """Average over images.
+    """Average the scores of single images.
 
     Args:
         dice: [N] Dice of each image.
-        predicted: [N] bool, the image was given a mask.
+        predicted: [N] bool, a mask was predicted.
         positive: [N] bool, the true mask is not empty.
     """
     return Scores(

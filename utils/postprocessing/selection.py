@@ -1,4 +1,4 @@
-"""The choice of a run's thresholds: per fold, pooled, and cross-fitted, from oof.npz alone."""
+"""The choice of a run's thresholds from its oof.npz files: per fold, pooled and cross-fitted."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from datasets.folds import read_folds
 from utils.evaluation.bootstrap import bootstrap_interval
 from utils.evaluation.image_level import auc_with_interval
 from utils.files import write_json
-from utils.postprocessing.histograms import Histograms, align_parts, concatenate
+from utils.postprocessing.histograms import Histograms, align_folds, concatenate
 from utils.postprocessing.plots import draw_threshold
 from utils.postprocessing.rule import PostProcess, score_images
 from utils.postprocessing.search import best_rule
@@ -20,12 +20,12 @@ from utils.postprocessing.summary import load_folds
 
 @dataclass(frozen=True)
 class FoldScores:
-    """Every fold under a rule of its own.
+    """The images of all folds, each scored by the rule for its fold.
 
     Attributes:
-        rules: the rule of each fold.
-        dice: [N] Dice of every image, fold after fold.
-        predicted: [N] bool, the image was given a mask.
+        rules: rule by fold number.
+        dice: [N] Dice of each image, fold after fold.
+        predicted: [N] bool, a mask was predicted.
     """
 
     rules: dict[int, PostProcess]
@@ -45,37 +45,37 @@ def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> 
 def cross_fit(
     folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_rule
 ) -> FoldScores:
-    """Choose on the other folds, score on this one: the honest figure for thresholds.
+    """Score each fold by the rule chosen on the other folds: an unbiased estimate.
 
     Args:
-        folds: out-of-fold histograms of at least two folds, all with the same parts.
-        choose: gives a rule for the images it is shown.
+        folds: out-of-fold histograms of two or more folds, after `align_folds`.
+        choose: returns a rule for the images it is called with.
     """
     others = {
         number: concatenate([h for other, h in folds.items() if other != number])
         for number in folds
     }
-    return apply_rules(folds, {number: choose(shown) for number, shown in others.items()})
+    return apply_rules(folds, {number: choose(rest) for number, rest in others.items()})
 
 
 def choose_thresholds(folder: Path, tta: str = "none") -> dict:
-    """Search the thresholds of a run; write threshold.json, threshold.png and TensorBoard's copy.
+    """Search the thresholds of a run; write threshold.json, threshold.png and a TensorBoard image.
 
     Args:
-        folder: of the run or the blend.
-        tta: what its oof.npz were predicted with.
+        folder: the folder of the run or the blend.
+        tta: the --tta that its oof.npz files were predicted with.
 
     Returns:
-        The content of threshold.json: the pooled rule; `tta`; scores of all images, `pooled` under
-        that rule, `per_fold` under each fold's own best (the original's way), and `cross_fitted`
-        under the rule of the other folds (None with a single fold); the AUC of telling the images
-        with a mask by `Histograms.image_scores`; the rules of each fold.
+        The content of threshold.json: the rule chosen on all folds pooled; `tta`; the scores of all
+        images, `pooled` by that rule, `per_fold` by the best rule of each fold (as in the original
+        repository), and `cross_fitted` by the rule of the other folds (None with a single fold);
+        `auc`, the image-level AUC of `Histograms.image_scores`; the rules for each fold.
 
     Raises:
         InputError: the run has no finished fold.
     """
     folds = load_folds(folder)
-    folds = dict(zip(folds, align_parts(list(folds.values())), strict=True))
+    folds = dict(zip(folds, align_folds(list(folds.values())), strict=True))
     pooled = concatenate(list(folds.values()))
     patients = _patients(folder, pooled)
     rule = best_rule(pooled)
@@ -102,13 +102,13 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
 
 
 def describe_thresholds(content: dict) -> str:
-    """Say in a few lines what `choose_thresholds` found."""
+    """Summarise the result of `choose_thresholds` in a few lines."""
     rule = PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
     lines = [f"thresholds: {rule.describe()}"]
     for name, title in (
         ("cross_fitted", "cross-fitted"),
-        ("pooled", "best for all folds, on the images it was chosen on"),
-        ("per_fold", "best for each fold, likewise"),
+        ("pooled", "pooled (one rule, scored on the images it was chosen on)"),
+        ("per_fold", "per fold (one rule each, scored on the images it was chosen on)"),
     ):
         scores = content[name]
         if scores:
@@ -120,16 +120,16 @@ def describe_thresholds(content: dict) -> str:
             )
     auc = content["auc"]
     low, high = auc["interval"]
-    lines.append(f"which images have a mask: AUC {auc['value']:.4f} (95 % {low:.4f} to {high:.4f})")
+    lines.append(f"image-level: AUC {auc['value']:.4f} (95 % {low:.4f} to {high:.4f})")
     if content["cross_fitted"] is None:
-        lines.append("cross-fitted: not with a single fold; train another to get an honest figure")
+        lines.append("cross-fitted: needs a second fold; the scores above are slightly optimistic")
     return "\n".join(lines)
 
 
 def _patients(folder: Path, pooled: Histograms) -> list[str]:
     table = read_folds(folder / "folds.csv")
-    of_image = dict(zip(table["ImageId"], table["PatientId"], strict=True))
-    return [of_image.get(name, "") for name in pooled.ids.tolist()]
+    patient_of = dict(zip(table["ImageId"], table["PatientId"], strict=True))
+    return [patient_of.get(name, "") for name in pooled.ids.tolist()]
 
 
 def _scores(way: FoldScores, pooled: Histograms, patients: list[str]) -> dict:

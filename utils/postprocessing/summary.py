@@ -1,4 +1,4 @@
-"""What a run reached, always read anew from its fold folders."""
+"""The summary of a run, computed from the oof.npz files of its folds."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,12 +17,14 @@ _AVERAGED = ("dice", "baseline", "dice_positive", "empty_kept")
 def summarise_run(folder: Path) -> dict:
     """Score the out-of-fold histograms of every finished fold and write summary.json.
 
-    Each fold's rule (threshold, min_area) is chosen on the fold itself, and the pooled rule on all
-    of them, so both are a little kind; with no rule at all a fold scores its all-empty baseline.
+    Each rule (threshold, min_area) is chosen on the images it is scored on, one on each fold and
+    one on all folds pooled, so the scores are slightly optimistic. Predicting no mask anywhere
+    scores `baseline`.
 
     Returns:
-        `folds`: per fold its number, images, positives, rule and scores; `mean` and `deviation`
-        (of the sample) of the scores over folds; `pooled`: one rule for all folds.
+        `folds`: number, images, positives, rule and scores of each fold; `mean` and `deviation`
+        (sample standard deviation) of the scores over folds; `pooled`: the same as for a fold, with
+        one rule for all folds.
 
     Raises:
         InputError: no fold is finished.
@@ -44,10 +46,10 @@ def summarise_run(folder: Path) -> dict:
 
 
 def load_folds(folder: Path) -> dict[int, Histograms]:
-    """Read the out-of-fold histograms of every finished fold, by its number.
+    """Read the out-of-fold histograms of every finished fold, by fold number.
 
     Raises:
-        InputError: there is none, or one is damaged.
+        InputError: no fold is finished, or a file is damaged.
     """
     paths = {int(p.parent.name.removeprefix("fold")): p for p in folder.glob("fold*/oof.npz")}
     if not paths:
@@ -66,14 +68,14 @@ def _row(histograms: Histograms) -> dict:
 
 
 def format_table(summary: dict) -> str:
-    """Lay a summary out as text: a line a fold, then mean, deviation and all folds pooled."""
+    """Format a summary as a table: one line per fold, then mean, deviation and pooled."""
     heading = ("fold", "images", "positive", "Dice", "all-empty", "positives", "empties kept")
     lines = [[*heading, "masks", "threshold", "min area"]]
     for row in [*summary["folds"], {"fold": "pooled", **summary["pooled"]}]:
         rule = (row["predicted"], row["threshold"], row["min_area"])
         lines.append([row["fold"], row["images"], row["positives"], *_scores(row), *rule])
     averages = [[n, "", "", *_scores(summary[n]), "", "", ""] for n in ("mean", "deviation")]
-    lines[-1:-1] = averages
+    lines[-1:-1] = averages  # before the pooled line
     widths = [max(len(str(line[i])) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(str(cell).rjust(width) for cell, width in zip(line, widths, strict=True))

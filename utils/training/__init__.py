@@ -1,1 +1,1 @@
-"""One stage of one fold: epochs, losses, optimizer, checkpoints and log."""
+"""Training one stage of one fold: epochs, losses, optimizer, checkpoints and logs."""

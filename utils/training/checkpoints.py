@@ -1,4 +1,4 @@
-"""The checkpoints of a fold: which are kept, which is the best, where a resume continues.
+"""The checkpoints of a fold: which to keep, which is the best, and where to resume.
 
 A checkpoint is a dict of tensors and plain types that torch's safe loader opens.
 """
@@ -22,7 +22,7 @@ _RANKS: dict[str, Callable[[dict], tuple[float, ...]]] = {
     "loss": lambda result: (-result["loss"],),
     "last": lambda result: (result["epoch"],),
 }
-"""Sort key of an epoch for each --best_by; the best epoch has the largest."""
+"""Sort key of an epoch for each --best_by; the best epoch has the largest key."""
 
 
 def keep_best(kept: list[dict], result: dict, config: Config) -> list[dict]:
@@ -30,8 +30,8 @@ def keep_best(kept: list[dict], result: dict, config: Config) -> list[dict]:
 
     Args:
         kept: the best epochs so far, best first.
-        result: of the epoch to rank: `epoch`, and validation `dice` and `loss`.
-        config: how many to keep, and `best_by`.
+        result: result of the epoch to rank: `epoch`, and validation `dice` and `loss`.
+        config: `keep_best` and `best_by`.
     """
     ordered = sorted([*kept, result], key=_RANKS[config.best_by], reverse=True)
     return ordered[: config.keep_best]
@@ -40,17 +40,17 @@ def keep_best(kept: list[dict], result: dict, config: Config) -> list[dict]:
 def find_resume_point(
     checkpoints: "FoldCheckpoints", stages: tuple[Stage, ...], skip_first: bool
 ) -> tuple[int, int]:
-    """Find the first epoch that is still to do.
+    """Find the first epoch that remains to be trained.
 
-    1. A stage whose last checkpoint is of its last epoch is finished. So is stage 1 if it is
+    1. A stage is finished if its last checkpoint is that of its final epoch. So is stage 1 if it is
        skipped, as with --mode train_stage2.
-    2. A stage with a last checkpoint continues after that epoch.
-    3. A stage without one starts at its first epoch.
+    2. An unfinished stage with a last checkpoint continues after that epoch.
+    3. A stage without a checkpoint starts at its first epoch.
 
     Args:
-        checkpoints: of the fold.
+        checkpoints: the checkpoints of the fold.
         stages: all stages of the run, in order.
-        skip_first: do not train stage 1, whatever exists of it.
+        skip_first: skip stage 1, even if it is unfinished.
 
     Returns:
         The index of the stage in `stages`, and the epoch (from 0) in that stage; len(stages) and 0
@@ -85,7 +85,7 @@ class FoldCheckpoints:
         """Load a stage's checkpoint onto the CPU.
 
         Raises:
-            InputError: it is missing or damaged; if damaged, the error says what to use instead.
+            InputError: it is missing or damaged; if damaged, the error names an alternative.
         """
         path = self.path(stage_number, which)
         try:
@@ -98,14 +98,14 @@ class FoldCheckpoints:
 
         Args:
             stage_number: the stage.
-            first_epoch: 0 to start it; otherwise the epoch after its last checkpoint.
+            first_epoch: 0 to start the stage; otherwise the epoch after its last checkpoint.
         """
         if first_epoch:
             return self.load(stage_number, "last")
         return self.load(stage_number - 1, "best") if stage_number > 1 else {}
 
     def epochs_done(self, stage_number: int) -> int:
-        """Return how many epochs of a stage its last checkpoint has completed, 0 without one.
+        """Return the number of epochs that a stage has completed: 0 without a last checkpoint.
 
         Raises:
             InputError: the checkpoint is damaged.
@@ -115,19 +115,20 @@ class FoldCheckpoints:
         return self.load(stage_number, "last")["epoch"] + 1
 
     def best(self, stage_number: int) -> list[Path]:
-        """List the kept epochs of a stage: several with `keep_best`, otherwise only its best."""
+        """List the checkpoints of a stage's best epochs: several with `keep_best`, else one."""
         kept = sorted(self.folder.glob(f"stage{stage_number}_epoch*.pth"))
         return kept or [self.path(stage_number, "best")]
 
     def save(self, content: dict, several: bool = False) -> None:
-        """Write the last checkpoint of a stage, with further names if it is among the kept ones.
+        """Write the last checkpoint of a stage, and link it to other names if it is to be kept.
 
-        The further names appear first, so that an interruption in between leaves an epoch to
-        repeat, not one whose weights are missing. Epochs no longer kept are removed last.
+        The last checkpoint appears after its other names: an interruption in between then leaves an
+        epoch to repeat, not a finished epoch without its best weights. Epochs that are not among
+        the best any more are removed at the end.
 
         Args:
-            content: of the checkpoint; `kept` lists the epochs to keep, best first.
-            several: keep each of them as stageN_epochE.pth, E counted from 1, besides the best as
+            content: content of the checkpoint; `kept` lists the epochs to keep, best first.
+            several: keep each of them as stageN_epochE.pth, with E from 1, in addition to
                 stageN_best.pth.
 
         Raises:
@@ -142,18 +143,18 @@ class FoldCheckpoints:
             with atomic_write(last) as temporary:
                 torch.save(content, temporary)
                 for name in names:
-                    with atomic_write(name) as second_name:
-                        link_or_copy(temporary, second_name)
-        except (OSError, RuntimeError) as error:  # torch's writer has no error class of its own
+                    with atomic_write(name) as link:
+                        link_or_copy(temporary, link)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
             free = shutil.disk_usage(self.folder).free / _GB
             raise InputError(
                 f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB free). Existing "
-                "checkpoints are complete: free some space, then use --resume true"
+                "checkpoints are intact: free some space, then resume with --resume true"
             ) from error
         self._keep_only(number, kept)
 
     def remove_leftovers(self) -> None:
-        """Remove files that a killed process left half written or had no time to remove.
+        """Remove temporary files and outdated epochs that a killed process left.
 
         Raises:
             InputError: a checkpoint is damaged.
@@ -175,7 +176,7 @@ class FoldCheckpoints:
                 path.unlink()
 
     def _alternative(self, stage_number: int, which: str) -> str:
-        """Say how to continue without a damaged checkpoint."""
+        """Return advice on how to continue without a damaged checkpoint."""
         last, best = (self.path(stage_number, name) for name in ("last", "best"))
         other = best if which == "last" else last
         try:
@@ -184,6 +185,6 @@ class FoldCheckpoints:
             names = f"{last.name} and {best.name}"
             return f"Remove {names} from {self.folder}; --resume true then restarts the stage"
         return (
-            f"{other.name} is intact, of epoch {epoch}: copy it to "
-            f"{self.path(stage_number, which)}, then use --resume true"
+            f"{other.name} is intact (epoch {epoch}): copy it to "
+            f"{self.path(stage_number, which)}, then resume with --resume true"
         )

@@ -9,12 +9,12 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class MovingAverage:
     """Exponential moving average of weights and batch-norm statistics.
 
-    The decay starts smaller, at (1 + steps) / (10 + steps), so that the random initial weights are
-    forgotten quickly. Source: tensorflow.org, train/ExponentialMovingAverage, `num_updates`.
+    The decay is at most (1 + steps) / (10 + steps), so that the initial weights are forgotten
+    quickly. Source: tensorflow.org, train/ExponentialMovingAverage, `num_updates`.
 
     Args:
         module: the bare network, on its device; it is copied.
-        decay: from 0 to 1, the weight of the old average in an update.
+        decay: from 0 to 1, the weight of the previous average in an update.
     """
 
     def __init__(self, module: nn.Module, decay: float):

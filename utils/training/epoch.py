@@ -1,4 +1,4 @@
-"""One pass over training images: forward, backward, an optimizer step per group of batches."""
+"""One pass over the training images: an optimizer step per group of accumulated batches."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from models.interface import NetworkOutput, normalise
 from utils.signals import Stopped
 
 SYNC_EVERY = 20
-"""Batches between two checks of the losses, each of which makes the host wait for the device."""
+"""Batches between checks of the losses; each check makes the host wait for the device."""
 _NONE = torch.iinfo(torch.int64).max
 
 
@@ -22,7 +22,7 @@ class TrainResult(NamedTuple):
     """Result of a pass over the training images.
 
     Attributes:
-        loss: mean over all images, of all processes.
+        loss: mean over the images of all processes.
         images_per_second: over all processes.
     """
 
@@ -47,26 +47,26 @@ def train_epoch(
     `LossMonitor` checks them.
 
     Args:
-        fabric: knows device, precision and processes.
+        fabric: device, precision and processes.
         model: the network, set up by `fabric`, in training mode.
         optimizer: set up by `fabric`.
-        batches: images and masks of this process, uint8 [B,1,S,S].
+        batches: images and masks for this process, uint8 [B,1,S,S].
         parts: the position of each batch in its optimizer step.
         loss_function: the network's output and the mask -> mean over the batch.
         after_step: called after every optimizer step.
         clip_grad_norm: maximum gradient norm of a step; 0 disables clipping.
-        stop_requested: tells whether this process should stop.
+        stop_requested: returns whether this process should stop.
 
     Raises:
         NonFiniteLoss: a loss was NaN or infinite.
-        Stopped: this process, or another one in the same training, was asked to stop.
+        Stopped: this process or another one of the training was asked to stop.
     """
     monitor = LossMonitor(fabric, len(parts), stop_requested)
     started, images = time.perf_counter(), 0
     loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
     for number, (part, (image, mask)) in enumerate(zip(parts, batches, strict=True)):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (image, mask))
-        # DDP averages over processes, which may hold unequal parts of a batch.
+        # DDP averages over processes, whose shares of a batch may differ in size.
         weight = len(image) * fabric.world_size / part.step_images
         # Fabric's type for the modules that it sets up is private.
         with fabric.no_backward_sync(cast(Any, model), enabled=not part.last):
@@ -87,9 +87,9 @@ class NonFiniteLoss(Exception):
     """A loss was NaN or infinite.
 
     Attributes:
-        first: number of its batch.
-        since: first batch after the last check that passed.
-        until: one after the last batch that was trained on.
+        first: number of the first batch with such a loss.
+        since: number of the first batch after the last check that passed.
+        until: number of trained batches.
     """
 
     def __init__(self, first: int, since: int, until: int):
@@ -100,12 +100,12 @@ class NonFiniteLoss(Exception):
 
 
 class LossMonitor:
-    """Records on the device whether losses are finite, and checks that every `SYNC_EVERY` batches.
+    """Tracks on the device whether losses are finite, and checks it every `SYNC_EVERY` batches.
 
     Args:
-        fabric: knows device and processes.
+        fabric: device and processes.
         batches: number of batches in the pass.
-        stop_requested: tells whether this process should stop.
+        stop_requested: returns whether this process should stop.
     """
 
     def __init__(self, fabric: Fabric, batches: int, stop_requested: Callable[[], bool]):
@@ -121,21 +121,21 @@ class LossMonitor:
         self._first_bad = torch.minimum(self._first_bad, bad)
 
     def check(self, batch: int) -> None:
-        """Decide, after the optimizer step that ended with `batch`, whether to go on.
+        """Decide, after the optimizer step that ended with `batch`, whether to continue.
 
-        A single process stops right after this step. Several stop at a check, where they agree on
-        it: if one left alone, the others would wait for it forever.
+        A single process stops right after this step. Several processes stop only at a check, where
+        they agree on it: if one stopped on its own, the others would wait for it forever.
 
         Raises:
             NonFiniteLoss: a loss since the last check was not finite, in any process.
-            Stopped: this process, or another one in the same training, was asked to stop.
+            Stopped: this process or another one of the training was asked to stop.
         """
         if self.fabric.world_size == 1 and self.stop_requested():
             raise Stopped
         done = batch + 1
         if done == self.batches or done // SYNC_EVERY > self._since // SYNC_EVERY:
             stop = torch.tensor(int(self.stop_requested()), device=self.fabric.device)
-            # One reduction for both: the largest negated number is the first bad batch.
+            # One reduction for both: the maximum of the negated numbers is the first bad batch.
             both = torch.stack((-self._first_bad, stop))
             reduced = torch.as_tensor(self.fabric.all_reduce(both, reduce_op="max"))
             negated_first, any_stop = reduced.tolist()

@@ -1,4 +1,4 @@
-"""Readable errors for an epoch that cannot be finished: where it was, and how to resume."""
+"""Readable errors for an epoch that cannot be finished: which epoch, and how to resume."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from utils.training.epoch import NonFiniteLoss
 
 @dataclass(frozen=True)
 class EpochContext:
-    """Where in a run an epoch is.
+    """The position of an epoch in a run.
 
     Attributes:
         run_name: name of the run.
@@ -47,16 +47,16 @@ class EpochContext:
 def readable_errors(
     context: EpochContext, batches: EpochBatches, stop_requested: Callable[[], bool]
 ) -> Iterator[None]:
-    """Turn what ends an epoch early into a message for the user.
+    """Turn whatever ends an epoch early into a message for the user.
 
     Args:
         context: the epoch.
         batches: its training batches.
-        stop_requested: tells whether this process should stop.
+        stop_requested: returns whether this process should stop.
 
     Raises:
-        Stopped: the process was asked to stop, also if another process or a DataLoader worker had
-            ended before.
+        Stopped: the process was asked to stop, even if another process or a DataLoader worker ended
+            first.
         InputError: out of memory, or a loss was not finite.
     """
     try:
@@ -76,7 +76,7 @@ def readable_errors(
 def check_validation_loss(context: EpochContext, loss: float) -> None:
     """Refuse an epoch with useless weights before it is ranked and saved.
 
-    A training loss is computed before its step, so none of them reflects the last step.
+    Each training loss is computed before its optimizer step, so none reflects the last step.
 
     Raises:
         InputError: the validation loss is not finite.
@@ -97,7 +97,7 @@ def _describe_out_of_memory(context: EpochContext) -> str:
         f"{context}: out of memory with {stage.batch_size // context.processes} images of "
         f"{stage.image_size} pixels per batch ({flag} {stage.batch_size}, {context.processes} "
         f"processes). Resume with {context.resume_flags} and a smaller {flag} (or start a new run "
-        "with --precision bf16-mixed). A stage that has begun keeps its batch size; to restart it, "
+        "with --precision bf16-mixed). A started stage keeps its batch size; to restart it, "
         f"remove {context.folder}/stage{stage.number}_*.pth"
     )
 

@@ -1,4 +1,4 @@
-"""The log of a fold: on screen, in log.txt and in TensorBoard, from rank 0 only."""
+"""The log of a fold: console, log.txt and TensorBoard, from rank 0 only."""
 
 import time
 from pathlib import Path
@@ -17,15 +17,16 @@ from utils.training.validation import Validation
 
 
 class FoldLog:
-    """Console, log.txt and TensorBoard events of one fold; does nothing on other ranks than 0.
+    """Console, log.txt and TensorBoard events of one fold; does nothing on ranks other than 0.
 
-    The x axis is epochs since the fold started, so stage 2 continues where stage 1 ended.
+    TensorBoard steps count epochs from the start of the fold, so stage 2 continues where stage 1
+    ended.
 
     Args:
         folder: the fold's folder.
         stages: all stages of the run.
-        first_epoch: epochs of the fold that are done; later events, of an interrupted run, are
-            discarded.
+        first_epoch: number of completed epochs of the fold. TensorBoard discards events from there
+            on, which an interrupted epoch may have left.
     """
 
     def __init__(self, folder: Path, stages: tuple[Stage, ...], first_epoch: int):
@@ -38,34 +39,34 @@ class FoldLog:
         )
 
     def line(self, text: str) -> None:
-        """Print a line, and write it with the time to log.txt."""
+        """Print a line, and append it to log.txt with the time."""
         print0(text)
         if self._events is not None:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def stage(self, stage: Stage, data: StageData, start: dict) -> None:
-        """Log what a stage trains on and what it starts from.
+        """Log the images of a stage and the weights that it starts from.
 
         Args:
             stage: the stage.
             data: its images.
             start: the checkpoint it starts from; empty if there is none.
         """
-        origin = "from scratch or the encoder's pretrained weights"
+        origin = "from scratch or pretrained encoder weights"
         if start and start["stage"] == stage.number:
             origin = f"resuming after epoch {start['epoch'] + 1}"
         elif start:
             origin = (
-                f"from the weights of stage {start['stage']}'s best epoch "
-                f"({start['best']['epoch'] + 1}), with a fresh optimizer, schedule and best score"
+                f"from the best weights of stage {start['stage']} (epoch "
+                f"{start['best']['epoch'] + 1}), with a fresh optimizer, schedule and best score"
             )
         fold, images = data.fold, data.batches.images(0)
         positives = sum(name in fold.positive for name in fold.train)
-        drawn = "" if images == len(fold.train) else f"{images} of "
+        sampled = "" if images == len(fold.train) else f"{images} of "
         batches = len(data.batches.sizes(0))
         self.line(
-            f"fold {fold.number} stage {stage.number}: {drawn}{len(fold.train)} images "
+            f"fold {fold.number} stage {stage.number}: {sampled}{len(fold.train)} images "
             f"({positives} positive), {batches} batches of {stage.batch_size} at "
             f"{stage.image_size} px, {stage.epochs} epochs, lr {stage.lr:.3g}; {origin}"
         )
@@ -85,11 +86,11 @@ class FoldLog:
             stage: the stage.
             epoch: from 0.
             trained: result of the pass over the training images.
-            lr: learning rate of the epoch; that after the last step if it changes every step.
+            lr: learning rate of the epoch; that after its last step if it changes every step.
             result: validation loss, the chosen rule and its scores.
-            is_best: whether the epoch is the stage's best so far.
+            is_best: whether this is the best epoch of the stage so far.
         """
-        x, speed = self._x(stage, epoch), trained.images_per_second
+        step, speed = self._step(stage, epoch), trained.images_per_second
         if self._events is not None:
             for name, value in {
                 "loss/train": trained.loss,
@@ -100,7 +101,7 @@ class FoldLog:
                 "lr": lr,
                 "images_per_second": speed,
             }.items():
-                self._events.add_scalar(name, value, x)
+                self._events.add_scalar(name, value, step)
         memory = peak_gpu_memory() or peak_memory()
         notes = ["best so far"] if is_best else []
         notes += [] if result["predicted"] else ["no masks predicted"]
@@ -111,32 +112,37 @@ class FoldLog:
             f"{result['empty_kept']:.4f} | lr {lr:.2e}, {speed:.1f} images/s, "
             f"{memory:.1f} GiB" + (f" | {', '.join(notes)}" if notes else "")
         )
-        if x == self._first_epoch:
+        if step == self._first_epoch:
             self._log_estimated_end(stage, epoch)
 
     def overlays(self, stage: Stage, epoch: int, validation: Validation, rule: PostProcess) -> None:
-        """Draw image, truth and prediction of some validation images for TensorBoard."""
+        """Add image, truth and prediction of some validation images to TensorBoard."""
         if self._events is not None and validation.overlay_samples:
             areas = rule.areas(validation.histograms)
             rows = [
                 comparison(s.image, s.mask, rule.cut(s.levels) * np.uint8(areas[s.index] > 0))
                 for s in validation.overlay_samples
             ]
-            pixels = np.vstack(rows)
-            self._events.add_image("overlay", pixels, self._x(stage, epoch), dataformats="HWC")
+            picture = np.vstack(rows)
+            step = self._step(stage, epoch)
+            self._events.add_image("overlay", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush TensorBoard events to disk."""
         if self._events is not None:
             self._events.close()
 
-    def _x(self, stage: Stage, epoch: int) -> int:
+    def _step(self, stage: Stage, epoch: int) -> int:
+        """Return the number of epochs from the start of the fold."""
         return sum(s.epochs for s in self._stages if s.number < stage.number) + epoch
 
     def _log_estimated_end(self, stage: Stage, epoch: int) -> None:
-        """Estimate the end of the fold, with the time of an epoch proportional to its pixels."""
-        to_do = (stage.epochs - epoch - 1) * stage.image_size**2
-        to_do += sum(s.epochs * s.image_size**2 for s in self._stages if s.number > stage.number)
-        seconds = (time.time() - self._started) * to_do / stage.image_size**2
+        """Log the estimated end of the fold, from the duration of the first epoch logged."""
+        # The time of an epoch is assumed to be proportional to the pixels of an image.
+        remaining = (stage.epochs - epoch - 1) * stage.image_size**2
+        remaining += sum(
+            s.epochs * s.image_size**2 for s in self._stages if s.number > stage.number
+        )
+        seconds = (time.time() - self._started) * remaining / stage.image_size**2
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
         self.line(f"estimated end of the fold: {end}, in {seconds / 60:.0f} minutes")

@@ -9,9 +9,9 @@
 | lovasz       | symmetric Lovasz hinge of each image, mean over images                            |
 
 Every term maps logits and mask, [B,1,H,W] float and uint8 of 0 and 1, to a scalar. Weights are not
-normalised: `bce:3,dice:1` is 3 bce + dice. All but `dice` are means over images and do not depend
-on how images are batched. `dice` is over the images that a process computes together, in training
-and validation, so it depends on batch size and number of processes.
+normalised: `bce:3,dice:1` is 3 bce + dice. All terms but `dice` are means over images, so they do
+not depend on how images are batched. `dice` is computed over the images of a batch on one process,
+in training and validation, so it depends on batch size and number of processes.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def dice_image(logits: Tensor, mask: Tensor) -> Tensor:
 def lovasz(logits: Tensor, mask: Tensor) -> Tensor:
     """Symmetric Lovasz hinge, mean over images: half for the mask and half for its background.
 
-    Source: Berman et al. 2018, arXiv 1705.08790; made symmetric by the third of the competition.
+    Source: Berman et al. 2018, arXiv 1705.08790; made symmetric by the competition's third place.
     """
     logits, truth = (part.flatten(1) for part in _prepare(logits, mask))
     return (_lovasz_hinge(logits, truth) + _lovasz_hinge(-logits, 1 - truth)).mean() / 2
@@ -85,11 +85,11 @@ _TERMS: dict[str, Callable[..., Tensor]] = {
 
 
 def build_loss(text: str, presence_weight: float = 0.0) -> Loss:
-    """Build a loss from its text, such as bce:3,dice:1, see `utils.config.stages.parse_loss`.
+    """Build a loss from a text such as bce:3,dice:1, see `utils.config.stages.parse_loss`.
 
     Args:
         text: terms and weights.
-        presence_weight: above 0, the loss takes the output of a network with a presence head,
+        presence_weight: if above 0, the loss takes the output of a network with a presence head,
             logits and presence logits [B,1], and adds the cross-entropy of the latter with this
             weight.
 
@@ -102,7 +102,9 @@ def build_loss(text: str, presence_weight: float = 0.0) -> Loss:
         return reduce(torch.add, [weight * term(logits, mask) for weight, term in terms])
 
     def with_presence(output: NetworkOutput, mask: Tensor) -> Tensor:
-        logits, presence = output
+        logits, presence = read_output(output)
+        if presence is None:
+            raise TypeError("a presence loss needs a network with a presence head")
         present = mask.flatten(1).any(dim=1, keepdim=True)
         return loss(logits, mask) + presence_weight * bce(presence, present)
 
@@ -118,7 +120,7 @@ def _bind(term: LossTerm) -> Callable[..., Tensor]:
 
 
 def _prepare(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    # Half-precision sums over a mask's pixels would overflow.
+    # Sums over the pixels of a mask would overflow in float16.
     exact = torch.promote_types(logits.dtype, torch.float32)
     return logits.to(exact), mask.to(exact)
 
@@ -133,7 +135,7 @@ def _one_minus_dice(probabilities: Tensor, truth: Tensor) -> Tensor:
 
 
 def _lovasz_hinge(logits: Tensor, truth: Tensor) -> Tensor:
-    """[N,P] and [N,P] -> [N]: each error is weighted by what it costs the Jaccard index."""
+    """[N,P] and [N,P] -> [N]: each error is weighted by its effect on the Jaccard index."""
     errors, order = (1 - logits * (2 * truth - 1)).sort(dim=1, descending=True)
     truth = truth.gather(1, order)
     size = truth.sum(1, keepdim=True)

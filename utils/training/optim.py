@@ -1,4 +1,4 @@
-"""The optimizer of a stage, and its learning-rate schedule: torch's, by name.
+"""The optimizer and the learning-rate schedule of a stage, by name; both are torch's.
 
 | schedule  | learning rate                                                     | updated every |
 |-----------|-------------------------------------------------------------------|---------------|
@@ -30,9 +30,9 @@ def build_optimizer(module: nn.Module, fabric: Fabric, config: Config, stage: St
 
     Args:
         module: the bare network.
-        fabric: knows the precision.
+        fabric: precision.
         config: optimizer, weight decay, momentum, and whether gradients are clipped.
-        stage: learning rate.
+        stage: its learning rate.
     """
     # Fabric cannot clip gradients that a fused optimizer has yet to divide by the float16 scale.
     scaled = bool(fabric.strategy.precision.state_dict())
@@ -52,7 +52,7 @@ class Schedule:
         optimizer: the optimizer to adjust.
         config: warm-up and restarts.
         stage: name of the schedule, learning rate and number of epochs.
-        steps: optimizer steps of the whole stage.
+        steps: optimizer steps of the entire stage.
     """
 
     def __init__(self, optimizer: Optimizer, config: Config, stage: Stage, steps: int):
@@ -70,7 +70,7 @@ class Schedule:
 
     def end_step(self) -> None:
         """Update after an optimizer step."""
-        # Resumed with another number of processes, an epoch may have more steps than planned.
+        # After a resume with a different number of processes, there may be more steps than planned.
         if self._by_step and self._by_step.last_epoch < self._by_step.total_steps - 1:
             self._by_step.step()
 

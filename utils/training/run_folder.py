@@ -1,4 +1,4 @@
-"""The folder of a run: created once, found again by name."""
+"""The folder of a run: created once, reopened by name."""
 
 import glob
 import importlib.metadata
@@ -35,21 +35,21 @@ _MAY_CHANGE = frozenset(
     {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
     | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude"}
 )
-"""Settings that may differ when a run is resumed; the folds must still be those of folds.csv."""
+"""Settings that may change when a run is resumed; the split must still match folds.csv."""
 _BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}
-"""Settings that may change as long as no unfinished fold has started the stage."""
+"""The stage of each setting that may change until an unfinished fold has started the stage."""
 
 
 def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
-    """Determine settings and folder of a new run, or of the one that --run_name names.
+    """Determine settings and folder of a new run, or of the existing run with this --run_name.
 
     Nothing is written; `create_run` does that once the data has been found.
 
-    1. A run that exists keeps the settings of its config.yaml. A given setting that differs is
+    1. An existing run keeps the settings of its config.yaml. A given setting that differs is
        refused, unless it cannot change the result, or is the batch size of a stage that no
        unfinished fold has started.
-    2. A run that does not exist is new, unless it should be resumed. Its name defaults to the
-       current time, its seed is drawn if none is given.
+    2. Otherwise the run is new, unless it was to be resumed. Its name defaults to the current time,
+       and its seed is random if none is given.
 
     Args:
         config: the settings of this call.
@@ -67,7 +67,7 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     if config.resume or config.mode != "train" or config.run_name == "last":
         raise InputError(
             f"no run {config.run_name!r} under {config.model_path}; "
-            f"{_known(Path(config.model_path))}"
+            f"{_describe_existing(Path(config.model_path))}"
         )
     name = config.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
@@ -78,18 +78,18 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
 def create_run(config: Config, given: frozenset[str], folder: Path) -> Config:
     """Create the folder of a new run, with config.yaml and environment.json.
 
-    In a run that exists, changed batch sizes are saved.
+    If the run exists, changed batch sizes are saved to its config.yaml.
 
     Args:
-        config: what `open_run` returned.
+        config: the settings that `open_run` returned.
         given: names of the settings that were given rather than left at their defaults.
-        folder: of the run.
+        folder: the run's folder.
 
     Returns:
-        The settings to train with: another process's if it created the same run in the meantime.
+        The settings to train with: those of another process if it created the run in the meantime.
 
     Raises:
-        InputError: that process created it with other settings.
+        InputError: that process created the run with other settings.
     """
     path = folder / "config.yaml"
     if not path.exists():
@@ -100,20 +100,21 @@ def create_run(config: Config, given: frozenset[str], folder: Path) -> Config:
             return _continue(config, given, folder)
         write_json(folder / "environment.json", describe_environment())
         return config
-    begun = load_config(path)
-    now = replace(begun, **{name: getattr(config, name) for name in _BATCH_SIZES})
-    if now != begun:
-        now.save(path)
+    saved = load_config(path)
+    updated = replace(saved, **{name: getattr(config, name) for name in _BATCH_SIZES})
+    if updated != saved:
+        updated.save(path)
     return config
 
 
 def _find(config: Config, given: frozenset[str]) -> Path | None:
     if config.run_name is None:
         return None
-    kind = glob.escape(config.model_type) if "model_type" in given else "*"
+    model_type = glob.escape(config.model_type) if "model_type" in given else "*"
     name = "*" if config.run_name == "last" else glob.escape(config.run_name)
     files = sorted(
-        Path(config.model_path).glob(f"{kind}/{name}/config.yaml"), key=lambda p: p.stat().st_mtime
+        Path(config.model_path).glob(f"{model_type}/{name}/config.yaml"),
+        key=lambda p: p.stat().st_mtime,
     )
     if len(files) > 1 and name != "*":
         raise InputError(
@@ -124,30 +125,32 @@ def _find(config: Config, given: frozenset[str]) -> Path | None:
 
 
 def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
-    begun = load_config(folder / "config.yaml")
-    asked = {name: getattr(config, name) for name in given}
-    asked["run_name"] = begun.run_name
-    differing = {name: value for name, value in asked.items() if getattr(begun, name) != value}
-    started = _started_stages(folder, replace(begun, folds=config.folds).fold_numbers())
-    free = _MAY_CHANGE | {name for name, stage in _BATCH_SIZES.items() if stage not in started}
-    refused = [field.name for field in fields(Config) if field.name in differing.keys() - free]
+    """Return the settings of an existing run, with those that this call may change."""
+    saved = load_config(folder / "config.yaml")
+    requested = {name: getattr(config, name) for name in given}
+    # --run_name last is resolved to the name of the run.
+    requested["run_name"] = saved.run_name
+    changed = {name: value for name, value in requested.items() if getattr(saved, name) != value}
+    started = _started_stages(folder, replace(saved, folds=config.folds).fold_numbers())
+    allowed = _MAY_CHANGE | {name for name, stage in _BATCH_SIZES.items() if stage not in started}
+    refused = [field.name for field in fields(Config) if field.name in changed.keys() - allowed]
     if refused:
-        changes = "; ".join(f"{n} {getattr(begun, n)} -> {differing[n]}" for n in refused)
+        changes = "; ".join(f"{n} {getattr(saved, n)} -> {changed[n]}" for n in refused)
         raise InputError(
-            f"run {folder} was started with other settings: {changes}. Leave them out to continue "
-            "it, or choose another --run_name"
+            f"run {folder} was started with other settings: {changes}. Omit these flags to "
+            "continue it, or choose another --run_name"
         )
-    changed = sorted(differing.keys() - {"folds", "mode", "resume", "run_name"})
-    for name in changed:
-        print0(f"run {folder.name}: {name} is now {differing[name]}, was {getattr(begun, name)}")
-    # These concern this call only, and are not part of the saved run.
-    once = {name: getattr(config, name) for name in ("folds", "mode", "resume")}
-    continued = replace(begun, **(once | differing))
+    for name in sorted(changed.keys() - {"folds", "mode", "resume", "run_name"}):
+        print0(f"run {folder.name}: {name} changed from {getattr(saved, name)} to {changed[name]}")
+    # These apply to this call only, and not to the saved run.
+    this_call = {name: getattr(config, name) for name in ("folds", "mode", "resume")}
+    continued = replace(saved, **(this_call | changed))
     check_settings(continued)
     return continued
 
 
 def _started_stages(folder: Path, folds: list[int]) -> set[int]:
+    """Return the stages that an unfinished one of the folds has a checkpoint of."""
     unfinished = [folder / f"fold{n}" for n in folds if not (folder / f"fold{n}/oof.npz").exists()]
     return {
         stage
@@ -157,13 +160,13 @@ def _started_stages(folder: Path, folds: list[int]) -> set[int]:
     }
 
 
-def _known(model_path: Path) -> str:
+def _describe_existing(model_path: Path) -> str:
     runs = [str(path.parent.relative_to(model_path)) for path in model_path.glob("*/*/config.yaml")]
     return f"existing runs: {', '.join(sorted(runs))}" if runs else "there are no runs yet"
 
 
 def describe_environment() -> dict:
-    """Return library versions, GPUs, the git commit, and whether the working tree differs."""
+    """Return library versions, GPUs, the git commit, and whether there are uncommitted changes."""
     return {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -178,7 +181,7 @@ def _git(*words: str) -> str | None:
     """Return the output of git, or None outside a checkout or without git."""
     try:
         folder = Path(__file__).parent
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
+        result = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
     except OSError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None

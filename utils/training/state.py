@@ -19,14 +19,14 @@ _INITIAL_SCALER = torch.amp.GradScaler("cpu").state_dict()
 
 
 class TrainingState:
-    """What a stage trains, starting from a fresh optimizer, schedule and average.
+    """Network, optimizer, schedule and moving average of a stage; all but the network start fresh.
 
     Args:
         fabric: devices and precision.
         module: the bare network with its starting weights, on its device.
         config: settings of the run.
         stage: the stage.
-        steps: optimizer steps of the whole stage.
+        steps: optimizer steps of the entire stage.
 
     Attributes:
         module: the bare network.
@@ -45,7 +45,7 @@ class TrainingState:
 
     @property
     def eval_module(self) -> nn.Module:
-        """The bare network with the weights to validate and to save."""
+        """The bare network with the weights to validate and save."""
         return self.module if self._average is None else self._average.module
 
     def end_step(self) -> None:
@@ -88,7 +88,7 @@ class TrainingState:
         }
 
     def broadcast_buffers(self, fabric: Fabric) -> None:
-        """Give every process rank 0's buffers: each updated its own batch-norm statistics."""
+        """Broadcast rank 0's buffers: each process updated its own batch-norm statistics."""
         for module in dict.fromkeys((self.module, self.eval_module)):
             broadcast_buffers(fabric, module)
 
@@ -96,7 +96,7 @@ class TrainingState:
         """Return a checksum of the weights, after comparing it between processes.
 
         Raises:
-            RuntimeError: it differs.
+            RuntimeError: it differs between processes.
         """
         check_weights_equal(fabric, self.module)
         return check_weights_equal(fabric, self.eval_module)

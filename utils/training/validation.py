@@ -1,4 +1,4 @@
-"""One pass over validation images: a histogram per image, at its original size, and the loss."""
+"""One pass over the validation images: the loss, and a histogram per image at its original size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from utils.postprocessing.histograms import (
     resize_probability,
     to_levels,
 )
+from utils.signals import Stopped
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class OverlaySample:
     """One image at the stage's size, kept for an overlay in TensorBoard.
 
     Attributes:
-        index: position in the data set.
+        index: index in the data set.
         image: [S,S] uint8 grey.
         mask: [S,S] uint8 of 0 and 1, the truth.
         levels: [S,S] uint8, level floor(255 p) of the prediction.
@@ -43,9 +44,10 @@ class Validation:
     """Result of a pass over the validation images.
 
     Attributes:
-        histograms: of all images, in the order of the data set, the same in every process.
+        histograms: histograms of all images, in the order of the data set, the same in every
+            process.
         loss: mean over all images.
-        overlay_samples: those of the wanted images that this process saw.
+        overlay_samples: the requested images that this process predicted.
     """
 
     histograms: Histograms
@@ -61,7 +63,7 @@ def validate(
     ids: list[str],
     loss_function: Callable[[NetworkOutput, Tensor], Tensor],
     overlay_positions: set[int],
-    after_batch: Callable[[], None] = lambda: None,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Validation:
     """Predict every image once and count its pixels at every level.
 
@@ -69,13 +71,17 @@ def validate(
     that no image is missed or counted twice.
 
     Args:
-        fabric: knows device, precision and processes.
-        module: the bare network; a DDP wrapper would wait for processes with more batches.
+        fabric: device, precision and processes.
+        module: the bare network; with a DDP wrapper, unequal numbers of batches would deadlock.
         loader: yields `ValidBatch`.
-        ids: of all images, in the order of the data set.
+        ids: ids of all images, in the order of the data set.
         loss_function: the network's output and the mask -> mean over the batch.
-        overlay_positions: positions of images to keep for overlays.
-        after_batch: called after every batch; may raise to end the pass.
+        overlay_positions: indices of the images to keep for overlays.
+        stop_requested: returns whether this process should stop. Several processes finish the pass,
+            since they could not agree where to stop.
+
+    Raises:
+        Stopped: the only process was asked to stop.
     """
     module.eval()
     counts = torch.zeros(len(ids), 2, LEVELS, dtype=torch.int32, device=fabric.device)
@@ -94,7 +100,8 @@ def validate(
             counts[index] = count_levels(to_levels(full), full_mask)
             sizes[index] = torch.tensor(full_mask.shape, dtype=torch.int32)
         samples += _samples(batch, to_levels(probabilities), overlay_positions)
-        after_batch()
+        if fabric.world_size == 1 and stop_requested():
+            raise Stopped
     all_counts, all_sizes, total_loss = (
         torch.as_tensor(fabric.all_reduce(part, reduce_op="sum")).cpu()
         for part in (counts, sizes.to(fabric.device), loss)

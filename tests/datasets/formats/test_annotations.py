@@ -4,7 +4,7 @@ import pytest
 from datasets.formats.annotations import RleRow, annotated_mask, read_annotations
 from utils.errors import InputError
 
-FORMS = {
+FORMATS = {
     "stage 1": b"ImageId, EncodedPixels\na, -1\nb, 0 2\nb, 3 1\n",
     "stage 2": b"ImageId,EncodedPixels\na,-1\nb,0 2\nb,3 1\n",
     "sample": b"\xef\xbb\xbfa,-1\r\nb, 0 2\r\nb, 3 1",
@@ -19,16 +19,16 @@ def write(tmp_path, data):
     return path
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_rows_with_their_line_numbers(tmp_path, form):
-    first = 1 if form == "sample" else 2
-    assert read_annotations(write(tmp_path, FORMS[form])) == {
+@pytest.mark.parametrize("csv_format", FORMATS)
+def test_every_format_yields_the_same_rows_and_line_numbers(tmp_path, csv_format):
+    first = 1 if csv_format == "sample" else 2
+    assert read_annotations(write(tmp_path, FORMATS[csv_format])) == {
         "a": [RleRow(first, "-1")],
         "b": [RleRow(first + 1, "0 2"), RleRow(first + 2, "3 1")],
     }
 
 
-def test_blank_lines_are_counted_and_passed_over(tmp_path):
+def test_blank_lines_are_counted_but_skipped(tmp_path):
     rows = read_annotations(write(tmp_path, b"\nImageId,EncodedPixels\n\na,-1\n,\n"))
     assert rows == {"a": [RleRow(4, "-1")]}
 
@@ -39,38 +39,38 @@ def test_blank_lines_are_counted_and_passed_over(tmp_path):
         (b"", "no rows"),
         (b"ImageId,EncodedPixels\n", "no rows"),
         (b"ImageId,PatientId\na,7\n", "EncodedPixels.*PatientId"),
-        (b"ImageId;EncodedPixels\na;-1\n", "EncodedPixels were looked for"),
-        (b"a,b,c\n", "EncodedPixels were looked for"),
+        (b"ImageId;EncodedPixels\na;-1\n", "expected the columns ImageId and EncodedPixels"),
+        (b"a,b,c\n", "expected the columns ImageId and EncodedPixels"),
         (b"ImageId,EncodedPixels\n,1 2\n", "row 2: has no ImageId"),
         (b"\xff\xfeI\0m\0", "UTF-8"),
         (b"ImageId,EncodedPixels\na," + b"1 " * 2**22 + b"1", "not a csv"),
     ],
     ids=["empty", "header only", "other columns", "semicolons", "no header", "id", "text", "long"],
 )
-def test_an_unusable_csv_is_named_with_what_was_looked_for(tmp_path, data, reason):
+def test_an_unusable_csv_is_reported_with_what_was_expected(tmp_path, data, reason):
     with pytest.raises(InputError, match=rf"rle\.csv.*{reason}"):
         read_annotations(write(tmp_path, data))
 
 
-def test_a_missing_csv_is_named(tmp_path):
+def test_a_missing_csv_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.csv.*No such file"):
         read_annotations(tmp_path / "nowhere.csv")
 
 
-def test_rows_are_joined_and_overlaps_do_not_add_up():
+def test_the_mask_is_the_union_of_the_rows():
     mask = annotated_mask([RleRow(2, "0 4"), RleRow(3, "2 4"), RleRow(4, "8 1")], 3, 3, "x.csv")
     assert mask.dtype == np.uint8
     assert np.array_equal(mask.T.ravel(), [1, 1, 1, 1, 1, 1, 0, 0, 1])
 
 
-def test_empty_rows_give_an_empty_mask_of_the_size_of_the_image():
+def test_empty_rows_yield_an_empty_mask_of_the_size_of_the_image():
     mask = annotated_mask([RleRow(2, "-1"), RleRow(3, "-1")], 3, 5, "x.csv")
     assert mask.shape == (3, 5)
     assert not mask.any()
 
 
 @pytest.mark.parametrize("order", [("-1", "0 1"), ("0 1", "-1")])
-def test_empty_beside_a_mask_is_a_contradiction(order):
+def test_an_empty_row_contradicts_run_lengths(order):
     rows = [RleRow(number, text) for number, text in enumerate(order, start=2)]
     empty, full = (2, 3) if order[0] == "-1" else (3, 2)
     with pytest.raises(InputError, match=rf"x\.csv row {empty}: .* row {full} "):
@@ -78,7 +78,7 @@ def test_empty_beside_a_mask_is_a_contradiction(order):
 
 
 @pytest.mark.parametrize("text", ["0 1 2", "8 2", "-3 1", "", "a b"])
-def test_an_undecodable_row_is_named(text):
+def test_an_undecodable_row_is_reported(text):
     with pytest.raises(InputError, match=r"x\.csv row 7: "):
         annotated_mask([RleRow(2, "0 1"), RleRow(7, text)], 3, 3, "x.csv")
 
@@ -91,7 +91,7 @@ def test_an_undecodable_row_is_named(text):
         ("train-rle-sample.csv", 10, 10, 5),
     ],
 )
-def test_the_official_files_hold_what_is_known_of_them(siim_data, name, rows, images, positive):
+def test_the_official_files_have_the_known_counts(siim_data, name, rows, images, positive):
     found = read_annotations(siim_data / "siim" / name)
     assert sum(map(len, found.values())) == rows
     assert len(found) == images

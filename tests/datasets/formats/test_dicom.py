@@ -1,4 +1,5 @@
 import warnings
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ def lookup_table(entries, bits):
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (49, 65), (1, 1)])
-def test_a_jpeg_baseline_frame_comes_out_byte_for_byte(tmp_path, shape):
+def test_a_jpeg_baseline_frame_is_extracted_byte_for_byte(tmp_path, shape):
     data = jpeg(picture(*shape))
     path = write_jpeg_dicom(tmp_path / "a.dcm", picture(*shape), frame=data)
     frame = frame_of(path)
@@ -45,21 +46,21 @@ def test_a_jpeg_baseline_frame_comes_out_byte_for_byte(tmp_path, shape):
     ],
     ids=lambda tags: next(iter(tags)),
 )
-def test_a_jpeg_that_does_not_show_what_the_dicom_shows_is_decoded(tmp_path, tags):
+def test_a_jpeg_that_looks_different_from_its_dicom_is_decoded(tmp_path, tags):
     path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), **tags)
     assert frame_of(path) is None
     plain = read_image(write_jpeg_dicom(tmp_path / "plain.dcm", picture()))
     assert not np.array_equal(read_image(path), plain)
 
 
-def test_a_rescale_alone_changes_no_grey_level(tmp_path):
-    tags = {"RescaleSlope": "2.5", "RescaleIntercept": "-20"}
+def test_a_rescale_without_a_window_changes_no_grey_level(tmp_path):
+    tags: dict[str, Any] = {"RescaleSlope": "2.5", "RescaleIntercept": "-20"}
     path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), **tags)
     assert frame_of(path)
     assert np.array_equal(grey_pixels(read_dicom(path), path), read_image(path))
 
 
-def test_eight_bit_pixels_stay_and_monochrome1_is_inverted(tmp_path):
+def test_eight_bit_pixels_are_unchanged_and_monochrome1_is_inverted(tmp_path):
     grey = picture()
     assert np.array_equal(read_image(write_dicom(tmp_path / "a.dcm", grey)), grey)
     inverted = write_dicom(tmp_path / "b.dcm", grey, PhotometricInterpretation="MONOCHROME1")
@@ -67,13 +68,13 @@ def test_eight_bit_pixels_stay_and_monochrome1_is_inverted(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_the_bits_stored_become_the_eight_bit_range(tmp_path, bits):
+def test_the_range_of_the_stored_bits_is_mapped_to_eight_bits(tmp_path, bits):
     values = np.linspace(0, 2**bits - 1, 48 * 64).astype(np.uint16).reshape(48, 64)
     grey = read_image(write_dicom(tmp_path / "a.dcm", values, bits=bits))
     assert np.array_equal(grey, np.rint(values / (2**bits - 1) * 255))
 
 
-def test_signed_pixels_start_at_the_lowest_value(tmp_path):
+def test_signed_pixels_are_black_at_the_lowest_value(tmp_path):
     values = np.linspace(-2048, 2047, 48 * 64).astype(np.int16).reshape(48, 64)
     grey = read_image(write_dicom(tmp_path / "a.dcm", values, bits=12))
     assert np.array_equal(grey, np.rint((values + 2048.0) / 4095 * 255))
@@ -93,7 +94,7 @@ def test_a_window_is_applied_after_the_rescale(tmp_path, slope):
 
 
 def test_a_negative_slope_without_a_window_inverts(tmp_path):
-    tags = {"RescaleSlope": -1, "RescaleIntercept": 0}
+    tags: dict[str, Any] = {"RescaleSlope": -1, "RescaleIntercept": 0}
     grey = picture()
     assert np.array_equal(read_image(write_dicom(tmp_path / "a.dcm", grey, **tags)), 255 - grey)
 
@@ -106,7 +107,7 @@ def test_lookup_tables_are_applied_and_scaled_to_their_depth(tmp_path, sequence)
     assert np.array_equal(read_image(path), np.rint(entries[picture()] / 65535 * 255))
 
 
-def test_other_compressions_that_can_be_decoded_are(tmp_path):
+def test_other_supported_compressions_are_decoded(tmp_path):
     grey = picture()
     data = cv2.imencode(".jp2", grey, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000])[1]
     path = write_jpeg_dicom(tmp_path / "a.dcm", grey, frame=data.tobytes(), syntax=JPEG2000Lossless)
@@ -121,10 +122,10 @@ def test_other_compressions_that_can_be_decoded_are(tmp_path):
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
 @pytest.mark.parametrize(
     ("write", "read"),
-    # Uncompressed pixels are counted only when they are decoded.
+    # Whether uncompressed pixels are complete is known only when they are decoded.
     [(write_dicom, read_image), (write_jpeg_dicom, read_image), (write_jpeg_dicom, copyable_bytes)],
 )
-def test_a_truncated_dicom_is_named(tmp_path, read, share, write):
+def test_a_truncated_dicom_is_reported(tmp_path, read, share, write):
     path = write(tmp_path / "short.dcm", picture(100, 100))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -132,13 +133,13 @@ def test_a_truncated_dicom_is_named(tmp_path, read, share, write):
         read(path)
 
 
-def test_an_unsupported_transfer_syntax_is_named(tmp_path):
+def test_an_unsupported_transfer_syntax_is_reported(tmp_path):
     path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), syntax=JPEGLosslessSV1)
     with pytest.raises(InputError, match=r"a\.dcm.*JPEG Lossless.*1\.2\.840\.10008\.1\.2\.4\.70"):
         read_image(path)
 
 
-def test_a_jpeg_of_another_size_or_with_colour_does_not_pass_for_the_frame(tmp_path):
+def test_a_jpeg_of_another_size_or_in_colour_is_not_copied(tmp_path):
     colour = cv2.imencode(".jpg", np.dstack([picture()] * 3))[1].tobytes()
     for frame in (jpeg(picture(16, 16)), colour):
         path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), frame=frame)
@@ -154,7 +155,7 @@ def test_colour_and_several_frames_are_refused(tmp_path):
         read_image(write_dicom(tmp_path / "b.dcm", film, NumberOfFrames=2, Rows=48))
 
 
-def test_what_is_no_dicom_is_named(tmp_path):
+def test_files_that_are_not_dicom_are_reported(tmp_path):
     for name, data in (
         ("text.dcm", b"no dicom"),
         ("empty.dcm", b""),
@@ -172,7 +173,7 @@ def test_stage_two_ids_are_read_without_a_warning(tmp_path):
     assert read_dicom(path, pixels=False).SOPInstanceUID == "ID_0011fe81e"
 
 
-def test_grey_pixels_of_a_real_dicom_are_its_pixels(siim_data):
+def test_grey_pixels_of_a_real_dicom_equal_its_pixels(siim_data):
     path = siim_data / "siim" / "dicom" / "positive_sample.dcm"
     dataset = read_dicom(path)
     assert np.array_equal(grey_pixels(dataset, path), dataset.pixel_array)

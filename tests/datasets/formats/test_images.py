@@ -12,7 +12,7 @@ from tests.helpers.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
 from utils.errors import InputError
 
 
-def test_images_are_found_at_any_depth_sorted_and_hidden_ones_are_not(tmp_path):
+def test_images_are_found_in_subfolders_sorted_without_hidden_ones(tmp_path):
     wanted = ["a.dcm", "b/c/d.JPG", "b/e.jpeg", "b/f.Png", "z.DCM"]
     for name in [*wanted, "notes.txt", "._a.dcm", ".hidden/x.png", "no_suffix", "png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -21,7 +21,7 @@ def test_images_are_found_at_any_depth_sorted_and_hidden_ones_are_not(tmp_path):
     assert find_images(tmp_path) == sorted(tmp_path / name for name in wanted)
 
 
-def test_links_to_folders_are_followed_and_a_loop_ends(tmp_path):
+def test_links_to_folders_are_followed_and_loops_end(tmp_path):
     (tmp_path / "originals").mkdir()
     (tmp_path / "originals" / "a.png").touch()
     (tmp_path / "images").mkdir()
@@ -32,12 +32,12 @@ def test_links_to_folders_are_followed_and_a_loop_ends(tmp_path):
     assert find_images(images) == [images / "b.png", images / "link" / "a.png"]
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         find_images(tmp_path / "nowhere")
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+def test_an_unreadable_folder_is_reported(tmp_path, monkeypatch):
     def refuse(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         find_images(tmp_path)
 
 
-def test_a_dicom_is_named_by_its_uid_and_others_by_their_stem(tmp_path):
+def test_the_id_is_the_uid_of_a_dicom_and_the_stem_of_other_files(tmp_path):
     dicom = write_dicom(tmp_path / "renamed.dcm", picture(), uid="1.2.276.0.323329.1000")
     assert image_id(dicom) == "1.2.276.0.323329.1000"
     assert image_id("folder/1.2.276.878027.jpg") == "1.2.276.878027"
@@ -56,19 +56,19 @@ def test_a_dicom_is_named_by_its_uid_and_others_by_their_stem(tmp_path):
 @pytest.mark.parametrize(
     "uid", ["", ".", "..", ".hidden", "a/b", "../up", "a\\b", "a\nb", "a\x00b", "x" * 250]
 )
-def test_an_id_that_is_no_plain_file_name_is_refused(tmp_path, uid):
+def test_a_uid_that_is_not_a_plain_file_name_is_refused(tmp_path, uid):
     path = write_dicom(tmp_path / "image.dcm", picture(), uid=uid)
     with pytest.raises(InputError, match=r"image\.dcm.*plain file name"):
         image_id(path)
 
 
-def test_a_stem_that_is_no_plain_file_name_is_refused():
+def test_a_stem_that_is_not_a_plain_file_name_is_refused():
     for path in ("folder/.png", "folder/..png", "folder/a\nb.png", "folder/ a.png"):
         with pytest.raises(InputError, match="plain file name"):
             image_id(path)
 
 
-def test_the_jpeg_of_a_dicom_and_the_dicom_read_the_same(tmp_path):
+def test_a_dicom_and_its_jpeg_have_the_same_pixels(tmp_path):
     dicom = write_jpeg_dicom(tmp_path / "a.dcm", picture())
     (tmp_path / "a.jpg").write_bytes(copyable_bytes(dicom))
     pixels = read_image(tmp_path / "a.jpg")
@@ -77,7 +77,7 @@ def test_the_jpeg_of_a_dicom_and_the_dicom_read_the_same(tmp_path):
     assert np.array_equal(pixels, pydicom.dcmread(dicom).pixel_array)
 
 
-def test_real_jpegs_hold_exactly_the_pixels_of_their_dicoms(siim_data, tmp_path):
+def test_real_jpegs_have_exactly_the_pixels_of_their_dicoms(siim_data, tmp_path):
     for dicom in find_images(siim_data / "siim" / "dicom")[::50]:
         (tmp_path / "frame.jpg").write_bytes(copyable_bytes(dicom))
         truth = pydicom.dcmread(dicom).pixel_array
@@ -91,7 +91,7 @@ def test_png_is_read_exactly(tmp_path):
     assert np.array_equal(read_image(tmp_path / "a.png"), grey)
 
 
-def test_sixteen_bit_png_keeps_its_upper_byte(tmp_path):
+def test_a_sixteen_bit_png_keeps_its_upper_byte(tmp_path):
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     cv2.imwrite(str(tmp_path / "a.png"), values)
     assert np.array_equal(read_image(tmp_path / "a.png"), values // 256)
@@ -113,7 +113,7 @@ def test_exif_orientation_is_ignored(tmp_path):
     assert read_image(tmp_path / "a.jpg").shape == (48, 64)
 
 
-def test_only_whole_grey_eight_bit_files_are_ready(tmp_path):
+def test_only_grey_eight_bit_files_can_be_copied(tmp_path):
     grey = picture()
     (tmp_path / "grey.jpg").write_bytes(jpeg(grey))
     cv2.imwrite(str(tmp_path / "grey.png"), grey)
@@ -129,7 +129,7 @@ def test_only_whole_grey_eight_bit_files_are_ready(tmp_path):
 @pytest.mark.parametrize("read", [read_image, copyable_bytes])
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
-def test_a_truncated_file_is_refused_and_named(tmp_path, read, suffix, share):
+def test_a_truncated_file_is_reported(tmp_path, read, suffix, share):
     data = cv2.imencode(suffix, picture())[1].tobytes()
     path = tmp_path / f"short{suffix}"
     path.write_bytes(data[: int(len(data) * share)])
@@ -141,22 +141,22 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(tmp_path):
     thumbnail = jpeg(picture(8, 8))
     application_data = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     data = jpeg(picture())
-    whole = data[:2] + application_data + data[2:]
-    (tmp_path / "a.jpg").write_bytes(whole)
+    complete = data[:2] + application_data + data[2:]
+    (tmp_path / "a.jpg").write_bytes(complete)
     assert read_image(tmp_path / "a.jpg").shape == (48, 64)
-    (tmp_path / "a.jpg").write_bytes(whole[:-20])
-    with pytest.raises(InputError, match="cut short"):
+    (tmp_path / "a.jpg").write_bytes(complete[:-20])
+    with pytest.raises(InputError, match="truncated"):
         read_image(tmp_path / "a.jpg")
 
 
-def test_a_jpeg_without_a_scan_is_refused_though_it_has_an_end(tmp_path):
+def test_a_jpeg_without_a_scan_is_refused_although_it_has_an_end(tmp_path):
     data = jpeg(picture())
     (tmp_path / "a.jpg").write_bytes(data[: data.rfind(b"\xff\xda")] + b"\xff\xd9")
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated"):
         copyable_bytes(tmp_path / "a.jpg")
 
 
-def test_what_is_no_image_or_not_there_is_named(tmp_path):
+def test_files_that_are_missing_or_not_images_are_reported(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     for name in ("text.png", "missing.png", "missing.dcm"):
         with pytest.raises(InputError, match=name):
@@ -178,7 +178,7 @@ def test_preprocessing_is_clahe_at_the_original_size_then_resizing(clahe, size):
     assert np.abs(result - expected.astype(float)).max() <= 0.5
 
 
-def test_preprocessing_leaves_its_input_alone_and_takes_any_shape():
+def test_preprocessing_does_not_modify_its_input_and_accepts_any_shape():
     grey = picture(30, 70)
     before = grey.copy()
     assert preprocess(grey, 48, True).shape == (48, 48)
@@ -196,7 +196,7 @@ def test_masks_are_read_as_zero_and_one(tmp_path):
     assert not read_mask(tmp_path / "mask.png").any()
 
 
-def test_a_mask_with_more_levels_is_refused(tmp_path):
+def test_a_mask_with_more_grey_levels_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "mask.png"), picture())
     with pytest.raises(InputError, match=r"mask\.png"):
         read_mask(tmp_path / "mask.png")
@@ -204,7 +204,9 @@ def test_a_mask_with_more_levels_is_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [21, 32, 48, 63, 100, 126])
 def test_a_mask_is_resized_to_the_pixels_nearest_to_the_new_centres(size):
-    mask = (picture(63, 63) > 128).astype(np.uint8)  # an odd size: no centre is as near to two
+    mask = (picture(63, 63) > 128).astype(
+        np.uint8
+    )  # an odd size, so that no centre is equally near to two pixels
     nearest = np.floor((np.arange(size) + 0.5) * 63 / size).astype(int)
     resized = resize_mask(mask, size)
     assert resized.dtype == np.uint8
@@ -212,7 +214,7 @@ def test_a_mask_is_resized_to_the_pixels_nearest_to_the_new_centres(size):
 
 
 def test_an_animated_png_is_refused(tmp_path):
-    """OpenCV would end the process on some that are damaged."""
+    """OpenCV crashes on some damaged ones."""
     path = tmp_path / "a.png"
     frames = [Image.fromarray(picture(seed=seed)) for seed in range(2)]
     frames[0].save(path, save_all=True, append_images=frames[1:])

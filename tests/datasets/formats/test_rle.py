@@ -14,7 +14,7 @@ MASKS = arrays(
 
 
 def slow_encode(mask):
-    """Walk down the columns, pixel by pixel."""
+    """Encode by walking down the columns, pixel by pixel."""
     numbers, gap, length = [], 0, 0
     for column in range(mask.shape[1]):
         for row in range(mask.shape[0]):
@@ -36,7 +36,7 @@ def test_encode_equals_the_pixel_by_pixel_reference(mask):
 
 
 @given(MASKS)
-def test_decode_undoes_the_reference(mask):
+def test_decode_inverts_the_reference(mask):
     decoded = decode(slow_encode(mask), *mask.shape)
     assert decoded.dtype == np.uint8
     assert np.array_equal(decoded, mask)
@@ -44,7 +44,7 @@ def test_decode_undoes_the_reference(mask):
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, 1024 * 1024 - 1), max_size=40), st.integers(1, 3000))
-def test_real_size_masks_survive(starts, length):
+def test_masks_of_real_size_survive_encoding_and_decoding(starts, length):
     flat = np.zeros(1024 * 1024, dtype=np.uint8)
     for start in starts:
         flat[start : start + length] = 1
@@ -74,18 +74,18 @@ def test_pixels_run_down_the_columns(pixels, text):
 
 
 @pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32])
-def test_any_dtype_and_any_other_value_than_zero_is_mask(dtype):
+def test_any_dtype_is_accepted_and_any_nonzero_value_is_mask(dtype):
     mask = np.array([[0, 1], [2, 0]]).astype(dtype)
     assert encode(mask) == "1 2"
 
 
-def test_encode_leaves_the_mask_as_it_is():
+def test_encode_does_not_modify_the_mask():
     mask = np.eye(5, dtype=np.uint8)
     encode(mask)
     assert np.array_equal(mask, np.eye(5))
 
 
-def test_space_around_the_text_is_ignored():
+def test_surrounding_spaces_are_ignored():
     assert np.array_equal(decode(" 1 2 ", 2, 2), decode("1 2", 2, 2))
     assert not decode(" -1 ", 2, 2).any()
 
@@ -102,11 +102,11 @@ def test_space_around_the_text_is_ignored():
         ("8 2", "past the last"),
         ("0 10", "past the last"),
         ("0 4 3 3", "past the last"),
-        ("99999999999999999999 1", "whole numbers"),
+        ("99999999999999999999 1", "not all integers"),
         ("9223372036854775807 9223372036854775807", "past the last"),
-        ("1 a", "whole numbers"),
-        ("1.5 2", "whole numbers"),
-        ("nan", "whole numbers"),
+        ("1 a", "not all integers"),
+        ("1.5 2", "not all integers"),
+        ("nan", "not all integers"),
     ],
 )
 def test_undecodable_text_is_refused_with_the_reason(text, reason):

@@ -1,4 +1,4 @@
-"""The cache: the pixels of the files, never stale, never half made, shared by all."""
+"""The cache: the same pixels as in the files, never stale or incomplete, shared by processes."""
 
 import os
 import pickle
@@ -16,6 +16,7 @@ from datasets.siim import find_samples
 from datasets.sources import cache as cache_module
 from datasets.sources.cache import CacheSource
 from datasets.sources.files import FileSource
+from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import write_dataset
 from utils.errors import InputError
 
@@ -25,7 +26,7 @@ _UNCOMPRESSED = (cv2.IMWRITE_PNG_COMPRESSION, 0)
 
 @pytest.fixture
 def data(tmp_path):
-    """A data set that a test may spoil."""
+    """A data set that a test may damage."""
     return write_dataset(tmp_path / "data", count=5)
 
 
@@ -56,8 +57,8 @@ def assert_same_pixels(cache, clahe=True):
 
 
 @pytest.mark.parametrize("clahe", [True, False])
-def test_pixels_are_those_of_the_files(data, clahe):
-    """Also where images differ in size and their pixels do not fill whole bytes."""
+def test_pixels_equal_those_of_the_files(data, clahe):
+    """Even if images differ in size and mask pixels do not fill a byte."""
     odd = np.zeros((51, 37), np.uint8)
     odd[-1, -3:] = 255
     cv2.imwrite(str(data / "train_mask" / "image02.png"), odd)
@@ -66,10 +67,20 @@ def test_pixels_are_those_of_the_files(data, clahe):
     assert_same_pixels(built(data, clahe=clahe, sizes=[50]), clahe)
 
 
+def note_reads(monkeypatch):
+    """Return a list that takes every image's path as it is read."""
+    read, real = [], cache_module.read_image
+
+    def noted(path):
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(cache_module, "read_image", noted)
+    return read
+
+
 def test_images_are_read_once_for_all_sizes_and_never_again(data, monkeypatch):
-    read = []
-    real = cache_module.read_image
-    monkeypatch.setattr(cache_module, "read_image", lambda path: read.append(path) or real(path))
+    read = note_reads(monkeypatch)
     built(data)
     assert len(read) == 5
     built(data)
@@ -82,24 +93,22 @@ def test_images_are_read_once_for_all_sizes_and_never_again(data, monkeypatch):
 
 
 def rewrite(path):
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    cv2.imwrite(str(path), 255 - pixels)
+    cv2.imwrite(str(path), 255 - read_pixels(path))
 
 
 def touch_back(path):
-    """Change the pixels but not the size, and the time by a nanosecond."""
+    """Change the pixels, keep the file size, and change the time by a nanosecond."""
     before = path.stat()
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    cv2.imwrite(str(path), pixels[::-1].copy(), _UNCOMPRESSED)
+    cv2.imwrite(str(path), read_pixels(path)[::-1].copy(), _UNCOMPRESSED)
     assert path.stat().st_size == before.st_size
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
 @pytest.mark.parametrize("change", [rewrite, touch_back])
 @pytest.mark.parametrize("folder", ["train_images", "train_mask"])
-def test_a_changed_file_is_read_anew(data, folder, change):
+def test_a_changed_file_is_read_again(data, folder, change):
     path = str(data / folder / "image01.png")
-    cv2.imwrite(path, cv2.imread(path, cv2.IMREAD_UNCHANGED), _UNCOMPRESSED)
+    cv2.imwrite(path, read_pixels(path), _UNCOMPRESSED)
     before = built(data)
     change(data / folder / "image01.png")
     after = built(data)
@@ -107,7 +116,7 @@ def test_a_changed_file_is_read_anew(data, folder, change):
     assert_same_pixels(after)
 
 
-def test_another_set_of_images_is_another_cache(data):
+def test_another_set_of_images_has_another_cache(data):
     before = built(data)
     (data / "train_images" / "image00.png").unlink()
     after = built(data)
@@ -115,22 +124,22 @@ def test_another_set_of_images_is_another_cache(data):
     assert_same_pixels(after)
 
 
-def test_a_library_that_computes_otherwise_is_another_cache(data, monkeypatch):
+def test_another_version_of_opencv_has_another_cache(data, monkeypatch):
     before = open_cache(data).folder
     monkeypatch.setattr(cv2, "__version__", "0.0")
     assert open_cache(data).folder != before
 
 
-def test_an_image_that_cannot_be_read_is_named_and_nothing_half_made_is_used(data):
+def test_an_unreadable_image_is_reported_and_no_incomplete_file_is_used(data):
     victim = data / "train_images" / "image04.png"
-    whole = victim.read_bytes()
-    victim.write_bytes(whole[:100])
+    complete = victim.read_bytes()
+    victim.write_bytes(complete[:100])
     times = victim.stat()
-    with pytest.raises(InputError, match=r"image04\.png: is cut short"):
+    with pytest.raises(InputError, match=r"image04\.png: is truncated"):
         built(data)
     files = {path.name for path in open_cache(data).folder.iterdir()}
     assert not any(name.startswith(("images", ".images")) for name in files)
-    victim.write_bytes(whole)
+    victim.write_bytes(complete)
     os.utime(victim, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert_same_pixels(built(data))
 
@@ -140,7 +149,7 @@ def open_files(data):
 
 
 @pytest.mark.parametrize("open_source", [open_cache, open_files])
-def test_every_mask_that_cannot_be_read_is_named(data, open_source):
+def test_every_unreadable_mask_is_reported(data, open_source):
     for name in ("image00", "image03"):
         (data / "train_mask" / f"{name}.png").write_bytes(b"")
     cv2.imwrite(str(data / "train_mask" / "image04.png"), np.arange(9, dtype=np.uint8))
@@ -148,8 +157,8 @@ def test_every_mask_that_cannot_be_read_is_named(data, open_source):
         open_source(data).mask_fractions()
     message = str(refused.value)
     for part in (
-        "mask/image00.png: is cut",
-        "mask/image03.png: is cut",
+        "mask/image00.png: is truncated",
+        "mask/image03.png: is truncated",
         "mask/image04.png: is not",
     ):
         assert part in message
@@ -157,7 +166,7 @@ def test_every_mask_that_cannot_be_read_is_named(data, open_source):
     assert "--exclude LIST" in message
 
 
-def test_every_image_that_cannot_be_used_is_named_twenty_of_them_by_name(tmp_path):
+def test_unusable_images_are_reported_the_first_twenty_by_name(tmp_path):
     data = write_dataset(tmp_path / "many", count=24)
     for i in range(1, 24):
         (data / "train_images" / f"image{i:02d}.png").write_bytes(b"")
@@ -166,20 +175,20 @@ def test_every_image_that_cannot_be_used_is_named_twenty_of_them_by_name(tmp_pat
         built(data)
     lines = str(refused.value).splitlines()
     assert "image00.png is 9x9 but its mask" in lines[0]
-    assert [f"image{i:02d}.png: is cut" in line for i, line in enumerate(lines[:20])][1:] == [
+    assert [f"image{i:02d}.png: is truncated" in line for i, line in enumerate(lines[:20])][1:] == [
         True
     ] * 19
     assert lines[20] == "and 4 more"
     assert len(lines) == 22
 
 
-def test_a_pair_of_other_sizes_is_named(data):
+def test_an_image_and_a_mask_of_different_sizes_are_reported(data):
     cv2.imwrite(str(data / "train_mask" / "image03.png"), np.zeros((50, 40), np.uint8))
     with pytest.raises(InputError, match=r"image03\.png is 60x72 but its mask .*40x50"):
         built(data)
 
 
-def test_a_file_of_another_length_is_made_again(data):
+def test_a_file_of_wrong_length_is_rewritten(data):
     cache = built(data)
     for name in ("images_32_clahe.bin", "masks_64.bin", "masks_original.bin"):
         path = cache.folder / name
@@ -187,7 +196,7 @@ def test_a_file_of_another_length_is_made_again(data):
         assert_same_pixels(built(data))
 
 
-def test_what_a_killed_process_left_is_removed(data):
+def test_files_left_by_a_killed_process_are_removed(data):
     folder = open_cache(data).folder
     folder.mkdir(parents=True)
     leftover = folder / ".images_32_clahe.4711.bin"
@@ -197,8 +206,8 @@ def test_what_a_killed_process_left_is_removed(data):
     assert not list(folder.glob(".*"))
 
 
-def test_a_process_that_is_killed_while_it_builds_leaves_nothing_in_use(data):
-    """It ends hard after its third image; the next one starts over."""
+def test_a_process_killed_while_building_leaves_no_incomplete_file_in_use(data):
+    """It is killed after its third image; the next one starts over."""
     script = (
         "import os, sys\n"
         "from datasets.sources import cache\n"
@@ -218,7 +227,7 @@ def test_a_process_that_is_killed_while_it_builds_leaves_nothing_in_use(data):
     assert not list(open_cache(data).folder.glob(".images_*"))
 
 
-def test_the_space_is_told_and_too_little_refused_before_anything_is_written(
+def test_the_needed_space_is_printed_and_too_little_refused_before_writing(
     data, monkeypatch, capsys
 ):
     built(data)
@@ -238,7 +247,7 @@ def test_the_space_is_told_and_too_little_refused_before_anything_is_written(
             assert not [path for path in (data / "cache").rglob("*") if path.suffix]
 
 
-def test_a_full_disk_is_told(data, monkeypatch):
+def test_a_full_disk_is_reported(data, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -247,13 +256,13 @@ def test_a_full_disk_is_told(data, monkeypatch):
         built(data)
 
 
-def test_a_folder_that_cannot_be_written_is_told(data):
+def test_an_unwritable_folder_is_reported(data):
     (data / "cache").write_text("a file")
     with pytest.raises(InputError, match=r"data/cache/.* cannot be written .*--cache_dir"):
         built(data)
 
 
-def test_a_second_process_waits_and_finds_it_made(data, monkeypatch, capsys):
+def test_a_second_process_waits_and_uses_the_finished_cache(data, monkeypatch, capsys):
     cache = open_cache(data)
     cache.folder.mkdir(parents=True)
     lock = FileLock(cache.folder / "lock")
@@ -273,17 +282,16 @@ def test_a_second_process_waits_and_finds_it_made(data, monkeypatch, capsys):
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert other.stdout is not None
     assert "waiting for another process" in other.stdout.readline()
     lock.release()
-    read = []
-    real = cache_module.read_image
-    monkeypatch.setattr(cache_module, "read_image", lambda path: read.append(path) or real(path))
+    read = note_reads(monkeypatch)
     assert other.wait(60) == 0
     assert_same_pixels(built(data))
     assert read == []
 
 
-def test_a_worker_is_handed_names_and_not_pixels(data):
+def test_a_worker_receives_paths_and_not_pixels(data):
     pixels = built(data).pixels(["image01", "image04"], 64)
     expected = pixels.triple(1)
     sent = pickle.dumps(pixels)
@@ -292,7 +300,7 @@ def test_a_worker_is_handed_names_and_not_pixels(data):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_changing_what_was_read_does_not_change_the_cache(data):
+def test_modifying_returned_pixels_does_not_change_the_cache(data):
     cache = built(data)
     pixels = cache.pixels(["image01"], 32)
     for array in pixels.triple(0):

@@ -1,10 +1,11 @@
-"""Settings: every one the same from the command line, from YAML and from a saved run."""
+"""Settings: each is the same from the command line, from YAML and from a saved run."""
 
 import ast
 import inspect
 import re
 from dataclasses import fields
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from utils.config.settings import Config
 from utils.config.stages import build_stages, gate_stage, mask_stage
 from utils.errors import InputError
 
-OTHER = {
+OTHER: dict[str, Any] = {
     "model_type": "another",
     "pretrained": False,
     "encoder_weights": "file.pth",
@@ -76,27 +77,27 @@ OTHER = {
     "model_path": "/elsewhere",
     "dataset_root": "/data",
 }
-NEEDED = {
+NEEDED: dict[str, dict[str, Any]] = {
     "mode": {"run_name": "x"},
     "resume": {"run_name": "x"},
     "loss_stage3": {"epoch_stage3": 1},
     "schedule": {"restart_epochs": 5},
     "restart_epochs": {"schedule": "restarts"},
 }
-"""Settings that another one asks for."""
+"""Other settings that a setting requires."""
 
 
 def read(*words):
     return parse_config([str(word) for word in words], "A description.")
 
 
-def test_this_test_knows_every_setting():
+def test_every_setting_is_tested():
     assert OTHER.keys() == {field.name for field in fields(Config)}
     assert all(getattr(Config(), name) != value for name, value in OTHER.items())
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_a_setting_is_the_same_from_flag_recipe_and_saved_run(name, tmp_path):
+def test_a_setting_is_the_same_from_flag_recipe_and_config_yaml(name, tmp_path):
     settings = {name: OTHER[name]} | NEEDED.get(name, {})
     expected = Config(**settings)
     assert read(*as_flags(settings)) == (expected, frozenset(settings))
@@ -107,7 +108,7 @@ def test_a_setting_is_the_same_from_flag_recipe_and_saved_run(name, tmp_path):
 
 
 def test_all_settings_together(tmp_path):
-    """But for two that others contradict."""
+    """Except for two that contradict others."""
     settings = OTHER | {"two_stage": True, "augmentation_flag": True}
     everything = Config(**settings)
     assert read(*as_flags(settings)) == (everything, frozenset(settings))
@@ -115,12 +116,12 @@ def test_all_settings_together(tmp_path):
     assert read("--config", tmp_path / "config.yaml") == (everything, frozenset(settings))
 
 
-def test_nothing_given_is_all_defaults():
+def test_without_flags_all_settings_are_defaults():
     assert read() == (Config(), frozenset())
 
 
 @pytest.mark.parametrize("name", ["2024-05-06", "007", "2e-4", "1E5", "true", "0x10", "12:30:00"])
-def test_a_run_name_is_text_however_it_looks(name, tmp_path):
+def test_a_run_name_that_looks_like_a_number_stays_text(name, tmp_path):
     settings, _ = read("--run_name", name)
     assert settings.run_name == name
     settings.save(tmp_path / "config.yaml")
@@ -139,14 +140,14 @@ BOOLEANS = [field.name for field in fields(Config) if field.type is bool]
 
 
 @pytest.mark.parametrize("name", BOOLEANS)
-def test_booleans_are_written_out(name):
+def test_booleans_are_true_or_false(name):
     run = ["--run_name", "x"]
     assert getattr(read(f"--{name}", "false", *run)[0], name) is False
     assert getattr(read(f"--{name}", "true", *run)[0], name) is True
 
 
 def refused(capsys, *words):
-    """Run a command line that ends with exit code 2, and return what it said."""
+    """Parse a command line that is refused with exit code 2, and return the error message."""
     with pytest.raises(SystemExit) as stopped:
         read(*words)
     assert stopped.value.code == 2
@@ -154,7 +155,7 @@ def refused(capsys, *words):
 
 
 @pytest.mark.parametrize("words", [[], ["maybe"], ["2"]])
-def test_a_boolean_that_is_neither_is_refused(words, capsys):
+def test_other_values_of_a_boolean_are_refused(words, capsys):
     assert "two_stage" in refused(capsys, "--two_stage", *words)
 
 
@@ -197,11 +198,11 @@ def test_folds_are_all_one_or_several(text, numbers):
 
 
 @pytest.mark.parametrize("text", ["4", "-1", "1-3", "", "0,", "x", "[0,3]", "1.0"])
-def test_other_folds_are_refused(text):
-    said = r"--folds .* from 0 to 3 separated by commas, such as 0,3$"
-    with pytest.raises(InputError, match=said):
+def test_invalid_folds_are_refused(text):
+    message = r"--folds .* from 0 to 3 separated by commas, such as 0,3$"
+    with pytest.raises(InputError, match=message):
         check_settings(Config(folds=text, n_splits=4))
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read(f"--folds={text}", "--n_splits", 4)
 
 
@@ -226,7 +227,7 @@ OUT_OF_RANGE = [
 
 
 @pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
-def test_what_is_out_of_range_is_named(name, value, tmp_path, capsys):
+def test_a_value_out_of_range_is_named(name, value, tmp_path, capsys):
     """As a flag, in a recipe and in a saved run."""
     assert f'"{name}"' in refused(capsys, f"--{name}={value}")
     path = tmp_path / "config.yaml"
@@ -243,7 +244,7 @@ def test_every_number_has_a_range():
 
 
 @pytest.mark.parametrize("settings", [{"resume": True}, {"mode": "train_stage2"}])
-def test_going_on_needs_a_name(settings):
+def test_continuing_a_run_needs_its_name(settings):
     with pytest.raises(InputError, match="needs --run_name"):
         check_settings(Config(**settings))
 
@@ -254,7 +255,7 @@ def test_a_run_name_is_the_name_of_one_folder(name):
         check_settings(Config(run_name=name))
 
 
-def test_stages_take_their_own_settings():
+def test_each_stage_has_its_own_settings():
     settings = Config(**{name: OTHER[name] for name in OTHER if name.endswith(("1", "2"))})
     first, second = build_stages(settings, 0.5)
     assert (first.number, first.image_size, first.batch_size, first.epochs) == (1, 64, 3, 61)
@@ -266,14 +267,14 @@ def test_one_stage_is_the_first_of_two():
     assert build_stages(Config(two_stage=False), 0.1) == build_stages(Config(), 0.1)[:1]
 
 
-def test_the_encoder_is_frozen_in_stage_one_alone():
+def test_the_encoder_is_frozen_in_stage_1_only():
     assert [stage.freeze_epochs for stage in build_stages(Config(epoch_stage1_freeze=4), 1.0)] == [
         4,
         0,
     ]
 
 
-def test_gradients_are_accumulated_in_the_last_epochs_of_stage_two_alone():
+def test_gradients_are_accumulated_in_the_last_epochs_of_stage_2_only():
     settings = Config(epoch_stage2=6, epoch_stage2_accumulation=2, accumulation_steps=10)
     first, second = build_stages(settings, 1.0)
     assert [first.batches_per_step(epoch) for epoch in range(first.epochs)] == [1] * 60
@@ -282,7 +283,7 @@ def test_gradients_are_accumulated_in_the_last_epochs_of_stage_two_alone():
     assert [without.batches_per_step(epoch) for epoch in range(2)] == [1, 1]
 
 
-def test_the_last_stage_draws_masks_and_the_last_of_all_images_is_the_gate():
+def test_the_last_stage_predicts_masks_and_the_last_one_on_all_images_is_the_gate():
     for settings, mask, gate in (
         ({"two_stage": False}, 1, 1),
         ({}, 2, 2),
@@ -293,14 +294,16 @@ def test_the_last_stage_draws_masks_and_the_last_of_all_images_is_the_gate():
 
 
 def docstrings():
-    """Give the text that stands under each field in the source."""
+    """Return the docstring under each field in the source."""
     tree = ast.parse(inspect.getsource(settings_module))
     body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config").body
     pairs = pairwise(body)
     return {
         field.target.id: " ".join(ast.literal_eval(text.value).split())
         for field, text in pairs
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
     }
 
 
@@ -317,7 +320,7 @@ def test_every_setting_explains_itself_in_the_help(capsys):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"epoch_stage1_freeze": 61}, "--epoch_stage1_freeze 61: is more than --epoch_stage1 60"),
         (
@@ -344,8 +347,8 @@ def test_every_setting_explains_itself_in_the_help(capsys):
         ({"positive_share": 60.5}, "YAML reads 1:0.5 as the number 60.5"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings, said, tmp_path):
-    """Wherever they come from."""
+def test_settings_that_contradict_each_other_are_refused(settings, message, tmp_path):
+    """From any source."""
     path = tmp_path / "config.yaml"
     Config(**settings).save(path)
     for check in (
@@ -356,10 +359,10 @@ def test_settings_that_contradict_each_other_are_refused(settings, said, tmp_pat
     ):
         with pytest.raises(InputError) as error:
             check()
-        assert said in str(error.value)
+        assert message in str(error.value)
 
 
-def test_stages_take_their_own_or_what_the_stage_before_has():
+def test_stages_inherit_settings_from_the_previous_stage():
     plain = Config(loss="focal", positive_share=0.5, schedule="one_cycle", epoch_stage3=4)
     assert [s.loss for s in build_stages(plain, 1.0)] == ["focal"] * 3
     assert [s.schedule for s in build_stages(plain, 1.0)] == ["one_cycle"] * 3

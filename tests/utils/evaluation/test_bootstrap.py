@@ -1,4 +1,4 @@
-"""Bootstrap intervals, against draws made one by one."""
+"""Bootstrap intervals, against resampling image by image."""
 
 import numpy as np
 import pytest
@@ -7,33 +7,33 @@ from utils.evaluation.bootstrap import DRAWS, bootstrap_interval
 
 
 def scores(seed=0, images=60):
-    """Draw the Dice of images: many ones, some noughts, the rest between."""
+    """Generate Dice of images: many near 1, some 0, the rest in between."""
     rng = np.random.default_rng(seed)
     return rng.choice([0.0, 1.0, 0.5], images, p=[0.2, 0.6, 0.2]) * rng.uniform(0.8, 1, images)
 
 
 def clustered(patients=20, each=10, seed=0):
-    """Draw values that are equal within a patient."""
+    """Generate values that are equal within a patient."""
     values = np.random.default_rng(seed).random(patients).repeat(each)
     return values, [f"patient {i // each}" for i in range(patients * each)]
 
 
 def slow_interval(values, groups, counts):
-    """Put the images of every draw in a list, `counts` saying how often each group is in it."""
+    """Compute the interval from lists of images; `counts` is how often each group is drawn."""
     names = sorted(set(groups))
     means = []
     for draw in counts:
         images = []
         for name, times in zip(names, draw, strict=True):
-            mine = [v for v, group in zip(values, groups, strict=True) if group == name]
-            images += mine * int(times)
+            members = [v for v, group in zip(values, groups, strict=True) if group == name]
+            images += members * int(times)
         means.append(sum(images) / len(images))
     means.sort()
     return [np.interp(q * (len(means) - 1), range(len(means)), means) for q in (0.025, 0.975)]
 
 
 @pytest.mark.parametrize("sizes", [[1] * 12, [1, 2, 3, 7], [5, 1, 1, 1, 1, 1, 20]])
-def test_the_interval_is_that_of_lists_of_drawn_images(sizes):
+def test_the_interval_equals_that_of_lists_of_resampled_images(sizes):
     groups = [f"p{i}" for i, size in enumerate(sizes) for _ in range(size)]
     values = scores(images=len(groups))
     share = np.full(len(sizes), 1 / len(sizes))
@@ -42,8 +42,8 @@ def test_the_interval_is_that_of_lists_of_drawn_images(sizes):
     np.testing.assert_allclose(bootstrap_interval(values, groups, seed=7), expected, atol=1e-12)
 
 
-def test_draws_with_replacement_give_the_same_interval():
-    """By another generator, which draws places and not counts."""
+def test_sampling_with_replacement_has_the_same_interval():
+    """With a generator that draws images instead of counts."""
     values = scores()
     rng = np.random.default_rng(1)
     means = [rng.choice(values, len(values)).mean() for _ in range(DRAWS)]
@@ -53,20 +53,20 @@ def test_draws_with_replacement_give_the_same_interval():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_interval_holds_the_mean(seed):
+def test_the_interval_contains_the_mean(seed):
     values = scores(seed)
     low, high = bootstrap_interval(values)
     assert low < values.mean() < high
 
 
-def test_many_normal_values_have_the_interval_of_theory():
+def test_normal_values_have_the_theoretical_interval():
     values = np.random.default_rng(0).normal(size=900)
     low, high = bootstrap_interval(values)
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 30, rel=0.06)
     assert (low + high) / 2 == pytest.approx(values.mean(), abs=0.01)
 
 
-def test_patients_with_one_image_each_are_images():
+def test_patients_with_one_image_each_are_like_images():
     values = scores()
     ordered = [f"image {i}" for i in range(len(values))]
     assert bootstrap_interval(values, ordered) == bootstrap_interval(values)
@@ -76,14 +76,14 @@ def test_patients_with_one_image_each_are_images():
     )
 
 
-def test_an_unknown_patient_stands_alone():
+def test_an_image_of_an_unknown_patient_is_its_own_group():
     values = scores()
     assert bootstrap_interval(values, [""] * len(values)) == bootstrap_interval(values)
     one_patient = bootstrap_interval(values, ["same"] * len(values))
     assert one_patient == pytest.approx((values.mean(), values.mean()))
 
 
-def test_images_that_are_alike_within_patients_say_less():
+def test_correlated_images_of_patients_widen_the_interval():
     values, patients = clustered()
     (low, high), (image_low, image_high) = (
         bootstrap_interval(values, patients),

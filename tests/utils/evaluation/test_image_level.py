@@ -1,4 +1,4 @@
-"""Image-level results, against sklearn and plain loops."""
+"""Image-level scores, against sklearn and plain loops."""
 
 import re
 
@@ -10,8 +10,8 @@ from utils.errors import InputError
 from utils.evaluation.image_level import auc, read_scores, score_image_level
 
 
-def drawn(seed, images=80):
-    """Probabilities with many ties, higher for positives, and two images to a patient."""
+def simulate(seed, images=80):
+    """Generate probabilities with many ties, higher for positives, and two images per patient."""
     rng = np.random.default_rng(seed)
     positive = rng.random(images) < 0.3
     probability = np.round(np.clip(rng.normal(0.4 + 0.2 * positive, 0.2), 0, 1), 1)
@@ -19,8 +19,8 @@ def drawn(seed, images=80):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_auc_is_that_of_sklearn(seed):
-    probability, positive, _ = drawn(seed)
+def test_auc_equals_that_of_sklearn(seed):
+    probability, positive, _ = simulate(seed)
     weights = np.random.default_rng(seed).integers(0, 4, len(positive))
     ones = np.ones(len(positive))
     assert auc(probability, positive, ones) == pytest.approx(roc_auc_score(positive, probability))
@@ -35,8 +35,8 @@ def test_auc_of_a_perfect_a_reversed_and_a_constant_ranking():
     assert auc(np.full(4, 0.3), positive, ones) == 0.5
 
 
-def test_the_interval_of_the_auc_is_that_of_drawn_images():
-    probability, positive, _ = drawn(0)
+def test_the_auc_interval_equals_that_of_resampled_images():
+    probability, positive, _ = simulate(0)
     rng, values = np.random.default_rng(5), []
     for _ in range(1000):
         chosen = rng.integers(0, len(positive), len(positive))
@@ -47,19 +47,23 @@ def test_the_interval_of_the_auc_is_that_of_drawn_images():
     np.testing.assert_allclose((found.low, found.high), expected, atol=0.02)
 
 
-def test_patients_are_drawn_whole_for_the_auc():
-    probability, positive, _ = (np.tile(part, 9) for part in drawn(0))
+def test_the_auc_interval_resamples_whole_patients():
+    probability, positive, _ = (np.tile(part, 9) for part in simulate(0))
     patients = np.tile([f"p{i}" for i in range(80)], 9)
     images = np.arange(720).astype(str)
-    whole, single = (score_image_level(probability, positive, g).auc for g in (patients, images))
-    assert whole.mean == single.mean
-    assert (whole.high - whole.low) / (single.high - single.low) == pytest.approx(3, rel=0.15)
-    assert score_image_level(probability, positive, patients).auc == whole
+    by_patient, by_image = (
+        score_image_level(probability, positive, g).auc for g in (patients, images)
+    )
+    assert by_patient.mean == by_image.mean
+    assert (by_patient.high - by_patient.low) / (by_image.high - by_image.low) == pytest.approx(
+        3, rel=0.15
+    )
+    assert score_image_level(probability, positive, patients).auc == by_patient
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sensitivity_and_specificity_are_counted_right(seed):
-    probability, positive, groups = drawn(seed)
+def test_sensitivity_and_specificity_equal_those_of_a_loop(seed):
+    probability, positive, groups = simulate(seed)
     pairs = list(zip(probability, positive, strict=True))
     found = score_image_level(probability, positive, groups)
 
@@ -86,7 +90,7 @@ def test_of_equally_good_thresholds_the_highest_is_chosen():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("positive", [True, False])
-def test_one_kind_of_image_alone_has_no_auc(positive):
+def test_images_of_one_class_have_no_auc(positive):
     found = score_image_level(np.array([0.2, 0.7]), np.array([positive] * 2), np.array(["a", "b"]))
     assert np.isnan([found.auc.mean, found.auc.low, found.auc.high]).all()
     known, unknown = found.half.specificity, found.half.sensitivity

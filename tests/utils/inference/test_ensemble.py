@@ -1,4 +1,4 @@
-"""What predicts: the mean over networks, and a pass that keeps nothing but rows."""
+"""Ensembles and blends, and the prediction of files, which keeps no maps."""
 
 import weakref
 
@@ -36,13 +36,13 @@ def batch():
 
 
 def networks(count, kind=TinyNet):
-    """Make networks whose outputs and whose batch-norm statistics differ."""
-    made = []
+    """Build networks with different outputs and batch-norm statistics."""
+    built = []
     for seed in range(count):
         torch.manual_seed(seed)
-        made.append(kind())
-        made[-1](torch.randn(4, 3, 8, 8))
-    return made
+        built.append(kind())
+        built[-1](torch.randn(4, 3, 8, 8))
+    return built
 
 
 def write_images(folder, count, side=64):
@@ -55,7 +55,7 @@ def write_images(folder, count, side=64):
 
 
 def run(fabric, ensemble, sources, batch_size=2, rule=RULE, **flags):
-    """Predict by a function that gives `ProbabilityMaps`, or one map."""
+    """Predict with a function that returns `ProbabilityMaps` or a single map."""
     pictures = Pictures(None, None, 0.5, "test", True)
     blend = Blend([lambda image: as_maps(ensemble(image))], [VIEW], [1.0])
     loader = open_loader(ImageFiles(sources, blend.views, False), batch_size, 0)
@@ -68,7 +68,7 @@ def as_maps(result):
 
 
 def by_hand(network, batch):
-    """Predict in evaluation mode: the map, and the presence of a network that has it."""
+    """Predict in evaluation mode: the map, and the presence if the network has a head."""
     with torch.no_grad():
         output = network.eval()(normalise(batch))
     parts = output if isinstance(output, tuple) else (output,)
@@ -76,16 +76,16 @@ def by_hand(network, batch):
 
 
 def test_an_ensemble_is_the_mean_of_its_networks(fabric, batch):
-    made = networks(3)
-    together = Ensemble(fabric, made, mirror=False)(batch).probability
-    alone = [Ensemble(fabric, [network], mirror=False)(batch).probability for network in made]
+    built = networks(3)
+    together = Ensemble(fabric, built, mirror=False)(batch).probability
+    single = [Ensemble(fabric, [network], mirror=False)(batch).probability for network in built]
     assert together.shape == (3, 1, 16, 16)
     assert together.dtype == torch.float32
-    torch.testing.assert_close(together, torch.stack(alone).mean(dim=0))
-    assert (alone[0] - alone[1]).abs().max() > 0.01
+    torch.testing.assert_close(together, torch.stack(single).mean(dim=0))
+    assert (single[0] - single[1]).abs().max() > 0.01
 
 
-def test_a_single_network_gives_its_probability_in_evaluation_mode(fabric, batch):
+def test_a_single_network_predicts_in_evaluation_mode(fabric, batch):
     network = networks(1)[0].eval()
     with torch.no_grad():
         expected = torch.sigmoid(network(normalise(batch)))
@@ -97,24 +97,24 @@ def test_a_single_network_gives_its_probability_in_evaluation_mode(fabric, batch
 
 
 def test_the_mirror_image_is_flipped_back(fabric, batch):
-    made = networks(2)
-    mirrored = Ensemble(fabric, made, mirror=True)(batch).probability
-    plain = Ensemble(fabric, made, mirror=False)
+    built = networks(2)
+    mirrored = Ensemble(fabric, built, mirror=True)(batch).probability
+    plain = Ensemble(fabric, built, mirror=False)
     expected = (plain(batch).probability + plain(batch.flip(-1)).probability.flip(-1)) / 2
     torch.testing.assert_close(mirrored, expected)
     assert (mirrored - plain(batch).probability).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_some_networks_draw_and_others_decide(fabric, batch, mirror):
-    """Presence is that of the networks that decide: the others have seen no empty image."""
-    made = networks(5, WithPresence)
-    maps = Ensemble(fabric, made[:2], mirror, gate_networks=made[2:])(batch)
+def test_some_networks_predict_masks_and_others_are_the_gate(fabric, batch, mirror):
+    """Presence comes from the gate networks: the others never saw an empty image."""
+    built = networks(5, WithPresence)
+    maps = Ensemble(fabric, built[:2], mirror, gate_networks=built[2:])(batch)
     sides = [batch, batch.flip(-1)] if mirror else [batch]
     for found, part, chosen in (
-        (maps.probability, 0, made[:2]),
-        (maps.gate, 0, made[2:]),
-        (maps.presence[:, None], 1, made[2:]),
+        (maps.probability, 0, built[:2]),
+        (maps.gate, 0, built[2:]),
+        (maps.presence[:, None], 1, built[2:]),
     ):
         each = [torch.stack([by_hand(n, side)[part] for n in chosen]) for side in sides]
         if mirror and part == 0:
@@ -132,12 +132,12 @@ def test_no_network_predicts_twice(fabric, batch):
             calls.append(self)
             return super().forward(x)
 
-    made = networks(3, Counted)
+    built = networks(3, Counted)
     calls.clear()
-    Ensemble(fabric, made, mirror=False)(batch)
+    Ensemble(fabric, built, mirror=False)(batch)
     assert len(calls) == 3
     calls.clear()
-    Ensemble(fabric, made[:1], mirror=False, gate_networks=made[1:])(batch)
+    Ensemble(fabric, built[:1], mirror=False, gate_networks=built[1:])(batch)
     assert len(calls) == 3
 
 
@@ -145,64 +145,64 @@ SIZES = [(20, 31), (16, 16), (9, 40)]
 
 
 def test_a_blend_is_the_mean_of_full_size_maps(fabric, batch):
-    """Against numpy: maps of other sizes, a run with a gate of its own, unequal weights."""
+    """Against numpy: maps of different sizes, a run with a separate gate, unequal weights."""
     small, large = batch[..., ::2, ::2].contiguous(), batch
-    made = networks(4, WithPresence)
+    built = networks(4, WithPresence)
     ensembles = [
-        Ensemble(fabric, made[:1], mirror=False, gate_networks=made[1:2]),
-        Ensemble(fabric, made[2:3], mirror=False),
-        Ensemble(fabric, made[3:], mirror=False),
+        Ensemble(fabric, built[:1], mirror=False, gate_networks=built[1:2]),
+        Ensemble(fabric, built[2:3], mirror=False),
+        Ensemble(fabric, built[3:], mirror=False),
     ]
     weights, shown = [0.5, 0.3, 0.2], [small, large, large]
     views = [View(8, True), View(16, True), View(16, True)]
     blend = Blend(ensembles, views, weights)
     assert blend.views == views[:2]
-    wholes = list(blend([small, large], SIZES))
-    everything = [ensemble(image) for ensemble, image in zip(ensembles, shown, strict=True)]
-    for i, (whole, size) in enumerate(zip(wholes, SIZES, strict=True)):
+    blended = list(blend([small, large], SIZES))
+    all_maps = [ensemble(image) for ensemble, image in zip(ensembles, shown, strict=True)]
+    for i, (full_size, size) in enumerate(zip(blended, SIZES, strict=True)):
         for name in ("probability", "gate"):
             full = [
                 F.interpolate(getattr(maps, name)[i : i + 1], size, mode="bilinear")[0, 0].numpy()
-                for maps in everything
+                for maps in all_maps
             ]
             expected = np.average(np.stack(full), axis=0, weights=weights)
-            np.testing.assert_allclose(getattr(whole, name).numpy(), expected, atol=1e-6)
+            np.testing.assert_allclose(getattr(full_size, name).numpy(), expected, atol=1e-6)
             assert np.abs(expected - full[0]).max() > 0.01
-        presences = [maps.presence[i].item() for maps in everything]
-        assert whole.presence == pytest.approx(np.average(presences, weights=weights))
-        assert not torch.equal(whole.probability, whole.gate)
+        presences = [maps.presence[i].item() for maps in all_maps]
+        assert full_size.presence == pytest.approx(np.average(presences, weights=weights))
+        assert not torch.equal(full_size.probability, full_size.gate)
 
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.6, 0.4], [0.1, 0.2, 0.7]])
-def test_a_blend_of_a_run_with_itself_is_that_run_to_the_bit(fabric, batch, weights):
+def test_a_blend_of_a_run_with_itself_is_bit_identical_to_the_run(fabric, batch, weights):
     ensemble, count = Ensemble(fabric, networks(1, WithPresence), mirror=False), len(weights)
-    (alone,) = Blend([ensemble], [VIEW], [1.0])([batch[:1]], [(23, 17)])
+    (single,) = Blend([ensemble], [VIEW], [1.0])([batch[:1]], [(23, 17)])
     (blended,) = Blend([ensemble] * count, [VIEW] * count, weights)([batch[:1]], [(23, 17)])
-    assert torch.equal(alone.probability, blended.probability)
+    assert torch.equal(single.probability, blended.probability)
     assert blended.gate is blended.probability
-    assert alone.presence == blended.presence
+    assert single.presence == blended.presence
 
 
-def test_presence_is_left_out_where_a_run_has_none(fabric, batch):
+def test_presence_is_left_out_if_a_run_has_none(fabric, batch):
     with_head, without = (
         Ensemble(fabric, networks(1, kind), mirror=False) for kind in (WithPresence, TinyNet)
     )
     blend = Blend([with_head, without], [VIEW, VIEW], [0.5, 0.5])
-    assert {whole.presence for whole in blend([batch], SIZES)} == {None}
+    assert {maps.presence for maps in blend([batch], SIZES)} == {None}
 
 
 def test_half_precision_still_averages_in_float32(batch):
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    made = networks(2)
-    probability = Ensemble(half, made, mirror=True)(batch).probability
-    exact = Ensemble(Fabric(accelerator="cpu", devices=1), made, mirror=True)(batch).probability
+    built = networks(2)
+    probability = Ensemble(half, built, mirror=True)(batch).probability
+    exact = Ensemble(Fabric(accelerator="cpu", devices=1), built, mirror=True)(batch).probability
     assert probability.dtype == torch.float32
     assert 0 < (probability - exact).abs().max() < 0.02
 
 
 def test_no_map_outlives_its_batch(fabric, tmp_path, monkeypatch):
-    """At most a batch of probabilities and one full-size map exist, however many images come."""
-    maps, most = [], []
+    """At any time there is at most one batch of maps and one full-size map."""
+    maps, alive = [], []
 
     class Spy(nn.Module):
         def forward(self, image):
@@ -212,13 +212,13 @@ def test_no_map_outlives_its_batch(fabric, tmp_path, monkeypatch):
 
     def watch(rule, levels, *others, _mask=PostProcess.mask):
         maps.append(weakref.ref(levels))
-        most.append(sum(map_() is not None for map_ in maps))
+        alive.append(sum(map_() is not None for map_ in maps))
         return _mask(rule, levels, *others)
 
     monkeypatch.setattr(PostProcess, "mask", watch)
     predictions, _ = run(fabric, Spy(), write_images(tmp_path, 12))
-    assert len(most) == 12
-    assert max(most) <= 3
+    assert len(alive) == 12
+    assert max(alive) <= 3
     kept = {type(value) for prediction in predictions for value in prediction}
     assert kept <= {str, int, float}
 
@@ -242,8 +242,8 @@ def test_the_rule_sees_the_image_at_its_original_size(fabric, tmp_path):
     assert not mask[:, 47:].any()
 
 
-def test_one_map_decides_the_other_draws_and_presence_is_the_score(fabric, tmp_path):
-    """Three images: one passes, one lacks pixels of the gate map, one the presence."""
+def test_the_gate_map_decides_and_presence_is_the_score(fabric, tmp_path):
+    """Of three images one passes, one fails by its gate map and one by its presence."""
     sources = write_images(tmp_path, 3)
 
     def maps(image):
@@ -270,7 +270,7 @@ def test_one_map_decides_the_other_draws_and_presence_is_the_score(fabric, tmp_p
 
 
 @pytest.mark.parametrize("part", ["probability", "gate", "presence"])
-def test_every_part_has_to_be_a_probability(fabric, tmp_path, part):
+def test_every_output_must_be_a_probability(fabric, tmp_path, part):
     def maps(image):
         good = ProbabilityMaps(
             torch.zeros(image.shape), torch.zeros(image.shape), torch.zeros(len(image))
@@ -282,7 +282,7 @@ def test_every_part_has_to_be_a_probability(fabric, tmp_path, part):
     assert "probability is 1.5" in problems[0].reason
 
 
-def test_a_probability_that_is_no_number_is_a_problem(fabric, tmp_path):
+def test_a_nan_probability_is_a_problem(fabric, tmp_path):
     sources = write_images(tmp_path, 2)
     predictions, problems = run(fabric, lambda x: torch.full(x.shape, float("nan")), sources)
     assert not predictions
@@ -290,7 +290,7 @@ def test_a_probability_that_is_no_number_is_a_problem(fabric, tmp_path):
     assert "--precision 32-true" in problems[0].reason
 
 
-def test_behind_an_unreadable_image_the_rest_is_only_read(fabric, tmp_path):
+def test_after_an_unreadable_image_the_rest_is_only_read(fabric, tmp_path):
     sources, seen = write_images(tmp_path, 6), []
     for victim in (sources[1], sources[4]):
         victim.path.write_bytes(b"no png")

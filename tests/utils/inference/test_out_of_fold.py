@@ -1,6 +1,7 @@
-"""Out-of-fold results: what predict.py's networks of a fold give, as rows put together."""
+"""Out-of-fold results: the predictions of a fold's networks, and how rows are collected."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from utils.inference.runs import View
 from utils.postprocessing.components import MAX_COMPONENTS
 from utils.postprocessing.histograms import LEVELS, load_histograms
 
-RUNS = {
+RUNS: dict[str, tuple[dict[str, Any], dict[int, list[str]]]] = {
     "plain": ({}, {2: ["best"]}),
     "one stage, not equalised": ({"two_stage": False, "clahe": False}, {1: ["best"]}),
     "kept epochs": ({"keep_best": 2}, {2: ["epoch1", "epoch2"]}),
@@ -53,7 +54,7 @@ def counts_of(probability):
 
 
 def assert_counts(found, probability):
-    """Allow what the last bits of a network's output change: they depend on the batch's shape."""
+    """Allow small differences: the last bits of a network's output depend on the batch size."""
     assert found.sum() == probability.size
     assert np.abs(np.cumsum(found - counts_of(probability))).max() <= 20
 
@@ -88,14 +89,17 @@ def test_a_fold_is_measured_with_the_networks_that_predict(root, tmp_path, name)
     assert oof.components is not None
 
 
-class Shown:
-    """Pixels whose every image is of another size, with its position as grey."""
+class GreyImages:
+    """Pixels: each image has a different size, and its index as grey level."""
 
     def __init__(self, count):
         self.count = count
 
     def __len__(self):
         return self.count
+
+    def pair(self, position):
+        return self.triple(position)[:2]
 
     def triple(self, position):
         image = np.full((8, 8), position, np.uint8)
@@ -108,37 +112,38 @@ def grey_as_probability(image):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_measures_are_in_the_order_of_the_images_and_of_their_sizes(workers):
+def test_results_keep_the_order_and_the_sizes_of_the_images(workers):
     blend = Blend([grey_as_probability], [View(8, False)], [1.0])
     names = [f"image{i}" for i in range(11)]
     fabric = Fabric(accelerator="cpu", devices=1)
-    found = predict_out_of_fold(fabric, blend, [Shown(11)], names, 3, workers)
+    found = predict_out_of_fold(fabric, blend, [GreyImages(11)], names, 3, workers)
     assert found.ids.tolist() == names
     assert found.height.tolist() == [9 + i for i in range(11)]
     assert found.width.tolist() == [30 - i for i in range(11)]
+    assert found.presence is not None
     np.testing.assert_allclose(found.presence, np.arange(11) / 100)
     assert found.all.argmax(axis=1).tolist() == [int(255 * i / 100) for i in range(11)]
 
 
-def test_maps_of_too_many_components_are_told(capsys):
+def test_maps_with_too_many_components_are_reported(capsys):
     def checkered(image):
         side = torch.arange(image.shape[-1])
         board = ((side[:, None] % 2 + side % 2) == 0).float() * 0.9
         return ProbabilityMaps(*(board.expand(len(image), 1, -1, -1),) * 2, None)
 
-    class Large(Shown):
+    class LargeImages(GreyImages):
         def triple(self, position):
             image = np.zeros((160, 160), np.uint8)
             return image, image, image
 
     blend = Blend([checkered], [View(160, False)], [1.0])
     fabric = Fabric(accelerator="cpu", devices=1)
-    found = predict_out_of_fold(fabric, blend, [Large(3)], list("abc"), 2, 0)
+    found = predict_out_of_fold(fabric, blend, [LargeImages(3)], list("abc"), 2, 0)
     assert found.components is None
     assert "3 of 3 images have more than 4096 components" in capsys.readouterr().out
 
 
-def test_what_is_no_probability_ends_the_pass_and_names_the_image():
+def test_an_invalid_probability_is_an_error_that_names_the_image():
     def broken(image):
         maps = grey_as_probability(image)
         maps.probability[image[:, 0, 0, 0] == 4] = torch.nan
@@ -147,10 +152,10 @@ def test_what_is_no_probability_ends_the_pass_and_names_the_image():
     blend = Blend([broken], [View(8, False)], [1.0])
     fabric = Fabric(accelerator="cpu", devices=1)
     with pytest.raises(InputError, match="image e: the predicted probability is nan"):
-        predict_out_of_fold(fabric, blend, [Shown(6)], list("abcdef"), 2, 0)
+        predict_out_of_fold(fabric, blend, [GreyImages(6)], list("abcdef"), 2, 0)
 
 
-def test_rows_together_are_the_histograms_of_the_maps():
+def test_collected_rows_equal_the_histograms_of_the_maps():
     images, rows = make_rows(3, gate=True, presence=True)
     ids = [row.id for row in rows]
     sent = pickle.loads(pickle.dumps(rows[::-1]))
@@ -162,33 +167,39 @@ def test_rows_together_are_the_histograms_of_the_maps():
     for name in ("height", "width", "all", "mask"):
         assert np.array_equal(getattr(histograms, name), getattr(plain, name))
         assert getattr(histograms, name).dtype == np.int32
+    assert histograms.gate is not None
     assert np.array_equal(histograms.gate, gates.all)
     assert histograms.gate.dtype == np.int32
+    assert histograms.presence is not None
     assert histograms.presence.tolist() == [presence for *_, presence in images]
     assert histograms.presence.dtype == np.float32
 
 
-def test_components_know_their_image():
+def test_components_refer_to_their_image():
     _, rows = make_rows(4, gate=False, presence=False)
     histograms = collect_histograms([row.id for row in rows[::-1]], rows)
+    assert histograms.components is not None
     image = histograms.components[:, 0]
-    for place, row in enumerate(rows[::-1]):
-        assert np.array_equal(histograms.components[image == place, 1:], row.components)
+    for index, row in enumerate(rows[::-1]):
+        assert row.components is not None
+        assert np.array_equal(histograms.components[image == index, 1:], row.components)
     assert histograms.gate is None
     assert histograms.presence is None
 
 
-def test_maps_may_be_views_of_any_order():
+def test_maps_may_be_flipped_or_transposed_views():
     (levels, mask, gate, _), *_ = make_rows(4, gate=True, presence=False)[0][3:]
     expected = measure_prediction("a", *(part.copy() for part in (levels[::-1].T, mask[::-1].T)))
     found = measure_prediction("a", levels[::-1].T, mask[::-1].T, gate[:, ::-1].T)
     assert np.array_equal(found.all, expected.all)
     assert np.array_equal(found.mask, expected.mask)
-    rows = (sorted(map(tuple, row.components.tolist())) for row in (found, expected))
+    assert found.components is not None
+    assert expected.components is not None
+    rows = (sorted(map(tuple, c.tolist())) for c in (found.components, expected.components))
     assert next(rows) == next(rows)
 
 
-def test_one_image_of_noise_leaves_all_without_components():
+def test_one_noisy_image_drops_the_components_of_all():
     levels = np.zeros((2 * MAX_COMPONENTS + 2, 1), np.uint8)
     levels[::2] = 99
     noise = measure_prediction("noise", levels, levels // 99)
@@ -197,7 +208,7 @@ def test_one_image_of_noise_leaves_all_without_components():
     assert collect_histograms(["noise", "image0"], [rows[0], noise]).components is None
 
 
-def test_rows_that_do_not_belong_together_are_refused():
+def test_inconsistent_rows_are_refused():
     _, with_gate = make_rows(0, gate=True, presence=False)
     _, with_presence = make_rows(0, gate=False, presence=True)
     _, plain = make_rows(0, gate=False, presence=False)

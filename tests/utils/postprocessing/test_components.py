@@ -1,4 +1,4 @@
-"""Components, against those found by walking from pixel to pixel."""
+"""Components, against those of a flood fill."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from utils.postprocessing.histograms import level_of, threshold_of
 from utils.postprocessing.search import SEARCH_LEVELS
 
 
-def draw(seed):
-    """Draw levels, half of the pixels low, and a mask."""
+def generate(seed):
+    """Generate levels, half of the pixels low, and a mask."""
     rng = np.random.default_rng(seed)
     levels, mask = predicted(seed, 4, (7, 9))[seed % 4]
     return np.where(rng.random(levels.shape) < 0.5, levels, 2).astype(np.uint8), mask
@@ -26,18 +26,19 @@ def draw(seed):
 
 @given(st.integers(0, 10_000))
 def test_every_component_is_measured_at_every_level(seed):
-    levels, mask = draw(seed)
+    levels, mask = generate(seed)
     expected = [
         (
             level,
             len(component),
-            sum(int(levels[place]) for place in component),
-            sum(int(mask[place]) for place in component),
+            sum(int(levels[pixel]) for pixel in component),
+            sum(int(mask[pixel]) for pixel in component),
         )
         for level in COMPONENT_LEVELS
         for component in slow_components(levels > level)
     ]
     found = find_components(levels, mask)
+    assert found is not None
     assert found.dtype == np.int64
     assert found.shape == (len(expected), 4)
     assert sorted(map(tuple, found.tolist())) == sorted(expected)
@@ -45,10 +46,12 @@ def test_every_component_is_measured_at_every_level(seed):
 
 def test_a_map_below_every_level_has_none():
     levels = np.full((4, 4), COMPONENT_LEVELS[0], np.uint8)
-    assert find_components(levels, levels * 0).shape == (0, 4)
+    found = find_components(levels, levels * 0)
+    assert found is not None
+    assert found.shape == (0, 4)
 
 
-def test_components_that_are_too_many_are_not_kept():
+def test_too_many_components_are_not_measured():
     def dots(count):
         levels = np.zeros((2 * count, 1), np.uint8)
         levels[::2] = COMPONENT_LEVELS[0] + 1
@@ -58,14 +61,14 @@ def test_components_that_are_too_many_are_not_kept():
     assert dots(MAX_COMPONENTS + 1) is None
 
 
-def test_a_mask_touches_at_corners():
+def test_components_are_connected_through_corners():
     mask = np.eye(3, dtype=np.uint8)
     mask[0, 2] = 0
     assert np.array_equal(drop_components(mask, mask * 200, 3, 0.0), mask)
     assert not drop_components(mask, mask * 200, 4, 0.0).any()
 
 
-def test_levels_are_ascending_thresholds_that_the_search_knows():
+def test_component_levels_are_ascending_search_levels():
     assert list(COMPONENT_LEVELS) == sorted(set(COMPONENT_LEVELS) & set(SEARCH_LEVELS))
     assert [level_of(threshold_of(level)) for level in COMPONENT_LEVELS] == list(COMPONENT_LEVELS)
 
@@ -74,14 +77,14 @@ LEVEL = COMPONENT_LEVELS[3]
 
 
 def table_and_histograms():
-    """Make the table of two images with two components each, at one level, and what it sums to."""
+    """Return a component table of two images at one level, and the areas that it adds up to."""
     rows = [(0, LEVEL, 3, 600, 1), (0, LEVEL, 2, 500, 2), (1, LEVEL, 4, 400, 0)]
     areas, inside = np.zeros((2, 2, 256), np.int64)
     areas[:, LEVEL], inside[:, LEVEL] = (5, 4), (3, 0)
     return np.array(rows), areas, inside
 
 
-def test_a_table_that_adds_up_is_let_pass():
+def test_a_consistent_table_passes():
     check_components(*table_and_histograms())
 
 
@@ -104,7 +107,7 @@ def test_a_table_that_adds_up_is_let_pass():
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_a_table_of_other_maps_is_refused(row, column, value):
+def test_an_inconsistent_table_is_refused(row, column, value):
     table, areas, inside = table_and_histograms()
     table[row, column] = value
     with pytest.raises(ValueError, match="component"):
@@ -114,7 +117,7 @@ def test_a_table_of_other_maps_is_refused(row, column, value):
 @pytest.mark.parametrize(
     "change", [lambda t: t[1:], lambda t: t[:, :4], lambda t: t[0], lambda t: t.astype(float)]
 )
-def test_a_table_of_another_form_is_refused(change):
+def test_a_table_of_wrong_shape_or_dtype_is_refused(change):
     table, areas, inside = table_and_histograms()
     with pytest.raises(ValueError, match="component"):
         check_components(change(table), areas, inside)

@@ -14,7 +14,7 @@ from tests.helpers.makers import histograms_of, make_rows, measured, predicted, 
 from utils.errors import InputError
 from utils.inference.out_of_fold import collect_histograms
 from utils.postprocessing.histograms import (
-    align_parts,
+    align_folds,
     concatenate,
     count_levels,
     level_of,
@@ -28,7 +28,7 @@ MASKS = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))
 
 
 @given(LEVEL_MAPS, MASKS)
-def test_area_and_dice_at_every_level_are_those_of_the_mask_cut_there(levels, mask):
+def test_area_and_dice_at_every_level_equal_those_of_the_thresholded_mask(levels, mask):
     histograms = histograms_of([(levels, mask)])
     areas, dice = histograms.areas()[0], histograms.dice()[0]
     for level in range(256):
@@ -38,7 +38,7 @@ def test_area_and_dice_at_every_level_are_those_of_the_mask_cut_there(levels, ma
 
 
 @given(LEVEL_MAPS, MASKS)
-def test_counting_is_one_pixel_at_a_time(levels, mask):
+def test_counts_equal_those_of_a_loop_over_pixels(levels, mask):
     counts = np.zeros((2, 256), np.int32)
     for level, inside in zip(levels.ravel(), mask.ravel(), strict=True):
         counts[0, level] += 1
@@ -57,14 +57,14 @@ def test_dice_is_one_where_both_are_empty_and_zero_where_one_is():
     assert dice[2, 255] == 1  # nothing is above level 255
 
 
-def test_an_image_of_many_pixels_is_counted_exactly():
+def test_a_large_image_is_counted_exactly():
     levels = torch.full((3000, 3000), 200, dtype=torch.uint8)
     counts = count_levels(levels, torch.ones_like(levels))
     assert counts[:, 200].tolist() == [9_000_000, 9_000_000]
     assert counts.sum() == 18_000_000
 
 
-def test_each_level_holds_one_255th_and_the_last_only_certainty():
+def test_levels_are_equally_wide_and_the_last_is_only_certainty():
     steps = (torch.arange(255) + 0.5) / 255
     assert to_levels(steps).tolist() == list(range(255))
     edges = to_levels(torch.tensor([0.0, 0.999, 1.0]))
@@ -73,7 +73,7 @@ def test_each_level_holds_one_255th_and_the_last_only_certainty():
     assert to_levels(torch.tensor(1.0, dtype=torch.bfloat16)).item() == 255
 
 
-def test_a_threshold_that_is_a_level_is_found_again():
+def test_the_level_of_a_levels_threshold_is_that_level():
     assert [level_of(level / 255) for level in range(256)] == list(range(256))
 
 
@@ -83,7 +83,7 @@ def test_a_pixel_at_a_threshold_is_not_above_it():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (50, 41), (16, 20), (97, 64)])
-def test_a_map_is_resized_as_opencv_resizes_it(size):
+def test_a_map_is_resized_like_in_opencv(size):
     small = np.random.default_rng(0).random((32, 32), np.float32)
     resized = resize_probability(torch.from_numpy(small), *size)
     expected = cv2.resize(small, size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -95,7 +95,7 @@ def test_positive_images_are_those_whose_mask_has_a_pixel():
     assert histograms_of(pairs).positive.tolist() == [bool(mask.any()) for _, mask in pairs]
 
 
-def test_saved_histograms_are_read_again_and_joined_in_order(tmp_path):
+def test_saved_histograms_are_loaded_and_concatenated_in_order(tmp_path):
     parts = [histograms_of(predicted(seed, count)) for seed, count in ((0, 3), (1, 5))]
     for i, part in enumerate(parts):
         part.save(tmp_path / f"{i}.npz")
@@ -107,13 +107,13 @@ def test_saved_histograms_are_read_again_and_joined_in_order(tmp_path):
         assert values.dtype == both[0].dtype or name == "ids"
 
 
-def test_parts_that_a_run_has_are_kept_and_others_are_not_in_the_file(tmp_path):
-    whole = measured(0, gate=True, presence=True)
-    whole.save(tmp_path / "whole.npz")
-    again = vars(load_histograms(tmp_path / "whole.npz"))
-    for name, values in vars(whole).items():
-        assert np.array_equal(again[name], values)
-        assert again[name].dtype == values.dtype
+def test_optional_arrays_are_saved_only_if_they_exist(tmp_path):
+    full = measured(0, gate=True, presence=True)
+    full.save(tmp_path / "full.npz")
+    loaded = vars(load_histograms(tmp_path / "full.npz"))
+    for name, values in vars(full).items():
+        assert np.array_equal(loaded[name], values)
+        assert loaded[name].dtype == values.dtype
     histograms_of(predicted(0)).save(tmp_path / "plain.npz")
     with np.load(tmp_path / "plain.npz") as arrays:
         assert set(arrays.files) == {"ids", "height", "width", "all", "mask"}
@@ -121,13 +121,15 @@ def test_parts_that_a_run_has_are_kept_and_others_are_not_in_the_file(tmp_path):
     assert (plain.gate, plain.presence, plain.components) == (None, None, None)
 
 
-def test_joined_components_stay_with_their_images():
+def test_concatenated_components_stay_with_their_images():
     parts = [measured(seed, gate=True, presence=True) for seed in (0, 7, 8)]
     joined, first = concatenate(parts), 0
+    assert joined.components is not None
     for part in parts:
         count = len(part.ids)
         image = joined.components[:, 0]
         mine = joined.components[(first <= image) & (image < first + count)]
+        assert part.components is not None
         assert np.array_equal(mine - np.array([first, 0, 0, 0, 0]), part.components)
         for name in ("gate", "presence"):
             assert np.array_equal(vars(joined)[name][first : first + count], vars(part)[name])
@@ -135,17 +137,19 @@ def test_joined_components_stay_with_their_images():
     assert first == len(joined.ids)
 
 
-def test_folds_are_joined_with_the_parts_that_all_have():
+def test_folds_are_concatenated_with_the_arrays_that_all_have():
     plain, rich = histograms_of(predicted(0)), measured(1, gate=True, presence=True)
     joined = concatenate([plain, rich])
     assert joined.presence is None
     assert joined.components is None
+    assert joined.gate is not None
+    assert rich.gate is not None
     assert np.array_equal(joined.gate, np.concatenate((plain.all, rich.gate)))
     assert rich.components is not None
-    assert [part.gate is None for part in align_parts([plain, plain])] == [True, True]
+    assert [part.gate is None for part in align_folds([plain, plain])] == [True, True]
 
 
-def test_the_map_that_decides_has_areas_of_its_own():
+def test_the_gate_map_has_its_own_areas():
     images, rows = make_rows(3, gate=True, presence=False)
     histograms = collect_histograms([row.id for row in rows], rows)
     for i, (levels, _, gate, _) in enumerate(images):
@@ -156,7 +160,7 @@ def test_the_map_that_decides_has_areas_of_its_own():
     assert np.array_equal(plain.gate_areas(), plain.areas())
 
 
-def test_an_image_is_scored_by_its_presence_or_the_largest_level_of_what_decides():
+def test_the_image_score_is_the_presence_or_the_maximum_of_the_gate_map():
     for gate in (False, True):
         images, _ = make_rows(3, gate, presence=True)
         histograms = measured(3, gate, presence=True)
@@ -165,29 +169,32 @@ def test_an_image_is_scored_by_its_presence_or_the_largest_level_of_what_decides
         assert replace(histograms, presence=None).image_scores().tolist() == expected
 
 
-def test_parts_of_another_form_are_refused(tmp_path):
-    whole = measured(0, gate=True, presence=True)
-    moved = whole.components.copy()
+def test_arrays_of_wrong_shape_or_dtype_are_refused(tmp_path):
+    full = measured(0, gate=True, presence=True)
+    assert full.gate is not None
+    assert full.presence is not None
+    assert full.components is not None
+    moved = full.components.copy()
     moved[0, 2] += 1
     for name, part in (
-        ("gate", whole.gate[:, :255]),
-        ("gate", whole.gate.astype(float)),
-        ("presence", whole.presence[1:]),
-        ("presence", whole.presence.astype(int)),
-        ("presence", whole.presence * np.nan),
-        ("presence", whole.presence + 0.5),
-        ("components", whole.components[1:]),
+        ("gate", full.gate[:, :255]),
+        ("gate", full.gate.astype(float)),
+        ("presence", full.presence[1:]),
+        ("presence", full.presence.astype(int)),
+        ("presence", full.presence * np.nan),
+        ("presence", full.presence + 0.5),
+        ("components", full.components[1:]),
         ("components", moved),
     ):
-        replace(whole, **{name: part}).save(tmp_path / "other.npz")
+        replace(full, **{name: part}).save(tmp_path / "other.npz")
         with pytest.raises(InputError, match=rf"other\.npz cannot be read .+ {name[:-1]}"):
             load_histograms(tmp_path / "other.npz")
 
 
 def test_an_unusable_file_is_named(tmp_path):
-    whole = tmp_path / "whole.npz"
-    histograms_of(predicted(0)).save(whole)
-    data = whole.read_bytes()
+    intact = tmp_path / "intact.npz"
+    histograms_of(predicted(0)).save(intact)
+    data = intact.read_bytes()
     for name, content in (
         ("short", data[: len(data) // 2]),
         ("altered", data[:200] + bytes(99) + data[299:]),

@@ -1,4 +1,4 @@
-"""The picture of the search shows what the chosen rule reaches."""
+"""The figure of the search shows the score of the chosen rule."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def figures(monkeypatch):
         PostProcess(threshold_of(127), 0, 0.25, 0.3, 3, 0.7),
     ],
 )
-def test_curve_and_heat_map_hold_the_score_of_the_rule(rule, figures, tmp_path):
+def test_curve_and_heat_map_contain_the_score_of_the_rule(rule, figures, tmp_path):
     histograms = measured(5, gate=True, presence=True)
     assert plots.draw_threshold(histograms, rule, tmp_path / "it.png").dtype == np.uint8
     left, right = figures[0].axes[:2]
@@ -57,7 +57,7 @@ def test_curve_and_heat_map_hold_the_score_of_the_rule(rule, figures, tmp_path):
 
 
 def test_the_heat_map_counts_the_pixels_of_the_gate_map(figures, tmp_path):
-    """The first X-ray's gate map has 3,600 pixels, the second's none; the maps are the same."""
+    """Same probability maps; gate areas of 3,600 pixels in the first image and 0 in the second."""
     levels, mask = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
     levels[:60, :60], mask[:60, :60] = 200, 1
     rows = [

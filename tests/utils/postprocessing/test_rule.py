@@ -1,4 +1,4 @@
-"""Post-processing and the search for its thresholds, against masks made one by one."""
+"""Rules and the search on the small grid, against pixel-by-pixel references."""
 
 import itertools
 import json
@@ -54,7 +54,7 @@ WIDE_RULES = st.builds(
 
 
 @given(SEEDS, WIDE_RULES, st.booleans(), st.booleans())
-def test_histograms_tell_what_every_rule_makes_of_the_maps(seed, rule, gate, presence):
+def test_every_rule_has_the_same_result_on_histograms_and_maps(seed, rule, gate, presence):
     images, rows = make_rows(seed, gate, presence)
     histograms = collect_histograms([row.id for row in rows], rows)
     slow = [slow_mask(levels, rule, *rest) for levels, _, *rest in images]
@@ -66,15 +66,15 @@ def test_histograms_tell_what_every_rule_makes_of_the_maps(seed, rule, gate, pre
     np.testing.assert_allclose(rule.dice(histograms), expected, atol=1e-15)
 
 
-def test_a_component_at_the_least_mean_stays():
+def test_a_component_at_the_minimum_mean_is_kept():
     levels = np.array([[204, 0, 203, 205, 0, 203]], np.uint8)
     rule = PostProcess(0.5, 0, 0.5, min_component_mean=0.8)
     assert rule.mask(levels).tolist() == [[1, 0, 1, 1, 0, 0]]
 
 
 @pytest.mark.parametrize("presence", [0.3, np.float32(0.3)])
-def test_a_presence_is_compared_as_files_hold_it(presence):
-    """As float32, 0.3 is a little more than 0.3, wherever it comes from."""
+def test_presence_is_compared_as_float32(presence):
+    """As float32, 0.3 is slightly above 0.3, whether it was stored or not."""
     levels = np.full((2, 2), 200, np.uint8)
     rule = PostProcess(0.5, 0, 0.5, presence_threshold=0.3)
     assert rule.mask(levels, presence=presence).all()
@@ -83,26 +83,28 @@ def test_a_presence_is_compared_as_files_hold_it(presence):
     assert rule.areas(histograms).tolist() == [4]
 
 
-def test_without_a_presence_threshold_the_least_presence_passes():
+def test_without_a_presence_threshold_a_presence_of_0_passes():
     levels = np.full((2, 2), 200, np.uint8)
     assert PostProcess(0.5, 0, 0.5).mask(levels, presence=0.0).all()
     assert PostProcess(0.5, 0, 0.5, presence_threshold=0.9).mask(levels).all()
     assert not PostProcess(0.5, 0, 0.5, presence_threshold=0.9).mask(levels, presence=0.9).any()
 
 
-def test_filters_that_histograms_cannot_tell_are_named():
-    small, unsure = (
+def test_component_filters_without_component_data_are_refused():
+    by_area, by_mean = (
         PostProcess(0.3, 0, 0.5, **part)
         for part in ({"min_component_area": 1}, {"min_component_mean": 0.1})
     )
-    for rule in (small, unsure):
-        with pytest.raises(InputError, match=r"0\.3: components were .+ above 0\.0588, .+only"):
+    for rule in (by_area, by_mean):
+        with pytest.raises(
+            InputError, match=r"0\.3: components are only available at thresholds 0\.0588, "
+        ):
             rule.areas(measured(0))
         with pytest.raises(InputError, match="have no components"):
             rule.dice(histograms_of(predicted(0)))
 
 
-def test_a_rule_is_read_again_and_old_files_have_none_of_its_new_parts(tmp_path):
+def test_a_rule_is_loaded_and_parameters_missing_in_old_files_are_off(tmp_path):
     path, rule = tmp_path / "threshold.json", PostProcess(0.5, 9, 0.75, 0.25, 64, 0.6)
     path.write_text(json.dumps(asdict(rule) | {"pooled": None}))
     assert load_rule(path) == rule
@@ -115,7 +117,7 @@ def test_a_rule_is_read_again_and_old_files_have_none_of_its_new_parts(tmp_path)
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), "0.5", True, None, [0.5]])
 @pytest.mark.parametrize("name", PostProcess.__annotations__)
-def test_a_part_of_a_saved_rule_that_is_out_of_range_is_named(tmp_path, name, value):
+def test_a_saved_parameter_out_of_range_is_named(tmp_path, name, value):
     path, rule = tmp_path / "threshold.json", asdict(PostProcess(0.5, 9, 0.75))
     values = [value] if name.endswith("_area") else [value, 1.1]
     for bad in values:
@@ -124,7 +126,7 @@ def test_a_part_of_a_saved_rule_that_is_out_of_range_is_named(tmp_path, name, va
             load_rule(path)
 
 
-def test_a_rule_says_what_it_uses():
+def test_a_rule_describes_the_parameters_it_uses():
     assert PostProcess(0.5, 9, 0.75).describe() == (
         "masks above 0.500 if at least 9 pixels exceed 0.750"
     )
@@ -155,7 +157,7 @@ def test_scores_are_those_of_the_masks(seed):
     assert all(type(value) in (int, float) for value in asdict(reached).values())
 
 
-def test_scores_of_no_images_are_not_numbers():
+def test_scores_without_images_are_nan():
     empty, full = np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)
     rule = PostProcess(0.5, 0, 0.5)
     assert np.isnan(score(histograms_of([(empty, empty)]), rule).dice_positive)
@@ -184,7 +186,7 @@ def test_min_areas_may_come_in_any_order():
 
 
 def test_equal_scores_compare_equal_on_the_surface():
-    """In whatever order the same values are summed."""
+    """For any order of summation."""
     rng = np.random.default_rng(0)
     dice = np.array([0.1, 0.2, 0.3, 0.7, 1 / 3, 2 / 3] * 50)
     surfaces = {
@@ -197,22 +199,22 @@ def test_equal_scores_compare_equal_on_the_surface():
 
 
 def scaled_up(seed, side=50):
-    """Draw predictions whose areas straddle the grid's minimum areas."""
+    """Generate predictions with areas below and above the minimum areas of the grid."""
     pairs = predicted(seed, shape=(5, 6))
     return [tuple(np.kron(part, np.ones((side // 5,) * 2, np.uint8)) for part in p) for p in pairs]
 
 
 @settings(max_examples=25)
 @given(SEEDS)
-def test_the_best_pair_is_the_first_best_of_the_whole_grid(seed):
+def test_the_best_pair_equals_that_of_an_exhaustive_search(seed):
     pairs = scaled_up(seed)
     histograms = histograms_of(pairs)
-    all_empty = (PostProcess(1.0, 0, 1.0), (-1.0, 0.0, 0))
-    grid = [all_empty] + [
+    no_masks = (PostProcess(1.0, 0, 1.0), (-1.0, 0.0, 0))
+    grid = [no_masks] + [
         (PostProcess(t, area, t), (abs(t - 0.5), t, area))
         for t, area in itertools.product(THRESHOLDS, MIN_AREAS)
     ]
-    # Ties: leaving all empty first, then nearest to 0.5, then the smaller area.
+    # Ties: no mask anywhere first, then nearest to 0.5, then the smaller area.
     expected = min(grid, key=lambda r: (-round(r[0].dice(histograms).mean(), 12), r[1]))[0]
     assert best_pair(histograms) == expected
     best = slow_mean_dice(pairs, expected)
@@ -221,7 +223,7 @@ def test_the_best_pair_is_the_first_best_of_the_whole_grid(seed):
 
 @settings(max_examples=25)
 @given(SEEDS)
-def test_the_best_pair_is_scored_behind_the_gate_map(seed):
+def test_the_best_pair_uses_the_gate_map(seed):
     histograms = measured(seed, gate=True)
     rules = [PostProcess(t, area, t) for t in THRESHOLDS for area in MIN_AREAS]
     best = max([(~histograms.positive).mean(), *(r.dice(histograms).mean() for r in rules)])
@@ -229,7 +231,7 @@ def test_the_best_pair_is_scored_behind_the_gate_map(seed):
 
 
 def test_the_best_pair_finds_the_area_that_separates_on_the_gate_map():
-    """Both X-rays have the same map; the gate map is large for the first alone."""
+    """Same probability maps; only the first image has a large gate area."""
     levels, mask = np.zeros((100, 100), np.uint8), np.zeros((100, 100), np.uint8)
     levels[:60, :60], mask[:60, :60] = 200, 1
     rows = [
@@ -240,7 +242,7 @@ def test_the_best_pair_finds_the_area_that_separates_on_the_gate_map():
     assert rule == PostProcess(0.5, 256, 0.5)
 
 
-def test_the_best_pair_leaves_all_empty_where_any_mask_costs():
+def test_the_best_pair_predicts_no_mask_if_any_mask_costs():
     levels, empty = np.full((100, 100), 200, np.uint8), np.zeros((100, 100), np.uint8)
     few = empty.copy()
     few[0, :9] = 1

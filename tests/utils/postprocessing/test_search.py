@@ -1,4 +1,4 @@
-"""The search for the best rule, against trying every rule."""
+"""The search for the best rule, against an exhaustive one."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from tests.helpers.makers import make_images
 from utils.inference.out_of_fold import collect_histograms, measure_prediction
 from utils.postprocessing.components import COMPONENT_LEVELS
 from utils.postprocessing.histograms import threshold_of
-from utils.postprocessing.rule import LEAVE_EMPTY, PostProcess, score
+from utils.postprocessing.rule import NO_MASKS, PostProcess, score
 from utils.postprocessing.search import Grid, best_rule
 
 TOY = Grid(
@@ -29,22 +29,22 @@ def histograms_of(levels, masks):
 
 
 def every_rule(grid, presence, components):
-    """List all rules of a grid with their order in ties, from its definition."""
-    ways = [(level, 0, 0.0) for level in grid.levels]
+    """List all rules of a grid with their sort key for ties, from the definition."""
+    ungated = [(level, 0, 0.0) for level in grid.levels]
     if components:
-        # A mean at or below the level cut at drops nothing.
-        ways += [
+        # A minimum mean at or below the level drops nothing.
+        ungated += [
             (level, area, mean)
             for level in COMPONENT_LEVELS
             for area in grid.component_areas
             for mean in grid.component_means
             if area or mean * 255 > level
         ]
-    rules = [(LEAVE_EMPTY, (-1,))]
+    rules: list[tuple[PostProcess, tuple[float, ...]]] = [(NO_MASKS, (-1,))]
     for top, least, gate in product(
         grid.levels, grid.min_areas, grid.presence_thresholds if presence else (0.0,)
     ):
-        for level, area, mean in ways:
+        for level, area, mean in ungated:
             rule = PostProcess(threshold_of(level), least, threshold_of(top), gate, area, mean)
             used = (gate > 0) + (area > 0) + (mean > 0)
             middle = (abs(level - 127.5), level)
@@ -54,7 +54,7 @@ def every_rule(grid, presence, components):
 
 
 def blobs(seed, gate, presence, components, images=10):
-    """Draw blobs, half of them true, among specks; presence knows a little of which are true."""
+    """Generate blobs, half of them true, and specks; presence is a weak predictor of true blobs."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(images):
@@ -68,7 +68,7 @@ def blobs(seed, gate, presence, components, images=10):
                 image[blob] = rng.choice([90, 140, 210, 220], mask[blob].shape)
             image[rng.random(mask.shape) < 0.05] = rng.choice([70, 140, 230])
             image[6:, 2 : 2 + rng.integers(0, 8)] = rng.choice([80, 100, 150])
-        # A probability at the threshold itself is not above it.
+        # Some are exactly at a threshold, which is not above it.
         head = rng.choice([0.25, 0.3, 0.5, 0.9] if true else [0.0, 0.25, 0.3, 0.5])
         parts = (gate_levels if gate else None, head if presence else None)
         rows.append(measure_prediction(f"image{i}", levels, mask, *parts))
@@ -81,8 +81,8 @@ EVERYTHING = [(True, True, True), (False, True, True), (False, False, True), (Tr
 
 @pytest.mark.parametrize(("seed", "images"), [*((seed, 10) for seed in range(6)), (18, 3), (40, 3)])
 @pytest.mark.parametrize(("gate", "presence", "components"), EVERYTHING)
-def test_the_joint_search_is_the_first_best_of_all_rules(seed, images, gate, presence, components):
-    """Of few images many rules are the best."""
+def test_the_joint_search_equals_an_exhaustive_search(seed, images, gate, presence, components):
+    """With few images, many rules tie."""
     histograms = blobs(seed, gate, presence, components, images)
     expected = min(
         every_rule(TOY, presence, components),
@@ -91,16 +91,16 @@ def test_the_joint_search_is_the_first_best_of_all_rules(seed, images, gate, pre
     assert best_rule(histograms, TOY) == expected
 
 
-def test_the_drawn_blobs_call_for_every_part():
-    """Or else the search could be wrong in a part and pass."""
+def test_the_synthetic_blobs_need_every_parameter():
+    """Otherwise the search could be wrong about a parameter and pass."""
     rules = [best_rule(blobs(seed, *EVERYTHING[0]), TOY) for seed in range(6)]
-    for part, value in vars(LEAVE_EMPTY).items():
-        assert len({vars(rule)[part] for rule in rules} - {value}) > 0, part
+    for name, value in vars(NO_MASKS).items():
+        assert len({vars(rule)[name] for rule in rules} - {value}) > 0, name
     assert sum(rule.filters_components and rule.presence_threshold > 0 for rule in rules) > 0
 
 
 def crafted(presence=None):
-    """Two X-rays: one of a large sure blob beside small specks, one of specks alone."""
+    """Two images: one with a large confident blob and small specks, one with specks only."""
     blob, specks = np.zeros((2, 40, 40), np.uint8)
     blob[5:30, 5:30] = 240
     specks[35, ::3] = 240
@@ -112,15 +112,15 @@ def crafted(presence=None):
     return collect_histograms(["image0", "image1"], rows)
 
 
-def test_specks_are_dropped_where_they_cost():
-    """Only a component filter draws the blob exactly; it also leaves the empty image empty."""
+def test_specks_are_dropped_if_they_cost():
+    """Only a component filter predicts exactly the blob, and no mask for the empty image."""
     rule = best_rule(crafted())
     assert rule == PostProcess(threshold_of(127), 0, threshold_of(127), min_component_area=64)
     assert score(crafted(), rule).dice == 1
 
 
-def test_what_another_part_does_as_well_is_left_to_fewer_parts():
-    """With the filter chosen the presence gate adds nothing, so it stays off."""
+def test_of_equal_rules_the_one_with_fewer_parameters_is_chosen():
+    """The component filter suffices, so the presence threshold stays off."""
     rule = best_rule(crafted(presence=(0.9, 0.1)))
     assert rule.presence_threshold == 0
     assert rule.min_component_area == 64
@@ -128,15 +128,15 @@ def test_what_another_part_does_as_well_is_left_to_fewer_parts():
     assert (gated.presence_threshold, gated.min_area) == (0, 64)
 
 
-def test_a_head_that_is_sure_of_nothing_can_be_left_out():
-    """Where it gives the very image with a mask a presence of 0."""
+def test_a_wrong_presence_head_is_ignored():
+    """Here the positive image has presence 0."""
     rule = best_rule(crafted(presence=(0.0, 0.9)))
     assert rule == best_rule(crafted())
     assert score(crafted(presence=(0.0, 0.9)), rule).dice == 1
 
 
-def test_presence_is_used_where_areas_deceive():
-    """Both X-rays look alike to the network that draws; only the head knows."""
+def test_presence_is_used_if_areas_do_not_separate():
+    """Both images have the same map; only presence differs."""
     levels = np.full((2, 20, 20), 200, np.uint8)
     histograms = histograms_of(levels, np.stack((levels[0] // 200, levels[0] * 0)))
     assert score(histograms, best_rule(histograms)).dice == 0.5
@@ -147,7 +147,7 @@ def test_presence_is_used_where_areas_deceive():
 
 
 def dice_by_hand(levels, mask, top, area, threshold):
-    """Count pixel by pixel; knows nothing of histograms."""
+    """Compute Dice pixel by pixel, without histograms."""
     above_top = predicted = both = true = 0
     for y in range(9):
         for x in range(9):
@@ -166,7 +166,7 @@ def mean_by_hand(levels, masks, top, area, threshold):
 
 
 @pytest.mark.parametrize("sharp", [0.2, 0.5, 0.9])
-def test_the_search_finds_what_trying_every_rule_finds(sharp):
+def test_the_search_equals_a_pixel_by_pixel_search(sharp):
     levels, masks = make_images(8, seed=1, sharp=sharp)
     grid, areas = (0, 60, 127, 128, 190, 254), (0, 1, 3, 12, 81, 82)
     rule = best_rule(histograms_of(levels, masks), Grid(grid, areas))
@@ -178,20 +178,20 @@ def test_the_search_finds_what_trying_every_rule_finds(sharp):
     }
     best = max(by_hand.values())
     tied = [key for key, value in by_hand.items() if value > best - 1e-12]
-    # Of equals: the top nearest the middle, then the smaller area, then the threshold so.
+    # Ties: top threshold nearest the middle, then the smaller area, then threshold nearest it.
     expected = min(tied, key=lambda k: (abs(k[0] - 127.5), k[0], k[1], abs(k[2] - 127.5), k[2]))
     found = (round(rule.top_threshold * 255), rule.min_area, round(rule.threshold * 255))
     assert found == expected
     assert score(histograms_of(levels, masks), rule).dice == pytest.approx(best, abs=1e-12)
 
 
-def test_silence_is_chosen_where_nothing_beats_it():
+def test_no_mask_is_predicted_if_no_rule_beats_it():
     levels, masks = make_images(6, seed=2)
-    assert best_rule(histograms_of(levels, np.zeros_like(masks))) == LEAVE_EMPTY
-    assert best_rule(histograms_of(np.zeros_like(levels), masks)) == LEAVE_EMPTY
+    assert best_rule(histograms_of(levels, np.zeros_like(masks))) == NO_MASKS
+    assert best_rule(histograms_of(np.zeros_like(levels), masks)) == NO_MASKS
 
 
-def test_the_whole_search_never_falls_below_the_ordinary_pair():
+def test_the_full_search_is_never_worse_than_a_plain_pair():
     levels, masks = make_images(30, seed=3)
     histograms = histograms_of(levels, masks)
     pairs = [PostProcess(t / 255, a, t / 255) for t in range(3, 255, 4) for a in (0, 64)]

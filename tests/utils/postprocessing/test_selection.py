@@ -1,4 +1,4 @@
-"""The choice of thresholds: exact, and honest."""
+"""The choice of thresholds: exact, and cross-fitted without leakage."""
 
 import json
 from dataclasses import replace
@@ -38,7 +38,7 @@ def test_cross_fitting_never_sees_the_fold_it_scores():
     np.testing.assert_array_equal(fitted.dice, np.concatenate(expected))
 
 
-def test_the_scored_fold_cannot_change_its_own_rule():
+def test_the_scored_fold_does_not_affect_its_rule():
     folds = {n: histograms_of(*make_images(9, seed=n)) for n in range(3)}
     other = folds | {0: histograms_of(*make_images(9, seed=99, sharp=0.9))}
     assert cross_fit(folds).rules[0] == cross_fit(other).rules[0]
@@ -46,7 +46,7 @@ def test_the_scored_fold_cannot_change_its_own_rule():
 
 @pytest.fixture
 def run(tmp_path):
-    """A run folder as training leaves it, without any checkpoint."""
+    """A run folder as after training, but without checkpoints."""
     folder = tmp_path / "unet_resnet34" / "made"
     rows = []
     for n in range(3):
@@ -80,7 +80,7 @@ def test_choose_threshold_writes_rule_scores_and_pictures(run, capsys):
     assert (run / "threshold.png").stat().st_size > 10_000
 
 
-def test_each_folds_own_best_is_what_the_search_finds_on_it(run):
+def test_per_fold_scores_use_the_best_rule_of_each_fold(run):
     content, folds = choose_thresholds(run), load_folds(run)
     dice = []
     for row in content["folds"]:
@@ -92,18 +92,18 @@ def test_each_folds_own_best_is_what_the_search_finds_on_it(run):
     assert content["per_fold"]["dice"] == pytest.approx(np.mean(dice))
 
 
-def test_the_interval_is_over_patients_where_they_are_known(run):
-    """Two images of a patient are drawn together; without patients each image counts alone."""
+def test_the_interval_is_over_patients_if_they_are_known(run):
+    """Images of a patient are drawn together; without patients, images are drawn singly."""
     grouped = choose_thresholds(run)["pooled"]["interval"]
     table = pd.read_csv(run / "folds.csv", dtype={"PatientId": str})
     table["PatientId"] = ""
     table.to_csv(run / "folds.csv", index=False)
-    alone = choose_thresholds(run)["pooled"]["interval"]
-    assert grouped != alone
+    by_image = choose_thresholds(run)["pooled"]["interval"]
+    assert grouped != by_image
 
 
 def make_rich(run, numbers=range(3)):
-    """Give folds a gate, presence and components."""
+    """Add gate, presence and components to folds."""
     for n in numbers:
         path = run / f"fold{n}" / "oof.npz"
         ids = [f"fold{n}-{i}" for i in range(9)]
@@ -133,15 +133,15 @@ def test_the_interval_of_the_auc_is_over_patients(run):
     grouped = choose_thresholds(run)["auc"]
     table = pd.read_csv(run / "folds.csv", dtype={"PatientId": str})
     table.assign(PatientId="").to_csv(run / "folds.csv", index=False)
-    alone = choose_thresholds(run)["auc"]
-    assert alone["value"] == grouped["value"]
-    assert alone["interval"] != grouped["interval"]
+    by_image = choose_thresholds(run)["auc"]
+    assert by_image["value"] == grouped["value"]
+    assert by_image["interval"] != grouped["interval"]
     table.assign(PatientId=table["ImageId"]).to_csv(run / "folds.csv", index=False)
     low, high = choose_thresholds(run)["auc"]["interval"]
-    assert alone["interval"] == pytest.approx((low, high), abs=0.03)
+    assert by_image["interval"] == pytest.approx((low, high), abs=0.03)
 
 
-def test_a_wide_rule_is_written_whole(run):
+def test_every_parameter_of_a_rule_is_saved(run):
     make_rich(run)
     content = choose_thresholds(run)
     rule = best_rule(concatenate(list(load_folds(run).values())))
@@ -149,7 +149,7 @@ def test_a_wide_rule_is_written_whole(run):
     assert rule.describe() in describe_thresholds(content)
 
 
-def test_folds_of_old_and_new_versions_get_rules_that_suit_both(run):
+def test_folds_of_old_and_new_versions_share_a_rule(run):
     make_rich(run, numbers=[1])
     content = choose_thresholds(run)
     rules = [PostProcess(**row[way]) for row in content["folds"] for way in list(row)[1:]]
@@ -170,7 +170,7 @@ def test_a_run_without_a_finished_fold_is_named(run):
         choose_thresholds(run)
 
 
-def test_a_torn_out_of_fold_file_is_named(run):
+def test_a_truncated_oof_npz_is_named(run):
     path = run / "fold1" / "oof.npz"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(InputError, match=r"fold1/oof\.npz cannot be read"):

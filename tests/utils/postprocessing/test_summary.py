@@ -1,4 +1,4 @@
-"""The summary of a run, against scores taken fold by fold."""
+"""The summary of a run, against the scores of each fold."""
 
 import json
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from utils.postprocessing.summary import format_table, load_folds, summarise_run
 
 @pytest.fixture
 def folds(tmp_path):
-    """Three finished folds of a run and one that has only begun."""
+    """Three finished folds of a run and one that has only started."""
     histograms = {n: histograms_of(predicted(n, count=6 + n)) for n in (0, 2, 10)}
     for number, part in histograms.items():
         (tmp_path / f"fold{number}").mkdir()
@@ -25,7 +25,7 @@ def folds(tmp_path):
     return histograms
 
 
-def test_finished_folds_are_read_in_the_order_of_their_numbers(folds, tmp_path):
+def test_finished_folds_are_loaded_in_numerical_order(folds, tmp_path):
     assert list(load_folds(tmp_path)) == [0, 2, 10]
 
 
@@ -53,7 +53,7 @@ def test_mean_and_deviation_are_those_of_the_folds(folds, tmp_path):
         assert summary["deviation"][name] == pytest.approx(variance**0.5)
 
 
-def test_one_fold_has_no_deviation(folds, tmp_path):
+def test_the_deviation_of_a_single_fold_is_zero(folds, tmp_path):
     for number in (2, 10):
         (tmp_path / f"fold{number}" / "oof.npz").unlink()
     assert set(summarise_run(tmp_path)["deviation"].values()) == {0.0}
@@ -64,7 +64,7 @@ def test_summary_json_is_what_is_returned(folds, tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
-def test_a_fold_without_positives_is_no_number_on_screen_and_null_in_json(tmp_path):
+def test_without_positives_their_dice_is_nan_in_the_table_and_null_in_json(tmp_path):
     (tmp_path / "fold0").mkdir()
     empty = np.zeros((4, 4), np.uint8)
     histograms_of([(empty, empty)]).save(tmp_path / "fold0" / "oof.npz")
@@ -74,7 +74,7 @@ def test_a_fold_without_positives_is_no_number_on_screen_and_null_in_json(tmp_pa
     assert "nan" in table
 
 
-def test_the_table_has_a_line_for_each_fold_then_averages_and_all(folds, tmp_path):
+def test_the_table_lists_folds_then_averages_then_pooled(folds, tmp_path):
     summary = summarise_run(tmp_path)
     lines = format_table(summary).splitlines()
     first = ["fold", "0", "2", "10", "mean", "deviation", "pooled"]

@@ -1,4 +1,4 @@
-"""Checkpoints: best and last, whole or not there, opened safely."""
+"""Checkpoints: best and last, complete or absent, loaded safely."""
 
 import os
 import random
@@ -29,7 +29,7 @@ def content_of(epoch, stage=1, kept=()):
 
 
 def save(checkpoints, content, is_best):
-    """Keep the epoch as the best, or leave the best as it is."""
+    """Save an epoch that is the best so far or is not."""
     kept = [{"epoch": content["epoch"] if is_best else -1}]
     checkpoints.save(content | {"kept": kept})
 
@@ -47,7 +47,7 @@ def names(checkpoints):
     return sorted(path.name for path in checkpoints.folder.iterdir())
 
 
-def test_last_is_the_newest_epoch_and_best_the_newest_that_was_best(checkpoints):
+def test_last_is_the_newest_epoch_and_best_the_best_so_far(checkpoints):
     for epoch, is_best in enumerate([True, True, False, True, False]):
         save(checkpoints, content_of(epoch), is_best)
         assert epochs(checkpoints) == (epoch, [0, 1, 1, 3, 3][epoch])
@@ -55,14 +55,14 @@ def test_last_is_the_newest_epoch_and_best_the_newest_that_was_best(checkpoints)
     assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
 
 
-def test_stages_do_not_touch_each_other(checkpoints):
+def test_stages_have_separate_checkpoints(checkpoints):
     save(checkpoints, content_of(4, stage=1), is_best=True)
     save(checkpoints, content_of(0, stage=2), is_best=True)
     assert epochs(checkpoints, 1) == (4, 4)
     assert epochs(checkpoints, 2) == (0, 0)
 
 
-def test_epochs_done_are_counted_by_the_last_checkpoint(checkpoints):
+def test_epochs_done_is_read_from_the_last_checkpoint(checkpoints):
     assert checkpoints.epochs_done(1) == 0
     save(checkpoints, content_of(0), is_best=False)
     assert checkpoints.epochs_done(1) == 1
@@ -81,7 +81,7 @@ def test_a_stage_starts_from_its_last_epoch_or_the_best_of_the_stage_before(chec
         assert (content["stage"], content["epoch"]) == start
 
 
-def test_where_a_file_cannot_have_two_names_it_is_copied(checkpoints, monkeypatch):
+def test_without_hard_links_a_checkpoint_is_copied(checkpoints, monkeypatch):
     def refuse(*_):
         raise OSError("not supported")
 
@@ -91,8 +91,8 @@ def test_where_a_file_cannot_have_two_names_it_is_copied(checkpoints, monkeypatc
     assert epochs(checkpoints) == (1, 0)
 
 
-def test_several_best_epochs_are_kept_under_their_numbers(checkpoints):
-    """Against a list that is sorted anew behind every epoch."""
+def test_several_best_epochs_are_kept_by_number(checkpoints):
+    """Against a list that is sorted again after every epoch."""
     scores = [0.3, 0.1, 0.5, 0.5, 0.2, 0.9]
     for epoch in range(len(scores)):
         kept = sorted(range(epoch + 1), key=lambda e: -scores[e])[:3]
@@ -123,8 +123,8 @@ def test_an_interrupted_save_leaves_the_old_checkpoints_and_nothing_else(
     assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
 
 
-def test_between_best_and_last_an_interruption_leaves_an_epoch_to_repeat(checkpoints, monkeypatch):
-    """Not one that counts as done while its best weights are missing."""
+def test_an_interruption_between_best_and_last_leaves_an_epoch_to_repeat(checkpoints, monkeypatch):
+    """Not an epoch that counts as done without its best weights."""
     save(checkpoints, content_of(0), is_best=True)
     real = os.replace
 
@@ -140,7 +140,7 @@ def test_between_best_and_last_an_interruption_leaves_an_epoch_to_repeat(checkpo
     assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
 
 
-def test_a_checkpoint_opens_with_torchs_safe_loader(checkpoints):
+def test_a_checkpoint_can_be_loaded_with_torchs_safe_loader(checkpoints):
     save(checkpoints, content_of(2), is_best=False)
     plain = torch.load(checkpoints.path(1, "last"), weights_only=True)
     assert plain["epoch"] == 2
@@ -153,7 +153,7 @@ def refusal(path):
     message = str(refused.value)
     assert str(path) in message
     assert "\n" not in message
-    assert "weights_only" not in message  # torch's words for: load it without safety
+    assert "weights_only" not in message  # torch suggests turning off its safe loader
     return message
 
 
@@ -168,7 +168,7 @@ def test_a_truncated_checkpoint_is_refused(checkpoints, share):
         checkpoints.epochs_done(1)
 
 
-def test_whatever_the_bytes_are_the_file_is_refused_and_named(tmp_path):
+def test_random_bytes_are_refused_with_the_file_name(tmp_path):
     path = tmp_path / "a.pth"
     for seed in range(300):
         rng = random.Random(seed)
@@ -178,7 +178,7 @@ def test_whatever_the_bytes_are_the_file_is_refused_and_named(tmp_path):
 
 
 @pytest.mark.parametrize("unsafe", [np.int64(3), np.ones(2), np.float64, random.Random()])
-def test_what_is_no_tensor_and_no_plain_type_is_refused(tmp_path, unsafe):
+def test_objects_other_than_tensors_and_plain_types_are_refused(tmp_path, unsafe):
     torch.save({"best": unsafe}, tmp_path / "a.pth")
     assert "holds more than tensors and plain types" in refusal(tmp_path / "a.pth")
 
@@ -193,14 +193,14 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "Is a directory" in refusal(tmp_path)
 
 
-def test_the_reason_is_that_of_the_system_or_the_library():
+def test_the_reason_is_the_first_line_of_a_readable_error():
     assert reason_of(OSError("disk\nfailed")) == "disk"
     assert "damaged" in reason_of(KeyError("206"))
     assert "damaged" in reason_of(RuntimeError())
 
 
-def test_a_flipped_bit_anywhere_in_the_weights_is_found(checkpoints):
-    """torch itself would load the changed number."""
+def test_a_flipped_bit_in_the_weights_is_detected(checkpoints):
+    """torch itself would load the changed weight."""
     save(checkpoints, content_of(0), is_best=False)
     path = checkpoints.path(1, "last")
     data = path.read_bytes()
@@ -214,27 +214,27 @@ def test_a_flipped_bit_anywhere_in_the_weights_is_found(checkpoints):
         assert "cannot be read as a checkpoint" in refusal(path)
 
 
-def test_a_damaged_checkpoint_is_answered_with_the_one_that_is_whole(checkpoints):
+def test_the_error_for_a_damaged_checkpoint_names_the_intact_one(checkpoints):
     save(checkpoints, content_of(0), is_best=True)
     save(checkpoints, content_of(1), is_best=False)
     last, best = checkpoints.path(1, "last"), checkpoints.path(1, "best")
-    whole = last.read_bytes()
-    last.write_bytes(whole[:100])
+    intact = last.read_bytes()
+    last.write_bytes(intact[:100])
     with pytest.raises(InputError) as refused:
         checkpoints.epochs_done(1)
-    assert f"stage1_best.pth is intact, of epoch 1: copy it to {last}" in str(refused.value)
+    assert f"stage1_best.pth is intact (epoch 1): copy it to {last}" in str(refused.value)
     shutil.copy(best, last)
     assert epochs(checkpoints) == (0, 0)
-    last.write_bytes(whole)
-    best.write_bytes(whole[:100])
-    with pytest.raises(InputError, match=rf"stage1_last\.pth is intact, of epoch 2: .* {best}"):
+    last.write_bytes(intact)
+    best.write_bytes(intact[:100])
+    with pytest.raises(InputError, match=rf"stage1_last\.pth is intact \(epoch 2\): .* {best}"):
         checkpoints.load(1, "best")
     last.write_bytes(b"")
     with pytest.raises(InputError, match=r"Remove stage1_last\.pth and stage1_best\.pth from"):
         checkpoints.load(1, "last")
 
 
-def test_a_disk_that_takes_no_more_is_told_and_the_old_checkpoint_is_whole(checkpoints):
+def test_on_a_full_disk_the_old_checkpoint_stays_intact(checkpoints):
     save(checkpoints, content_of(0), is_best=True)
     too_large = content_of(1) | {"more": torch.zeros(100_000)}
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -260,7 +260,7 @@ def test_leftovers_are_removed_and_nothing_else(checkpoints):
     assert names(checkpoints) == ["log.txt", "stage1_best.pth", "stage1_last.pth"]
 
 
-def test_epochs_that_a_killed_process_did_not_come_to_remove_are_removed(checkpoints, monkeypatch):
+def test_outdated_epochs_of_a_killed_process_are_removed(checkpoints, monkeypatch):
     """They would be averaged in prediction."""
     for epoch in range(2):
         checkpoints.save(content_of(epoch, kept=range(epoch + 1)), several=True)
@@ -276,7 +276,7 @@ def test_epochs_that_a_killed_process_did_not_come_to_remove_are_removed(checkpo
 
 @pytest.mark.parametrize("home", [b"cnumpy._core.multi", b"cnumpy.core.multi"])
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
-def test_a_numpy_float_passes_also_from_before_numpy_2(kind, home, tmp_path):
+def test_numpy_floats_are_loaded_from_before_and_after_numpy_2(kind, home, tmp_path):
     torch.save({"max_dice": kind(0.75), "lr": 1e-4}, tmp_path / "new.pth")
     with (
         zipfile.ZipFile(tmp_path / "new.pth") as new,

@@ -7,8 +7,8 @@ from tests.helpers.tiny import TinyNet
 from utils.training.ema import MovingAverage
 
 
-def moved(net, generator):
-    """Change every weight and statistic."""
+def change(net, generator):
+    """Change every weight and batch-norm statistic."""
     with torch.no_grad():
         for value in net.state_dict().values():
             value.add_(torch.randint(1, 5, value.shape, generator=generator).to(value.dtype))
@@ -19,9 +19,9 @@ def test_the_average_follows_its_formula(decay):
     generator = torch.Generator().manual_seed(0)
     net = TinyNet()
     average = MovingAverage(net, decay)
-    expected = None
+    expected: dict[str, torch.Tensor] = {}
     for step in range(12):
-        moved(net, generator)
+        change(net, generator)
         average.update(net)
         now = {k: v.double().clone() for k, v in net.state_dict().items()}
         part = min(decay, (1 + step) / (10 + step))
@@ -30,29 +30,29 @@ def test_the_average_follows_its_formula(decay):
     for key, value in average.module.state_dict().items():
         if value.dtype.is_floating_point:
             torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-5)
-    assert not torch.equal(average.module.head.weight, net.head.weight)
+    assert not torch.equal(average.module.get_parameter("head.weight"), net.head.weight)
 
 
-def test_the_average_stands_apart_from_the_network():
+def test_the_average_shares_no_weights_with_the_network():
     net = TinyNet()
     average = MovingAverage(net, 0.9)
     average.update(net)
-    before = average.module.head.weight.clone()
-    moved(net, torch.Generator().manual_seed(0))
-    assert torch.equal(average.module.head.weight, before)
+    before = average.module.get_parameter("head.weight").clone()
+    change(net, torch.Generator().manual_seed(0))
+    assert torch.equal(average.module.get_parameter("head.weight"), before)
 
 
-def test_an_average_goes_on_where_it_was_taken():
+def test_a_restored_average_continues_identically():
     generator = torch.Generator().manual_seed(0)
     net = TinyNet()
     one = MovingAverage(net, 0.9)
     for _ in range(3):
-        moved(net, generator)
+        change(net, generator)
         one.update(net)
     other = MovingAverage(TinyNet(), 0.9)
     other.load(one.module.state_dict(), one.steps)
     for _ in range(3):
-        moved(net, generator)
+        change(net, generator)
         one.update(net)
         other.update(net)
     for a, b in zip(

@@ -1,11 +1,12 @@
-"""A pass over training images: its loss, its steps, its end, and how often the host waits."""
+"""A pass over training images: its loss, steps and end, and how often the host waits."""
 
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from datasets.sampling import plan_steps
-from models.interface import normalise
+from models.interface import NetworkOutput, normalise, read_output
 from tests.helpers.tiny import TinyNet
 from utils.signals import Stopped
 from utils.training.epoch import SYNC_EVERY, NonFiniteLoss, train_epoch
@@ -24,7 +25,7 @@ def batches():
     ]
 
 
-def begin():
+def set_up():
     torch.manual_seed(0)
     fabric = Fabric(accelerator="cpu", devices=1)
     module = TinyNet()
@@ -33,12 +34,16 @@ def begin():
     return fabric, module, model, optimizer
 
 
+def loss_of(output: NetworkOutput, mask: Tensor) -> Tensor:
+    return bce(read_output(output).logits, mask)
+
+
 def test_the_loss_is_the_mean_over_all_images(batches):
-    """With a rate of 0, so that one pass over all of them gives the reference."""
-    fabric, module, model, optimizer = begin()
+    """With a learning rate of 0, so that one forward pass over all images is the reference."""
+    fabric, module, model, optimizer = set_up()
     module.eval()
     optimizer.param_groups[0]["lr"] = 0.0
-    trained = train_epoch(fabric, model, optimizer, batches, plan_steps([4, 4, 2], 1), bce)
+    trained = train_epoch(fabric, model, optimizer, batches, plan_steps([4, 4, 2], 1), loss_of)
     image, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
     with torch.no_grad():
         assert trained.loss == pytest.approx(bce(module(normalise(image)), mask).item())
@@ -47,13 +52,13 @@ def test_the_loss_is_the_mean_over_all_images(batches):
 
 @pytest.mark.parametrize("batches_per_step", [1, 2, 3])
 def test_a_step_follows_every_group(batches, batches_per_step):
-    """Against a loop that gives all images of a group to the network at once."""
-    fabric, module, model, optimizer = begin()
+    """Against a loop with all images of a group in one batch."""
+    fabric, module, model, optimizer = set_up()
     reference = TinyNet()
     reference.load_state_dict(module.state_dict())
     for network in (module, reference):
         network.eval()
-    train_epoch(fabric, model, optimizer, batches, plan_steps([4, 4, 2], batches_per_step), bce)
+    train_epoch(fabric, model, optimizer, batches, plan_steps([4, 4, 2], batches_per_step), loss_of)
     steps = torch.optim.SGD(reference.parameters(), lr=0.1)
     for start in range(0, 3, batches_per_step):
         group = zip(*batches[start : start + batches_per_step], strict=True)
@@ -65,25 +70,26 @@ def test_a_step_follows_every_group(batches, batches_per_step):
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(("count", "readings"), [(3, 1), (SYNC_EVERY, 1), (2 * SYNC_EVERY + 1, 3)])
-def test_the_host_waits_for_the_device_at_readings_only(batches, monkeypatch, count, readings):
-    fabric, _, model, optimizer = begin()
+@pytest.mark.parametrize(("count", "checks"), [(3, 1), (SYNC_EVERY, 1), (2 * SYNC_EVERY + 1, 3)])
+def test_the_host_waits_for_the_device_only_at_checks(batches, monkeypatch, count, checks):
+    fabric, _, model, optimizer = set_up()
     waits = []
     for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__"):
         real = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor,
-            name,
-            lambda *a, _real=real, _name=name, **k: waits.append(_name) or _real(*a, **k),
-        )
-    train_epoch(fabric, model, optimizer, [batches[0]] * count, plan_steps([4] * count, 1), bce)
-    assert waits == ["tolist"] * readings + ["item"]
+
+        def waiting(*args, _real=real, _name=name, **kwargs):
+            waits.append(_name)
+            return _real(*args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, waiting)
+    train_epoch(fabric, model, optimizer, [batches[0]] * count, plan_steps([4] * count, 1), loss_of)
+    assert waits == ["tolist"] * checks + ["item"]
 
 
 @pytest.mark.parametrize(("bad", "since", "until"), [(1, 0, SYNC_EVERY), (25, SYNC_EVERY, 30)])
-def test_a_loss_that_is_not_finite_ends_the_pass_at_the_next_reading(batches, bad, since, until):
-    fabric, _, model, optimizer = begin()
-    steps = []
+def test_a_non_finite_loss_ends_the_pass_at_the_next_check(batches, bad, since, until):
+    fabric, _, model, optimizer = set_up()
+    steps: list[int] = []
 
     def loss(logits, mask):
         steps.append(len(steps))
@@ -97,9 +103,9 @@ def test_a_loss_that_is_not_finite_ends_the_pass_at_the_next_reading(batches, ba
 
 
 @pytest.mark.parametrize("batches_per_step", [1, 2])
-def test_a_pass_that_is_to_stop_finishes_its_step(batches, batches_per_step):
-    fabric, module, model, optimizer = begin()
-    told, steps = iter([False, True]), []
+def test_a_stop_request_ends_the_pass_after_the_current_step(batches, batches_per_step):
+    fabric, module, model, optimizer = set_up()
+    requests, steps = iter([False, True]), []
     step = optimizer.step
     optimizer.step = lambda *args: steps.append(step(*args))
     with pytest.raises(Stopped):
@@ -109,22 +115,24 @@ def test_a_pass_that_is_to_stop_finishes_its_step(batches, batches_per_step):
             optimizer,
             [batches[0]] * 6,
             plan_steps([4] * 6, batches_per_step),
-            bce,
-            stop_requested=lambda: next(told),
+            loss_of,
+            stop_requested=lambda: next(requests),
         )
     assert len(steps) == 2
     assert all(parameter.grad is None for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.001])
-def test_a_step_is_no_longer_than_the_clipped_gradient(batches, clip):
-    """Plain steps of rate 0.1 are a tenth of their gradient."""
-    fabric, module, model, optimizer = begin()
+def test_the_gradient_norm_of_a_step_is_clipped(batches, clip):
+    """A plain SGD step with learning rate 0.1 is a tenth of its gradient."""
+    fabric, module, model, optimizer = set_up()
     before = [parameter.detach().clone() for parameter in module.parameters()]
-    train_epoch(fabric, model, optimizer, batches[:1], plan_steps([4], 1), bce, clip_grad_norm=clip)
+    train_epoch(
+        fabric, model, optimizer, batches[:1], plan_steps([4], 1), loss_of, clip_grad_norm=clip
+    )
     moves = [now - then for now, then in zip(module.parameters(), before, strict=True)]
-    length = torch.cat([move.flatten() for move in moves]).norm().item()
+    norm = torch.cat([move.flatten() for move in moves]).norm().item()
     if clip:
-        assert length == pytest.approx(0.1 * clip, rel=1e-2)
+        assert norm == pytest.approx(0.1 * clip, rel=1e-2)
     else:
-        assert length > 0.001
+        assert norm > 0.001

@@ -12,7 +12,7 @@ TERMS = (bce, dice, dice_image, focal, lovasz)
 
 
 def slow_bce(logits, mask):
-    """Mean over the pixels of -log of the probability given to the truth, in double precision."""
+    """Mean over pixels of -log of the probability of the truth, in double precision."""
     losses = []
     for logit, inside in zip(logits.flatten().tolist(), mask.flatten().tolist(), strict=True):
         agreement = logit if inside else -logit
@@ -41,10 +41,11 @@ def test_a_large_mask_does_not_overflow_in_half_precision(dtype):
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(8 + math.log1p(math.exp(-8)), rel=1e-6)
     loss.backward()
+    assert logits.grad is not None
     assert logits.grad.isfinite().all()
 
 
-def test_certain_and_wrong_is_a_finite_loss():
+def test_a_confident_wrong_prediction_has_a_finite_loss():
     loss = bce(torch.full((1, 1, 2, 2), 1e4), torch.zeros(1, 1, 2, 2, dtype=torch.uint8))
     assert loss.item() == pytest.approx(1e4)
 
@@ -75,7 +76,7 @@ def slow_focal(logits, mask):
 
 
 def slow_dice(logits, mask):
-    """1 - 2 sum(p t) / (sum(p) + sum(t)); of the background where there is no mask."""
+    """1 - 2 sum(p t) / (sum(p) + sum(t)); of the background if there is no mask."""
     chances = [1 / (1 + math.exp(-logit)) for logit in logits.flatten().tolist()]
     truth = mask.flatten().tolist()
     if not any(truth):
@@ -85,7 +86,7 @@ def slow_dice(logits, mask):
 
 
 def slow_lovasz(logits, mask):
-    """The Lovasz extension of the Jaccard loss by its definition: mistakes added one by one."""
+    """The Lovasz extension of the Jaccard loss by definition: errors are added one by one."""
 
     def jaccard_loss(wrong, truth):
         inside = [t != (i in wrong) for i, t in enumerate(truth)]
@@ -130,7 +131,7 @@ def by_image(slow):
     ids=["focal", "dice", "dice_image", "lovasz"],
 )
 def test_a_term_equals_its_slow_reference(term, slow, share, scale):
-    """Also of batches without any mask pixel and of nothing else."""
+    """Including batches of background only and of mask only."""
     generator = torch.Generator().manual_seed(1)
     logits = scale * torch.randn(3, 1, 6, 5, generator=generator)
     mask = (torch.rand(3, 1, 6, 5, generator=generator) < share).to(torch.uint8)
@@ -138,7 +139,7 @@ def test_a_term_equals_its_slow_reference(term, slow, share, scale):
 
 
 @pytest.mark.parametrize("weight", [0.75, 4.0])
-def test_bce_weighs_the_pixels_of_masks(weight):
+def test_bce_weights_the_pixels_of_masks(weight):
     logits, mask = logits_and_mask()
     expected = slow_weighted_bce(logits, mask, weight)
     assert bce(logits, mask, weight).item() == pytest.approx(expected, rel=1e-5)
@@ -153,7 +154,7 @@ def kinds_of_mask():
 
 @pytest.mark.parametrize("kind", ["mixed", "empty", "full"])
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term.__name__)
-def test_gradients_are_those_of_the_function(term, kind):
+def test_gradients_pass_gradcheck(term, kind):
     logits = torch.randn(2, 1, 4, 4, dtype=torch.double, generator=torch.Generator().manual_seed(3))
     mask = kinds_of_mask()[kind]
     assert torch.autograd.gradcheck(lambda x: term(x, mask), logits.requires_grad_())
@@ -162,13 +163,14 @@ def test_gradients_are_those_of_the_function(term, kind):
 @pytest.mark.parametrize("start", [-30.0, -4.0, 0.0, 4.0, 30.0])
 @pytest.mark.parametrize("kind", ["empty", "full"])
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term.__name__)
-def test_batches_all_empty_or_all_full_are_learned_from(term, kind, start):
-    """Finite everywhere; where there is something to learn, every pixel moves to the truth."""
+def test_empty_and_full_batches_have_useful_gradients(term, kind, start):
+    """Always finite; unless already learned, every pixel moves towards the truth."""
     mask = kinds_of_mask()[kind]
     logits = torch.full(mask.shape, start, requires_grad=True)
     loss = term(logits, mask)
     loss.backward()
     assert torch.isfinite(loss)
+    assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
     towards = 1.0 if kind == "full" else -1.0
     assert (logits.grad * towards <= 0).all()
@@ -186,6 +188,7 @@ def test_half_precision_is_computed_in_float32(term, dtype):
     assert loss.dtype == torch.float32
     assert loss == term(logits.detach().float(), mask)
     loss.backward()
+    assert logits.grad is not None
     assert logits.grad.isfinite().all()
 
 
@@ -198,7 +201,7 @@ def test_a_loss_is_the_weighted_sum_of_its_terms():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "there is no term ''"),
         ("cross:1", "there is no term 'cross:1'; give terms and weights, such as bce:3"),
@@ -213,16 +216,16 @@ def test_a_loss_is_the_weighted_sum_of_its_terms():
         ("focal(2):1", "only bce takes a weight of mask pixels"),
     ],
 )
-def test_a_loss_that_cannot_be_read_is_refused(text, said):
+def test_an_invalid_loss_is_refused(text, message):
     with pytest.raises(InputError) as refused:
         parse_loss(text, "--loss_stage2")
     assert str(refused.value).startswith(f"--loss_stage2 {text}")
-    assert said in str(refused.value)
-    with pytest.raises(InputError, match=re.escape(said)):
+    assert message in str(refused.value)
+    with pytest.raises(InputError, match=re.escape(message)):
         build_loss(text)
 
 
-def test_the_text_of_a_loss_is_its_terms_and_weights():
+def test_a_loss_is_parsed_into_terms_and_weights():
     assert parse_loss("bce(0.75):3, dice:0.5,lovasz") == [
         LossTerm("bce", 3.0, 0.75),
         LossTerm("dice", 0.5),
@@ -231,7 +234,7 @@ def test_the_text_of_a_loss_is_its_terms_and_weights():
 
 
 def test_presence_adds_its_own_cross_entropy():
-    """Of the first image, which has a mask, and the second, which has none."""
+    """For a first image with a mask and a second one without."""
     logits, _ = logits_and_mask()
     mask = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     mask[0, 0, 3, 3] = 1

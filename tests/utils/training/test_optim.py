@@ -12,7 +12,7 @@ from utils.config.stages import build_stages
 from utils.training.optim import Schedule, build_optimizer
 
 STEPS = 5
-"""Optimizer steps of an epoch."""
+"""Optimizer steps per epoch."""
 
 
 def half_cosine(start, end, part):
@@ -20,7 +20,7 @@ def half_cosine(start, end, part):
 
 
 def rates(epochs=8, **settings):
-    """Return the rate of every step of a stage."""
+    """Return the learning rate of every step of a stage."""
     config = Config(lr=0.5, epoch_stage1=epochs, epoch_stage1_freeze=0, **settings)
     stage = build_stages(config, 0.5)[0]
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -41,24 +41,24 @@ def by_epoch(values):
     return pytest.approx([value for value in values for _ in range(STEPS)], abs=1e-9)
 
 
-def test_cosine_falls_to_zero_over_the_epochs():
+def test_cosine_decays_to_zero_over_the_epochs():
     assert rates() == by_epoch([half_cosine(0.5, 0, e / 8) for e in range(8)])
 
 
-def test_restarts_fall_again_and_again():
+def test_restarts_decay_repeatedly():
     expected = [half_cosine(0.5, 0, e % 3 / 3) for e in range(8)]
     assert rates(schedule="restarts", restart_epochs=3) == by_epoch(expected)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "restarts"])
-def test_a_warmup_rises_in_equal_steps_and_the_schedule_follows_whole(schedule):
+def test_a_warmup_is_linear_and_precedes_the_complete_schedule(schedule):
     more = {"restart_epochs": 3} if schedule == "restarts" else {}
     span = 3 if schedule == "restarts" else 6
     expected = [0.5 / 3, 1 / 3] + [half_cosine(0.5, 0, e % span / span) for e in range(6)]
     assert rates(schedule=schedule, warmup_epochs=2, **more) == by_epoch(expected)
 
 
-def test_one_cycle_rises_and_falls_within_the_stage_step_by_step():
+def test_one_cycle_rises_and_decays_step_by_step():
     found = rates(schedule="one_cycle")
     total, peak = len(found), 0.3 * len(found) - 1
     for step, rate in enumerate(found):
@@ -79,12 +79,12 @@ def test_one_cycle_rises_and_falls_within_the_stage_step_by_step():
     ],
     ids=["cosine", "restarts", "warmup", "one_cycle"],
 )
-def test_a_schedule_goes_on_where_its_state_was_taken(settings, tmp_path):
-    """Through a file, by torch's safe loader."""
+def test_a_restored_schedule_continues_identically(settings, tmp_path):
+    """Through a file, with torch's safe loader."""
     config = Config(lr=0.5, epoch_stage1=6, epoch_stage1_freeze=0, **settings)
     stage = build_stages(config, 0.5)[0]
 
-    def begin():
+    def set_up() -> tuple[torch.optim.Optimizer, Schedule]:
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=stage.lr)
         return optimizer, Schedule(optimizer, config, stage, 12)
 
@@ -96,15 +96,15 @@ def test_a_schedule_goes_on_where_its_state_was_taken(settings, tmp_path):
                 yield schedule.lr
             schedule.end_epoch()
 
-    whole = list(run(*begin(), 6))
-    optimizer, schedule = begin()
+    uninterrupted = list(run(*set_up(), 6))
+    optimizer, schedule = set_up()
     first = list(run(optimizer, schedule, 3))
     torch.save((optimizer.state_dict(), schedule.state_dict()), tmp_path / "state")
     states = torch.load(tmp_path / "state", weights_only=True)
-    optimizer, schedule = begin()
+    optimizer, schedule = set_up()
     optimizer.load_state_dict(states[0])
     schedule.load_state_dict(states[1])
-    assert first + list(run(optimizer, schedule, 3)) == whole
+    assert first + list(run(optimizer, schedule, 3)) == uninterrupted
 
 
 def test_more_steps_than_planned_keep_the_last_rate():
