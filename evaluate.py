@@ -31,8 +31,10 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.folds import read_patients
+from datasets.formats import rle
+from datasets.formats.annotations import parse_size
 from datasets.formats.images import find_images_by_id, image_size
-from utils.console import open_parser
+from utils.console import argument_type, open_parser
 from utils.errors import InputError, command
 from utils.evaluation.image_level import (
     ImageLevelScores,
@@ -53,17 +55,21 @@ from utils.evaluation.worst_cases import write_worst_sheet
 from utils.files import write_json
 
 PICTURES = (".png", ".jpg", ".jpeg")
+FEW_MASKS = 5
+"""Fewer predicted masks say nothing about the size of their images."""
 
 
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
-    pairs = read_mask_pairs(options.submission, options.truth)
+    pairs = read_mask_pairs(options.submission, options.truth, options.rle_size)
     scores = read_scores(options.scores, pairs.ids) if options.scores else None
     groups = _groups(pairs.ids, options.patients)
     files = find_images_by_id(options.images, pairs.ids) if options.images else {}
     default = (options.height, options.width)
+    if not files:
+        _warn_of_another_size(pairs, default)
     counts = count_pixels(pairs, _sizes(pairs.ids, files, default))
     summary, image_level = score_submission(counts, groups), None
     if scores is not None:
@@ -86,7 +92,14 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python evaluate.py", __doc__)
     add = parser.add_argument
     add("--submission", type=Path, required=True, help="csv of predicted masks, one row per image")
-    add("--truth", type=Path, required=True, help="csv of true masks; may have more images")
+    add("--truth", type=Path, required=True, help="csv of true masks; may have other images, too")
+    add(
+        "--rle_size",
+        type=argument_type(parse_size),
+        metavar="HxW",
+        help="height and width of the images that TRUTH is for, such as 1024x1024; its masks are "
+        "resized to the images (default: the size of each image)",
+    )
     add(
         "--scores",
         type=Path,
@@ -143,6 +156,21 @@ def _sizes(
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     for name in tqdm(ids, "scoring", unit="image", disable=None):
         yield name, image_size(files[name]) if name in files else default
+
+
+def _warn_of_another_size(pairs: MaskPairs, size: tuple[int, int]) -> None:
+    """Warn of a submission for smaller images, whose runs fit but mean other pixels."""
+    height, width = size
+    ends = [rle.extent(row.rle) for row in pairs.predicted.values()]
+    masks, furthest = np.count_nonzero(ends), max(ends, default=0)
+    true = max((rle.extent(row.rle) for name in pairs.ids for row in pairs.true[name]), default=0)
+    if masks >= FEW_MASKS and furthest <= height * width // 4 < true:
+        print(
+            f"warning: all {masks:,} predicted masks end within the first quarter of "
+            f"{width}x{height} pixels, true ones do not. If {pairs.submission} is for smaller "
+            f"images, give their size and that of {pairs.truth}, for example --height 512 "
+            f"--width 512 --rle_size {height}x{width}"
+        )
 
 
 def _warn_of_other_areas(path: Path, predicted: np.ndarray, area: np.ndarray) -> None:

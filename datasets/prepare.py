@@ -40,10 +40,10 @@ from typing import NamedTuple
 import cv2
 from tqdm import tqdm
 
-from datasets.formats.annotations import read_annotations
-from datasets.formats.images import SUFFIXES, find_images, image_id
+from datasets.formats.annotations import check_extent, parse_size, read_annotations
+from datasets.formats.images import SUFFIXES, find_images, image_id_and_size
 from datasets.tools.convert import Job, Outcome, convert, remove
-from utils.console import open_parser
+from utils.console import argument_type, open_parser
 from utils.errors import InputError, command
 from utils.files import atomic_write
 from utils.parallel import usable_cores
@@ -83,7 +83,13 @@ def main(args: list[str] | None = None) -> int:
     options, started = _parse(args), time.perf_counter()
     try:
         report = prepare(
-            options.images, options.out, options.split, options.rle, options.num_workers
+            options.images,
+            options.out,
+            options.split,
+            options.rle,
+            options.num_workers,
+            options.rle_size,
+            options.any_modality == "true",
         )
         _print(report, options.out, options.split, time.perf_counter() - started)
     except KeyboardInterrupt:
@@ -99,7 +105,13 @@ def main(args: list[str] | None = None) -> int:
 
 
 def prepare(
-    images: Path, out: Path, split: str = "train", rle: Path | None = None, num_workers: int = 0
+    images: Path,
+    out: Path,
+    split: str = "train",
+    rle: Path | None = None,
+    num_workers: int = 0,
+    rle_size: tuple[int, int] | None = None,
+    any_modality: bool = False,
 ) -> Report:
     """Convert the images of one split and write their masks.
 
@@ -109,6 +121,8 @@ def prepare(
         split: a key of `SPLITS`.
         rle: csv of the masks; the split's own by default.
         num_workers: maximum number of processes; 0 works in this one.
+        rle_size: height and width that the csv is for, if not those of the images.
+        any_modality: accept DICOMs that are no X-rays.
 
     Raises:
         InputError: there are no images, the csv is unusable, or none of its rows matches an image.
@@ -119,19 +133,24 @@ def prepare(
     csv = rle or (out / names.rle if names.rle else None)
     rows = read_annotations(csv) if csv else {}
     with _processes(min(num_workers, len(paths) // IMAGES_PER_PROCESS)) as run:
-        files, refused = _identify(run, paths)
+        files, sizes, refused = _identify(run, paths)
         chosen = [name for name in files if csv is None or name in rows]
         if files and not chosen:
             raise InputError(
                 f"{csv}: has no row for any of the {len(files)} images in {images}; check --images "
                 "and --rle"
             )
+        for name in set(chosen) & sizes.keys() if rle_size is None else ():
+            check_extent(name, rows.get(name, []), sizes[name], csv)
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         unannotated = sorted(set(files) - set(chosen))
         for name in unannotated:
             remove(name, folders)
-        jobs = [Job(name, files[name], folders, rows.get(name, []), csv) for name in chosen]
+        jobs = [
+            Job(name, files[name], folders, rows.get(name, []), csv, any_modality, rle_size)
+            for name in chosen
+        ]
         outcomes = list(_progress(run(convert, jobs), len(jobs), "converting"))
     refused += [outcome.refused for outcome in outcomes if outcome.refused]
     return Report(outcomes, unannotated, refused, len(set(rows) - set(files)))
@@ -157,6 +176,19 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         type=Path,
         default=Path("datasets/SIIM_data"),
         help="folder to write to (default: datasets/SIIM_data)",
+    )
+    add(
+        "--rle_size",
+        type=argument_type(parse_size),
+        metavar="HxW",
+        help="height and width of the images that the csv is for, such as 1024x1024; masks are "
+        "resized to the images (default: the size of each image)",
+    )
+    add(
+        "--any_modality",
+        choices=("true", "false"),
+        default="false",
+        help="accept DICOMs whose modality is not an X-ray, such as CT (default: false)",
     )
     add(
         "--num_workers",
@@ -209,22 +241,27 @@ def _progress(results: Iterable, total: int, what: str) -> Iterable:
     return tqdm(results, total=total, desc=what, unit="image", disable=None)
 
 
-def _identify(run: Callable[..., Iterable], paths: list[Path]) -> tuple[dict, list[str]]:
-    files, refused = defaultdict(list), []
-    names = _progress(run(_id_or_refusal, paths), len(paths), "reading ids")
-    for path, (name, refusal) in zip(paths, names, strict=True):
+def _identify(
+    run: Callable[..., Iterable], paths: list[Path]
+) -> tuple[dict[str, list[Path]], dict[str, tuple[int, int]], list[str]]:
+    """Return the files and the size of every image id, and why other files are refused."""
+    files, sizes, refused = defaultdict(list), {}, []
+    found = _progress(run(_identify_one, paths), len(paths), "reading ids")
+    for path, (name, size, refusal) in zip(paths, found, strict=True):
         if refusal:
             refused.append(refusal)
-        else:
-            files[name].append(path)
-    return files, refused
+            continue
+        files[name].append(path)
+        if size is not None:
+            sizes[name] = size
+    return files, sizes, refused
 
 
-def _id_or_refusal(path: Path) -> tuple[str, str]:
+def _identify_one(path: Path) -> tuple[str, tuple[int, int] | None, str]:
     try:
-        return image_id(path), ""
+        return *image_id_and_size(path), ""
     except InputError as error:
-        return "", str(error)
+        return "", None, str(error)
 
 
 def _print(report: Report, out: Path, split: str, seconds: float) -> None:

@@ -33,3 +33,15 @@ def resize_image(grey: np.ndarray, size: int) -> np.ndarray:
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """Resize a [H,W] uint8 mask of 0 and 1 to [size,size] by nearest neighbour."""
     return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def fit_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a [H,W] uint8 mask of 0 and 1 to [height,width]: by area, then cut at half."""
+    if mask.shape == (height, width):
+        return mask
+    shrinks = height * width < mask.size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    soft = cv2.resize(
+        np.ascontiguousarray(mask) * np.float32(1), (width, height), None, 0, 0, method
+    )
+    return (soft > 0.5).astype(np.uint8)

@@ -292,7 +292,41 @@ def test_image_sizes_are_read_from_the_images(workspace):
     write_jpeg_dicom(workspace.images / "renamed.dcm", picture(5, 7), "b")
     assert "truth.csv row 3: " in workspace.run("--images", workspace.images, code=2)
     workspace.image("a", (3, 13))
-    assert "past the last of 39 pixels" in workspace.run("--images", workspace.images, code=2)
+    assert "13x3 = 39. The csv is for" in workspace.run("--images", workspace.images, code=2)
+
+
+def test_the_truth_of_another_size_is_resized_to_the_images(workspace):
+    """A perfect submission for halved images scores 1 against the csv of the originals."""
+    small = np.random.default_rng(5).integers(0, 2, SHAPE, np.uint8)
+    large = small.repeat(2, axis=0).repeat(2, axis=1)
+    workspace.pair([("a", encode(small))], [("a", encode(large))])
+    workspace.image("a", SHAPE)
+    size = f"{2 * SHAPE[0]}x{2 * SHAPE[1]}"
+    flags = ("--images", workspace.images)
+    assert "give that size, such as --rle_size" in workspace.run(*flags, code=2)
+    assert workspace.results(*flags, "--rle_size", size)["dice"]["mean"] == 1
+
+
+def test_a_submission_for_smaller_images_is_warned_of(workspace):
+    masks = np.zeros((6, *SHAPE), np.uint8)
+    masks[np.arange(6), :, np.arange(6) * 2] = 1
+    small = [(f"i{i}", encode(mask)) for i, mask in enumerate(masks)]
+    large = [(f"i{i}", encode(np.kron(mask, np.ones((2, 2))))) for i, mask in enumerate(masks)]
+    workspace.size = (2 * SHAPE[0], 2 * SHAPE[1])
+    workspace.pair(small, large)
+    warning = "warning: all 6 predicted masks end within the first quarter of 24x18 pixels"
+    assert warning in workspace.run()
+    for i in range(6):
+        workspace.image(f"i{i}", workspace.size)
+    assert "warning" not in workspace.run("--images", workspace.images)
+    workspace.pair(large, large)
+    assert "warning" not in workspace.run()
+    workspace.pair(small[:4], large)
+    assert "warning" not in workspace.run()
+    workspace.size = SHAPE
+    workspace.pair(small, large)
+    size = f"{2 * SHAPE[0]}x{2 * SHAPE[1]}"
+    assert workspace.results("--rle_size", size)["dice"]["mean"] == 1
 
 
 def test_a_folder_without_the_images_or_with_one_twice_is_refused(workspace):

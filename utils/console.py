@@ -2,9 +2,12 @@
 
 import argparse
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 from tqdm import tqdm
 
+T = TypeVar("T")
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
@@ -27,3 +30,15 @@ def open_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def argument_type(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Turn a function that raises ValueError into an argparse type that shows its message."""
+
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return convert

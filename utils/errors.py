@@ -79,7 +79,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return 2
         except InputError as error:
             # In a DataLoader worker, torch prepends the worker's traceback to the message.
-            message = str(error).rsplit(f"{InputError.__name__}: ", 1)[-1].strip()
+            message = str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].strip()
             print(f"error: {message}", file=sys.stderr)
             return 2
 

@@ -14,6 +14,8 @@ PIXELS = 2**26
 """Pixels of an image according to its header: 8192x8192, four times the largest X-ray detectors."""
 IMAGE_BYTES = 2**28
 """A DICOM, JPEG or PNG file: twice `PIXELS` at 16 bits, uncompressed."""
+JPEG_SCANS = 100
+"""Scans of a progressive JPEG. Encoders write about ten."""
 TABLE_BYTES = 2**28
 """A csv file. Kaggle's largest is below 6 MB."""
 TABLE_FIELDS = 2**22

@@ -166,10 +166,11 @@ def _histograms() -> dict[str, Any]:
 
 def _npz_seeds() -> list[bytes]:
     files, arrays = (io.BytesIO(), io.BytesIO(), io.BytesIO()), _histograms()
-    np.savez_compressed(files[0], **arrays)
-    np.savez(files[1], **arrays)
+    np.savez_compressed(files[0], arrays=np.array(list(arrays)), **arrays)
+    np.savez(files[1], **arrays)  # as older versions wrote it, without a list of its arrays
     optional = ("gate", "presence", "components")
-    np.savez(files[2], **{n: array for n, array in arrays.items() if n not in optional})
+    required = {n: array for n, array in arrays.items() if n not in optional}
+    np.savez(files[2], arrays=np.array(list(required)), **required)
     return [file.getvalue() for file in files]
 
 

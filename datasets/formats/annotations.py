@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.formats import rle
+from datasets.preprocessing import fit_mask
 from utils.csv_files import open_csv
 from utils.errors import InputError
-from utils.limits import ROWS_PER_IMAGE
+from utils.limits import PIXELS, ROWS_PER_IMAGE
 
 RLE_COLUMNS = ("ImageId", "EncodedPixels")
 RUN_LENGTHS = re.compile(r"\s*(-1|\d+(\s+\d+)*)\s*")
@@ -47,7 +48,13 @@ def read_annotations(path: str | Path) -> dict[str, list[RleRow]]:
         raise InputError(f"{path}: is not a csv file in UTF-8 ({error})") from error
 
 
-def annotated_mask(rows: Sequence[RleRow], height: int, width: int, source: object) -> np.ndarray:
+def annotated_mask(
+    rows: Sequence[RleRow],
+    height: int,
+    width: int,
+    source: object,
+    rle_size: tuple[int, int] | None = None,
+) -> np.ndarray:
     """Merge all rows of one image: the mask is the union of their runs.
 
     Repeated rows of `-1` are redundant. `-1` and run lengths for the same image are a contradiction
@@ -58,6 +65,8 @@ def annotated_mask(rows: Sequence[RleRow], height: int, width: int, source: obje
         height: rows of the image in pixels.
         width: columns of the image in pixels.
         source: the csv file, for errors.
+        rle_size: height and width of the images that the csv was made for, if it is for another
+            size; the mask is then resized.
 
     Returns:
         [H,W] uint8 mask of 0 and 1.
@@ -72,8 +81,47 @@ def annotated_mask(rows: Sequence[RleRow], height: int, width: int, source: obje
             f"{source} row {empty[0]}: is {rle.EMPTY} (no mask), but row {other} has a mask for "
             "the same image; remove one of them"
         )
-    masks = (_decode(row, height, width, source) for row in rows)
-    return functools.reduce(np.bitwise_or, masks)
+    masks = (_decode(row, *(rle_size or (height, width)), source) for row in rows)
+    return fit_mask(functools.reduce(np.bitwise_or, masks), height, width)
+
+
+def check_extent(name: str, rows: Sequence[RleRow], size: tuple[int, int], source: object) -> None:
+    """Refuse a csv with a run beyond the end of its image: it is for images of another size.
+
+    Decoded at the wrong size, most of its masks would be scrambled without an error.
+
+    Args:
+        name: image id.
+        rows: all rows of the image.
+        size: height and width of the image in pixels.
+        source: the csv file, for errors.
+
+    Raises:
+        InputError: a run reaches beyond the image.
+    """
+    height, width = size
+    for row in rows:
+        if rle.extent(row.rle) > height * width:
+            raise InputError(
+                f"{source} row {row.number}: its runs reach pixel {rle.extent(row.rle):,}, but "
+                f"image {name} has {width}x{height} = {height * width:,}. The csv is for images of "
+                "another size: give that size, such as --rle_size 1024x1024 for Kaggle's csv, and "
+                "its masks are resized to the images"
+            )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Parse HxW, such as 1024x1024, into height and width.
+
+    Raises:
+        ValueError: it is not two positive integers.
+    """
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise ValueError(f"{text!r} is not HxW, such as 1024x1024")
+    if int(height) * int(width) > PIXELS:
+        raise ValueError(f"{text!r}: the limit is {PIXELS:,} pixels")
+    return int(height), int(width)
 
 
 def _decode(row: RleRow, height: int, width: int, source: object) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Reading DICOM files: the id, the unchanged JPEG frame, or the pixels as 8-bit grey."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,26 @@ from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+)
 
+from datasets.formats.headers import jpeg2000_size
+from datasets.formats.pixels import decode_image
 from utils.errors import InputError
 from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 
 # Kaggle's stage-2 ids (ID_0011fe81e) are not valid UIDs; pydicom would warn about every one.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+# Its warnings do not name the file, and what cannot be read is refused with the name.
+warnings.filterwarnings("ignore", module="pydicom")
 
+X_RAYS = ("CR", "DX", "RG", "RF", "XA")
+"""Modalities that can be a chest X-ray; Kaggle's DICOMs say CR."""
 _HEADERS = 2**16
 """Bytes that a compressed frame may have in addition to its pixels."""
 
@@ -43,15 +56,16 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
         raise InputError(f"{path}: is not a readable DICOM ({_one_line(error)})") from error
 
 
-def instance_uid(path: Path) -> str:
-    """Read the SOPInstanceUID of a DICOM file; several values are joined as DICOM writes them.
+def instance_uid(dataset: pydicom.Dataset, path: Path) -> str:
+    """Return the SOPInstanceUID; several values are joined as DICOM writes them.
 
     Raises:
-        InputError: the file or its id cannot be read.
+        InputError: it is missing or cannot be read.
     """
-    dataset = read_dicom(path, pixels=False)
     with _readable_errors(dataset, path):
-        uid = dataset.get("SOPInstanceUID", "")
+        uid = dataset.get("SOPInstanceUID")
+        if not uid:
+            raise InputError(f"{path}: has no SOPInstanceUID, the id of a DICOM image")
         return uid if isinstance(uid, str) else "\\".join(uid)
 
 
@@ -69,7 +83,7 @@ def dicom_size(dataset: pydicom.Dataset, path: Path) -> tuple[int, int]:
         return height, width
 
 
-def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
+def jpeg_frame(dataset: pydicom.Dataset, path: Path, any_modality: bool = False) -> bytes | None:
     """Return the frame as a JPEG file, if that file looks the same as the DICOM.
 
     It does for JPEG Baseline, 8 bit, MONOCHROME2, without window, lookup table or inversion.
@@ -77,6 +91,7 @@ def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
     Args:
         dataset: a DICOM with its pixel data.
         path: the file it came from, for errors.
+        any_modality: accept other modalities than X-rays.
 
     Returns:
         The frame's bytes, or None if `grey_pixels` is needed.
@@ -85,7 +100,7 @@ def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
         InputError: the file has no usable frame.
     """
     with _readable_errors(dataset, path):
-        _refuse_unusable(dataset, path)
+        _refuse_unusable(dataset, path, any_modality)
         if not _looks_like_its_jpeg(dataset):
             return None
         frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
@@ -95,7 +110,7 @@ def jpeg_frame(dataset: pydicom.Dataset, path: Path) -> bytes | None:
         return frame if plain else None
 
 
-def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
+def grey_pixels(dataset: pydicom.Dataset, path: Path, any_modality: bool = False) -> np.ndarray:
     """Decode to 8-bit grey, with dense tissue bright.
 
     Applies the modality rescale and the VOI lookup table or first window, then maps the range of
@@ -109,7 +124,8 @@ def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
         InputError: the file has no usable frame, or no decoder supports its transfer syntax.
     """
     with _readable_errors(dataset, path):
-        _refuse_unusable(dataset, path)
+        _refuse_unusable(dataset, path, any_modality)
+        _check_frame(dataset, path)
         values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
         dark, bright = _value_range(dataset)
         if not np.isfinite(values).all() or not np.isfinite(bright - dark) or bright == dark:
@@ -120,19 +136,54 @@ def grey_pixels(dataset: pydicom.Dataset, path: Path) -> np.ndarray:
         return np.rint(grey * 255).astype(np.uint8)
 
 
-def _refuse_unusable(dataset: pydicom.Dataset, path: Path) -> None:
+def _refuse_unusable(dataset: pydicom.Dataset, path: Path, any_modality: bool) -> None:
+    modality = str(dataset.get("Modality") or "")
+    if modality and modality not in X_RAYS and not any_modality:
+        raise InputError(
+            f"{path}: its modality is {modality}, which is no chest X-ray ({', '.join(X_RAYS)}). "
+            "Remove it, or use it all the same with --any_modality true"
+        )
     if "PixelData" not in dataset:
-        raise InputError(f"{path}: has no pixel data; the file may be truncated")
+        raise InputError(f"{path}: has no pixel data; it is no image, or truncated")
     kind = dataset.get("PhotometricInterpretation", "of unknown colours")
     if kind not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
         raise InputError(f"{path}: is {kind}; only MONOCHROME1 and MONOCHROME2 are supported")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise InputError(f"{path}: has {frames} frames; only single images are supported")
+    stored, high_bit = dataset.BitsStored, dataset.get("HighBit")
+    if high_bit not in (None, stored - 1):
+        raise InputError(
+            f"{path}: its {stored} bits end at bit {high_bit}; only values in the lowest bits are "
+            "supported"
+        )
     height, width = dicom_size(dataset, path)
     # No encoding needs twice the bytes of its pixels, and RLE data could expand without limit.
     if len(dataset.PixelData) > 2 * height * width * dataset.BitsAllocated // 8 + _HEADERS:
         raise InputError(f"{path}: has more pixel data than {width}x{height} pixels can need")
+
+
+def _check_frame(dataset: pydicom.Dataset, path: Path) -> None:
+    """Refuse JPEG data that is damaged, or of another size than the header says, before decoding.
+
+    pydicom's decoders return damaged 8-bit JPEG data as success. Damage in JPEG 2000 data, which
+    has no strict decoder, is not noticed unless its header is hit.
+    """
+    syntax, expected = dataset.file_meta.get("TransferSyntaxUID"), dicom_size(dataset, path)
+    if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit) and dataset.BitsAllocated == 8:
+        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        found, bits = decode_image(frame, path).shape[:2], dataset.BitsStored
+        if bits != 8:
+            raise InputError(f"{path}: its header says {bits} bits, its JPEG data has 8")
+    elif syntax in JPEG2000TransferSyntaxes:
+        found = jpeg2000_size(get_frame(dataset.PixelData, 0, number_of_frames=1), path)
+    else:
+        return
+    if found != expected:
+        raise InputError(
+            f"{path}: its header says {expected[1]}x{expected[0]} pixels, its data has "
+            f"{found[1]}x{found[0]}"
+        )
 
 
 def _read_within_limits(path: Path) -> bytes:
@@ -155,7 +206,7 @@ def _looks_like_its_jpeg(dataset: pydicom.Dataset) -> bool:
     return (
         dataset.file_meta.get("TransferSyntaxUID") == JPEGBaseline8Bit
         and dataset.PhotometricInterpretation == "MONOCHROME2"
-        # Without a window the full range is displayed, so that a rescale changes nothing.
+        # Without a window the full range is displayed, so that a positive slope changes nothing.
         and (dataset.get("RescaleSlope") or 1) > 0
         and dataset.get("WindowCenter") is None
         and not dataset.get("ModalityLUTSequence")
@@ -184,6 +235,11 @@ def _readable_errors(dataset: pydicom.Dataset, path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # decoder plugins and malformed tags raise errors of any type
+        if "missing dependencies" in str(error):
+            raise InputError(
+                f"{path}: its transfer syntax ({_syntax(dataset)}) needs a decoder that is not "
+                "installed; convert it, for example with gdcmconv --raw"
+            ) from error
         reason = f"transfer syntax {_syntax(dataset)}): {_one_line(error)}"
         raise InputError(f"{path}: cannot be decoded ({reason}") from error
 

@@ -1,6 +1,8 @@
 """Reading the headers of JPEG and PNG files without decoding them."""
 
 import io
+import struct
+import warnings
 from pathlib import Path
 
 from PIL import Image
@@ -8,8 +10,12 @@ from PIL import Image
 from utils.errors import InputError
 from utils.limits import check_pixels
 
+# Its warnings do not name the file, and what cannot be read is refused with the name.
+warnings.filterwarnings("ignore", module="PIL")
+
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+_JPEG2000_START = b"\xff\x4f\xff\x51"
 PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 
 
@@ -39,6 +45,52 @@ def is_complete(data: bytes) -> bool:
         # An embedded thumbnail has an end marker too, but comes before the last scan.
         return data.rfind(JPEG_END) > data.rfind(JPEG_SCAN) > 0
     return data.startswith(PNG_START) and _ends_as_png(data)
+
+
+def palette_indices_differ(path: Path) -> bool:
+    """Return whether a file is a palette PNG with more than one number of a colour.
+
+    The file has to be one that was decoded before.
+    """
+    if path.suffix.lower() == ".dcm":
+        return False
+    with Image.open(path) as image:
+        if image.mode != "P":
+            return False
+        low, high = image.getextrema()
+        return low != high
+
+
+def count_jpeg_scans(data: bytes) -> int:
+    """Count the scans of a JPEG: one, some tens if it is progressive, thousands in an attack.
+
+    Each scan costs a pass over the whole image. A marker within metadata is counted too.
+    """
+    return data.count(JPEG_SCAN)
+
+
+def jpeg2000_size(data: bytes, path: Path) -> tuple[int, int]:
+    """Read height and width of JPEG 2000 data, bare or in boxes (ISO/IEC 15444-1, A.5.1 and I.4).
+
+    Raises:
+        InputError: it has none.
+    """
+    start = 0 if data.startswith(_JPEG2000_START) else _find_codestream(data)
+    if not data.startswith(_JPEG2000_START, start) or len(data) < start + 24:
+        raise InputError(f"{path}: its JPEG 2000 data is damaged; get the file anew")
+    right, bottom, left, top = struct.unpack(">IIII", data[start + 8 : start + 24])
+    return bottom - top, right - left
+
+
+def _find_codestream(data: bytes) -> int:
+    # Box by box, because another box could contain the start of a smaller codestream.
+    start = 0
+    while start + 16 <= len(data):
+        length, kind, long_length = struct.unpack(">I4sQ", data[start : start + 16])
+        if kind == b"jp2c":
+            return start + (16 if length == 1 else 8)
+        start += max(long_length if length == 1 else length, 8)
+    return start
 
 
 def _ends_as_png(data: bytes) -> bool:

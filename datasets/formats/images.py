@@ -4,12 +4,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from datasets.formats.dicom import dicom_size, grey_pixels, instance_uid, jpeg_frame, read_dicom
-from datasets.formats.headers import image_header, is_complete
+from datasets.formats.headers import image_header
+from datasets.formats.pixels import decode_image, luminance
 from utils.errors import InputError
 from utils.limits import IMAGE_BYTES, read_bytes
 
@@ -67,86 +67,83 @@ def image_id(path: str | Path) -> str:
     path = Path(path)
     name = path.stem
     if path.suffix.lower() == ".dcm":
-        name = instance_uid(path)
-    usable = name.isprintable() and not set(name) & set("/\\") and name == name.strip()
-    if not name or name[0] == "." or not usable or len(name.encode()) > MAX_ID_BYTES:
-        raise InputError(f"{path}: its image id {name[:MAX_ID_BYTES]!r} is not a plain file name")
+        name = instance_uid(read_dicom(path, pixels=False), path)
+    _check_id(name, path)
     return name
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def _check_id(name: str, path: Path) -> None:
+    usable = name.isprintable() and not set(name) & set("/\\") and name == name.strip()
+    if not name or name[0] == "." or not usable or len(name.encode()) > MAX_ID_BYTES:
+        raise InputError(f"{path}: its image id {name[:MAX_ID_BYTES]!r} is not a plain file name")
+
+
+def read_image(path: str | Path, any_modality: bool = False) -> np.ndarray:
     """Read a .dcm, .jpg or .png as 8-bit grey.
 
     Colour becomes luminance, 16-bit PNG keeps its upper 8 bits (value // 256), transparency and
     EXIF orientation are ignored.
 
+    Args:
+        path: the file.
+        any_modality: accept a DICOM that is no X-ray.
+
     Returns:
         [H,W] uint8.
 
     Raises:
-        InputError: the file is missing, truncated or cannot be decoded.
+        InputError: the file is missing, truncated, damaged or no X-ray.
+    """
+    grey = luminance(read_values(path, any_modality))
+    return (grey >> 8).astype(np.uint8) if grey.dtype == np.uint16 else grey
+
+
+def read_values(path: str | Path, any_modality: bool = False) -> np.ndarray:
+    """Read the values that a .jpg or .png stores, or a .dcm as 8-bit grey.
+
+    Returns:
+        [H,W] grey or [H,W,3 or 4] BGR(A), uint8 or uint16, see `pixels.decode_image`.
+
+    Raises:
+        InputError: see `read_image`.
     """
     path = Path(path)
     if path.suffix.lower() != ".dcm":
-        return _decode(read_file(path), path)
+        return decode_image(read_file(path), path)
     dataset = read_dicom(path)
-    frame = jpeg_frame(dataset, path)
-    return grey_pixels(dataset, path) if frame is None else _decode(frame, path)
+    frame = jpeg_frame(dataset, path, any_modality)
+    if frame is None:
+        return grey_pixels(dataset, path, any_modality)
+    return decode_image(frame, path)
 
 
-def copyable_bytes(path: str | Path) -> bytes | None:
-    """Return the image as an 8-bit grey JPEG or PNG file, if that takes no conversion.
+def copyable_bytes(path: str | Path, any_modality: bool = False) -> bytes | None:
+    """Return the image as an 8-bit grey JPEG or PNG file, if it needs no conversion.
+
+    The file is decoded once, so that damaged data is found before it is copied.
+
+    Args:
+        path: the file.
+        any_modality: accept a DICOM that is no X-ray.
 
     Returns:
         The bytes of an 8-bit grey JPEG or PNG, or of the JPEG inside a DICOM; None if the image
         must be decoded with `read_image`.
 
     Raises:
-        InputError: the file is missing, truncated or not an image.
+        InputError: the file is missing, truncated, damaged or not an image.
     """
     path = Path(path)
     if path.suffix.lower() == ".dcm":
-        data = jpeg_frame(read_dicom(path), path)
+        data = jpeg_frame(read_dicom(path), path, any_modality)
     else:
         data = read_file(path)
         if image_header(data, path)[0] != "L":
             data = None
     if data is None:
         return None
-    if not is_complete(data):
-        raise InputError(f"{path}: is truncated or animated")
+    decode_image(data, path)
     return data
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask file: black is 0, the one other grey level is 1.
-
-    Returns:
-        [H,W] uint8 mask of 0 and 1.
-
-    Raises:
-        InputError: the file cannot be read or has more grey levels (a smoothed or lossy mask).
-    """
-    return binary_mask(read_image(path), path)
-
-
-def binary_mask(grey: np.ndarray, path: str | Path) -> np.ndarray:
-    """Convert the decoded pixels of a mask file to 0 and 1, as `read_mask` does.
-
-    Args:
-        grey: [H,W] uint8.
-        path: the file, for errors.
-
-    Returns:
-        [H,W] uint8 mask of 0 and 1.
-
-    Raises:
-        InputError: there are more grey levels than black and one other.
-    """
-    mask = grey != 0
-    if (grey[mask] != grey.max()).any():
-        raise InputError(f"{path}: is not a mask; it has more grey levels than black and one other")
-    return mask.astype(np.uint8)
 
 
 def _is_image_name(name: str) -> bool:
@@ -171,18 +168,22 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _decode(data: bytes, path: Path) -> np.ndarray:
-    if not is_complete(data):
-        raise InputError(f"{path}: is truncated, animated, or neither a JPEG nor a PNG")
-    image_header(data, path)
-    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+def image_id_and_size(path: Path) -> tuple[str, tuple[int, int] | None]:
+    """Return id, and height and width in pixels, of an image, without decoding it.
+
+    Returns:
+        The id and the size; None for a size that cannot be read, which decoding will report.
+
+    Raises:
+        InputError: see `image_id`.
+    """
+    dataset = read_dicom(path, pixels=False) if path.suffix.lower() == ".dcm" else None
+    name = path.stem if dataset is None else instance_uid(dataset, path)
+    _check_id(name, path)
     try:
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise InputError(f"{path}: cannot be decoded ({error.err})") from error
-    if grey is None:
-        raise InputError(f"{path}: cannot be decoded")
-    return grey
+        return name, image_size(path) if dataset is None else dicom_size(dataset, path)
+    except InputError:
+        return name, None
 
 
 def image_size(path: Path) -> tuple[int, int]:

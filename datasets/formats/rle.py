@@ -59,6 +59,15 @@ def decode(rle: str, height: int = 1024, width: int = 1024) -> np.ndarray:
     return mask.reshape(width, height).T
 
 
+def extent(rle: str) -> int:
+    """Return how many pixels an image needs for its runs to fit; 0 for an empty mask.
+
+    Text that cannot be decoded at all has no extent: 0.
+    """
+    words = rle.split()
+    return sum(map(int, words)) if all(word.isdecimal() for word in words) else 0
+
+
 def _runs(rle: str, pixels: int) -> tuple[list[int], list[int]]:
     try:
         numbers = np.array([int(word) for word in rle.split()], dtype=np.int64)

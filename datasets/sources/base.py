@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from datasets.formats.masks import MaskError
 from utils.errors import InputError, raise_problems
 from utils.parallel import Item, Result, map_in_order
 
@@ -15,6 +16,8 @@ FIX_HINT = (
     "python -m datasets.check lists them all"
 )
 """What to do about unusable files."""
+MASK_HINT = "Fix them, or prepare the images again; python -m datasets.check lists them all"
+"""What to do when masks are among them: excluding a kind of mask would leave out positives only."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,14 @@ def read_all(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
     Raises:
         InputError: `work` raised it for some items; the message lists them.
     """
-    problems = []
+    problems: list[InputError] = []
     for result in map_in_order(lambda item: _attempt(work, item), items):
         if isinstance(result, InputError):
-            problems.append(str(result))
+            problems.append(result)
         elif not problems:
             yield result
-    raise_problems(problems, FIX_HINT)
+    hint = MASK_HINT if any(isinstance(problem, MaskError) for problem in problems) else FIX_HINT
+    raise_problems([str(problem) for problem in problems], hint)
 
 
 def _attempt(work: Callable[[Item], Result], item: Item) -> Result | InputError:

@@ -16,13 +16,25 @@ from utils.files import atomic_write
 
 
 class Job(NamedTuple):
-    """One image: its files (several if copied), output folders for image and mask, rows, csv."""
+    """One image to convert.
+
+    Attributes:
+        image_id: its id.
+        paths: its files, several if it was copied.
+        folders: to write image and mask to.
+        rows: of its mask in the csv.
+        csv: the csv.
+        any_modality: accept a DICOM that is no X-ray.
+        rle_size: height and width that the csv is for, if not those of the image.
+    """
 
     image_id: str
     paths: list[Path]
     folders: list[Path]
     rows: Sequence[RleRow] = ()
     csv: Path | None = None
+    any_modality: bool = False
+    rle_size: tuple[int, int] | None = None
 
 
 class Outcome(NamedTuple):
@@ -57,14 +69,14 @@ def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
 
 def _convert(job: Job) -> Outcome:
     images, *masks = job.folders
-    path = _check_copies(job.paths)
-    data = copyable_bytes(path)
+    path = _check_copies(job.paths, job.any_modality)
+    data = copyable_bytes(path, job.any_modality)
     suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"
     target = images / f"{job.image_id}{suffix}"
     content = target.read_bytes() if target.is_file() else b""
     kept = is_complete(content) if data is None else content == data
     if not kept:
-        content = _png(read_image(path)) if data is None else data
+        content = _png(read_image(path, job.any_modality)) if data is None else data
     # The mask first, so that an image never exists without one.
     positive = bool(masks) and _write_mask(job, masks[0], image_header(content, target)[1])
     remove(job.image_id, [images], keep=target)
@@ -73,10 +85,10 @@ def _convert(job: Job) -> Outcome:
     return Outcome(not kept, positive, len(job.paths) - 1)
 
 
-def _check_copies(paths: list[Path]) -> Path:
+def _check_copies(paths: list[Path], any_modality: bool) -> Path:
     first, *others = paths
     for other in others:
-        if not np.array_equal(read_image(first), read_image(other)):
+        if not np.array_equal(read_image(first, any_modality), read_image(other, any_modality)):
             raise InputError(
                 f"{first} and {other} have the same id but different pixels; remove one"
             )
@@ -84,7 +96,7 @@ def _check_copies(paths: list[Path]) -> Path:
 
 
 def _write_mask(job: Job, folder: Path, shape: tuple[int, int]) -> bool:
-    mask = annotated_mask(job.rows, *shape, job.csv)
+    mask = annotated_mask(job.rows, *shape, job.csv, job.rle_size)
     positive = bool(mask.any())
     # The mask is decoded in column order; OpenCV transposes it ten times as fast as numpy.
     data = _png(cv2.transpose(mask.T) * 255) if positive else _empty_mask(*shape)

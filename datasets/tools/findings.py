@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets.formats.images import binary_mask, read_image
+from datasets.formats.images import read_image, read_values
+from datasets.formats.masks import binary_mask
+from datasets.formats.pixels import luminance
 from datasets.sources.base import Sample, check_same_size
 from utils.errors import InputError
 from utils.parallel import Result, map_in_order
@@ -97,15 +99,15 @@ def _duplicates(group: list[ImageRecord], fold_of: dict[str, int] | None) -> Dup
 def _inspect(sample: Sample) -> tuple[ImageRecord | None, list[str]]:
     problems: list[str] = []
     grey = _attempt(problems, read_image, sample.image)
-    levels = _attempt(problems, read_image, sample.mask)
+    levels = _attempt(problems, read_values, sample.mask)
     if grey is None or levels is None:
         return None, problems
     mask = _attempt(problems, binary_mask, levels, sample.mask)
-    _attempt(problems, check_same_size, sample, grey.shape, levels.shape)
+    _attempt(problems, check_same_size, sample, grey.shape, levels.shape[:2])
     if mask is None or problems:
         return None, problems
     size = grey.shape[0], grey.shape[1]
-    area, level = int(np.count_nonzero(mask)), int(levels.max())
+    area, level = int(np.count_nonzero(mask)), int(luminance(levels).max())
     return ImageRecord(sample.id, size, area, level, _digest(grey), _digest(mask)), []
 
 

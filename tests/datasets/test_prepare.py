@@ -10,7 +10,7 @@ import pytest
 from pydicom.uid import JPEGLosslessSV1
 
 from datasets.formats.images import find_images, image_id, read_image
-from datasets.formats.rle import decode
+from datasets.formats.rle import decode, encode
 from datasets.prepare import main
 from datasets.tools import convert
 from tests.helpers.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
@@ -211,7 +211,6 @@ def same_id(workspace):
     return r"1\.3\.png and .*one\.dcm have the same id but different pixels"
 
 
-@pytest.mark.filterwarnings("ignore:End of file reached")
 @pytest.mark.parametrize(
     "damage", [broken_dicom, no_dicom, other_syntax, bad_id, truncated_png, same_id]
 )
@@ -226,8 +225,8 @@ def test_unusable_files_are_reported_and_the_others_converted(two, damage):
 
 @pytest.mark.parametrize(
     ("rows", "number"),
-    [(["1 2 3"], 4), (["-5 1"], 4), (["3072 1"], 4), (["0 1", "nonsense"], 5), (["-1", "0 1"], 4)],
-    ids=["odd", "negative", "past the end", "second row", "contradiction"],
+    [(["1 2 3"], 4), (["-5 1"], 4), (["0 1", "nonsense"], 5), (["-1", "0 1"], 4)],
+    ids=["odd", "negative", "second row", "contradiction"],
 )
 def test_a_bad_row_is_reported_and_earlier_files_of_its_image_removed(two, rows, number):
     two.dicom("1.3", seed=3)
@@ -239,6 +238,36 @@ def test_a_bad_row_is_reported_and_earlier_files_of_its_image_removed(two, rows,
     assert f"rle.csv row {number}: " in text
     assert "(image 1.3)" in text
     assert two.files() == TWO
+
+
+@pytest.mark.parametrize("rows", [["3071 2"], ["5 10", "3072 1"], ["3000 1 70 2"]])
+def test_a_run_past_its_image_refuses_the_csv_before_anything_is_written(two, rows):
+    two.dicom("1.3", seed=3)
+    two.annotate(("1.1", "5 10"), ("1.2", "-1"), *(("1.3", row) for row in rows))
+    text = two.run(code=2)
+    assert re.search(rf"rle\.csv row {3 + len(rows)}: its runs reach pixel 3,07\d, but", text)
+    assert "image 1.3 has 64x48 = 3,072" in text
+    assert "--rle_size 1024x1024" in text
+    assert two.files() == []
+
+
+def test_run_lengths_of_another_size_are_resized_to_the_images(workspace):
+    # A 2x2 block of the csv's pixels for each pixel of the image: resizing must give it exactly.
+    small = np.random.default_rng(3).integers(0, 2, (48, 64), np.uint8)
+    large = small.repeat(2, axis=0).repeat(2, axis=1)
+    workspace.dicom("half")
+    workspace.png("full.png", picture(96, 128))
+    workspace.annotate(("half", encode(large)), ("full", encode(large)))
+    workspace.run("--rle_size", "96x128")
+    assert np.array_equal(workspace.mask("half"), small * 255)
+    assert np.array_equal(workspace.mask("full"), large * 255)
+
+
+@pytest.mark.parametrize("size", ["1024", "0x5", "axb", "1024x-1", "9000x9000"])
+def test_a_size_that_is_none_is_refused(two, capsys, size):
+    with pytest.raises(SystemExit):
+        two.run("--rle_size", size)
+    assert "argument --rle_size: " in capsys.readouterr().err
 
 
 def test_many_refused_files_are_listed_in_a_file_until_they_are_fixed(two):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from datasets.formats.masks import MaskError
 from utils.errors import InputError, ReportedByRankZero, command
 
 
@@ -25,9 +26,10 @@ def test_an_input_error_is_one_message_and_code_two(capsys):
     assert printed.out == ""
 
 
-def test_the_traceback_of_a_worker_is_left_out(capsys):
-    traceback = "Caught InputError in DataLoader worker process 0.\nOriginal Traceback ...\n"
-    main(InputError(f"{traceback}utils.errors.InputError: the image is cut short\n"))
+@pytest.mark.parametrize("kind", [InputError, MaskError])
+def test_the_traceback_of_a_worker_is_left_out(capsys, kind):
+    traceback = f"Caught {kind.__name__} in DataLoader worker process 0.\nOriginal Traceback ...\n"
+    main(kind(f"{traceback}{kind.__module__}.{kind.__name__}: the image is cut short\n"))
     assert capsys.readouterr().err == "error: the image is cut short\n"
 
 

@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from datasets.formats import images as images_module
+from datasets.formats import pixels as pixels_module
 from datasets.formats.annotations import read_annotations
 from datasets.formats.dicom import dicom_size, read_dicom
 from datasets.formats.images import copyable_bytes, image_id, read_image
@@ -64,7 +64,8 @@ def test_an_image_with_an_excessive_header_is_not_decoded(tmp_path, monkeypatch,
     def never(*_):
         raise AssertionError("it was decoded")
 
-    monkeypatch.setattr(images_module.cv2, "imdecode", never)
+    monkeypatch.setattr(pixels_module.cv2, "imdecode", never)
+    monkeypatch.setattr(pixels_module.simplejpeg, "decode_jpeg", never)
     (tmp_path / name).write_bytes(data)
     with pytest.raises(
         InputError, match=rf"{name}: (has too many pixels|its header says|is neither|.*truncated)"

@@ -74,6 +74,8 @@ class PredictOptions(RunOptions):
     """Folder for pictures of image, mask and probability, and a contact sheet. Default: none."""
     probabilities: Path | None = None
     """Folder for probability maps: 8-bit PNG at the original size. Default: none."""
+    any_modality: bool = False
+    """Accept DICOMs whose modality is not an X-ray, such as CT; otherwise they are refused."""
     skip_bad: bool = False
     """Skip images that cannot be read; false stops at them without writing anything."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.annotations import RleRow, annotated_mask, read_annotations
+from datasets.formats.annotations import RleRow, annotated_mask, check_extent, read_annotations
 from datasets.siim import MASK_SIZES
 from utils.errors import InputError
 from utils.evaluation.bootstrap import bootstrap_interval
@@ -37,6 +37,7 @@ class MaskPairs:
     truth: Path
     predicted: dict[str, RleRow]
     true: dict[str, list[RleRow]]
+    truth_size: tuple[int, int] | None = None
 
     @property
     def ids(self) -> list[str]:
@@ -61,7 +62,9 @@ class MaskPairs:
         Raises:
             InputError: a row cannot be decoded at this size; the message names file and row.
         """
-        truth = annotated_mask(self.true[name], *size, self.truth)
+        if self.truth_size is None:
+            check_extent(name, self.true[name], size, self.truth)
+        truth = annotated_mask(self.true[name], *size, self.truth, self.truth_size)
         return truth, annotated_mask([self.predicted[name]], *size, self.submission)
 
 
@@ -138,8 +141,15 @@ class Summary:
     predicted: int
 
 
-def read_mask_pairs(submission: Path, truth: Path) -> MaskPairs:
+def read_mask_pairs(
+    submission: Path, truth: Path, truth_size: tuple[int, int] | None = None
+) -> MaskPairs:
     """Read a submission and the truth of its images.
+
+    Args:
+        submission: csv of the predicted masks.
+        truth: csv of the true masks.
+        truth_size: height and width that the true masks are for, if not those of the images.
 
     Raises:
         InputError: a file is missing or is not a csv of masks, or the submission repeats an image
@@ -158,7 +168,8 @@ def read_mask_pairs(submission: Path, truth: Path) -> MaskPairs:
             f"{submission} row {rows[unknown[0]][0].number}: {unknown[0]} is not in {truth}; "
             f"{len(unknown)} of the {len(rows)} images are missing there"
         )
-    return MaskPairs(submission, truth, {name: row[0] for name, row in rows.items()}, true)
+    predicted = {name: row[0] for name, row in rows.items()}
+    return MaskPairs(submission, truth, predicted, true, truth_size)
 
 
 def count_pixels(pairs: MaskPairs, sizes: Iterable[tuple[str, tuple[int, int]]]) -> PixelCounts:

@@ -36,7 +36,11 @@ def write_worst_sheet(
     worst, tiles = counts.worst(COUNT), []
     for i in tqdm(worst, "drawing", unit="image", disable=None):
         name = str(counts.ids[i])
-        image = read_image(files[name]) if name in files else np.zeros(size, np.uint8)
+        image = (
+            read_image(files[name], any_modality=True)
+            if name in files
+            else np.zeros(size, np.uint8)
+        )
         truth, predicted = pairs.masks(name, (image.shape[0], image.shape[1]))
         caption = (
             name,

@@ -52,12 +52,20 @@ class ImageFiles(Dataset):
         images: the files.
         views: the ways to preprocess them.
         keep_original: return the image at its original size as well.
+        any_modality: accept a DICOM that is no X-ray.
     """
 
-    def __init__(self, images: list[InputImage], views: Sequence[View], keep_original: bool):
+    def __init__(
+        self,
+        images: list[InputImage],
+        views: Sequence[View],
+        keep_original: bool,
+        any_modality: bool = False,
+    ):
         self.images = images
         self.views = views
         self.keep_original = keep_original
+        self.any_modality = any_modality
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,7 +74,7 @@ class ImageFiles(Dataset):
         """Return the preprocessed image, or what is wrong with its file."""
         image = self.images[index]
         try:
-            grey = read_image(image.path)
+            grey = read_image(image.path, self.any_modality)
         except InputError as error:
             return Problem(image.id, str(error))
         views = [torch.from_numpy(preprocess(grey, *view))[None] for view in self.views]

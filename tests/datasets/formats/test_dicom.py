@@ -1,3 +1,4 @@
+import struct
 import warnings
 from typing import Any
 
@@ -6,11 +7,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 
 from datasets.formats.dicom import grey_pixels, jpeg_frame, read_dicom
-from datasets.formats.images import copyable_bytes, read_image
+from datasets.formats.images import copyable_bytes, find_images, image_id, read_image
+from datasets.prepare import main as prepare
 from tests.helpers.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
+from utils.config.prediction import parse_predict_options
 from utils.errors import InputError
 
 
@@ -118,7 +121,6 @@ def test_other_supported_compressions_are_decoded(tmp_path):
     assert np.array_equal(read_image(tmp_path / "b.dcm"), grey)
 
 
-@pytest.mark.filterwarnings("ignore:End of file reached")
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
 @pytest.mark.parametrize(
     ("write", "read"),
@@ -177,3 +179,125 @@ def test_grey_pixels_of_a_real_dicom_equal_its_pixels(siim_data):
     path = siim_data / "siim" / "dicom" / "positive_sample.dcm"
     dataset = read_dicom(path)
     assert np.array_equal(grey_pixels(dataset, path), dataset.pixel_array)
+
+
+def write_either(path, compressed, **tags):
+    return (write_jpeg_dicom if compressed else write_dicom)(path, picture(), **tags)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("modality", ["CT", "MR", "RTDOSE"])
+def test_a_dicom_of_another_modality_is_refused_unless_it_is_allowed(
+    tmp_path, modality, compressed
+):
+    path = write_either(tmp_path / "a.dcm", compressed, Modality=modality)
+    for read in (read_image, copyable_bytes):
+        with pytest.raises(
+            InputError, match=rf"a\.dcm: its modality is {modality}, .*--any_modality true"
+        ):
+            read(path)
+    plain = read_image(write_either(tmp_path / "b.dcm", compressed))
+    assert np.array_equal(read_image(path, any_modality=True), plain)
+    assert bool(copyable_bytes(path, any_modality=True)) == compressed
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("modality", ["CR", "DX", "RG", "RF", "XA", "", None, "missing"])
+def test_x_rays_and_dicoms_without_a_modality_are_read(tmp_path, modality, compressed):
+    tags = {} if modality == "missing" else {"Modality": modality}
+    path = write_either(tmp_path / "a.dcm", compressed, **tags)
+    assert ("Modality" in pydicom.dcmread(path)) == bool(tags)
+    assert read_image(path).shape == (48, 64)
+    assert bool(copyable_bytes(path)) == compressed
+
+
+def test_prepare_converts_another_modality_on_request(tmp_path, capsys):
+    for name in ("jpeg", "raw"):
+        write_either(tmp_path / "in" / f"{name}.dcm", name == "jpeg", uid=name, Modality="CT")
+    flags = ["--images", tmp_path / "in", "--out", tmp_path / "out", "--split", "test"]
+    flags = [*map(str, flags), "--num_workers", "0"]
+    for more in ([], ["--any_modality", "false"]):
+        assert prepare([*flags, *more]) == 1
+        assert capsys.readouterr().out.count("its modality is CT") == 2
+        assert find_images(tmp_path / "out") == []
+    assert prepare([*flags, "--any_modality", "true"]) == 0
+    written = find_images(tmp_path / "out" / "test_images")
+    assert [path.name for path in written] == ["jpeg.jpg", "raw.png"]
+    assert np.array_equal(read_image(written[1]), picture())
+
+
+@pytest.mark.parametrize(("flags", "allowed"), [([], False), (["--any_modality", "true"], True)])
+def test_predict_can_be_told_to_accept_any_modality(flags, allowed):
+    options = parse_predict_options(["--run", "run", "--images", "a.dcm", *flags], "")
+    assert options.any_modality is allowed
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000, JPEG2000Lossless])
+def test_jpeg_2000_data_that_is_larger_than_its_header_says_is_not_decoded(
+    tmp_path, monkeypatch, syntax
+):
+    def never(_):
+        raise AssertionError("it was decoded")
+
+    monkeypatch.setattr(Dataset, "pixel_array", property(never))
+    sizes = {
+        "60000x60000": (60_000, 60_000, 0, 0),
+        "64x49": (64, 49, 0, 0),
+        "59000x58000": (60_000, 60_000, 1000, 2000),
+    }
+    for said, corners in sizes.items():
+        tile = struct.pack(">IIII", *corners[:2], 0, 0)
+        body = struct.pack(">H", 0) + struct.pack(">IIII", *corners) + tile
+        body += struct.pack(">HBBB", 1, 7, 1, 1)
+        frame = b"\xff\x4f\xff\x51" + struct.pack(">H", len(body) + 2) + body + bytes(99)
+        path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), frame=frame, syntax=syntax)
+        with pytest.raises(InputError, match=rf"a\.dcm: its header says 64x48 .* has {said}$"):
+            read_image(path)
+    short = write_jpeg_dicom(tmp_path / "b.dcm", picture(), frame=frame[:20], syntax=syntax)
+    with pytest.raises(InputError, match=r"b\.dcm: its JPEG 2000 data is damaged"):
+        read_image(short)
+
+
+def test_a_codestream_in_another_box_does_not_hide_the_size_of_the_real_one(tmp_path):
+    large = cv2.imencode(".jp2", np.zeros((600, 800), np.uint8))[1].tobytes()
+    decoy = b"\xff\x4f\xff\x51\0\x29\0\0" + struct.pack(">IIII", 64, 48, 0, 0)
+    box = struct.pack(">I4s", 8 + len(decoy), b"free") + decoy
+    place = large.index(b"jp2c") - 4
+    path = write_jpeg_dicom(
+        tmp_path / "a.dcm", picture(), frame=large[:place] + box + large[place:], syntax=JPEG2000
+    )
+    with pytest.raises(InputError, match=r"header says 64x48 pixels, its data has 800x600"):
+        read_image(path)
+
+
+def test_a_jpeg_of_another_size_than_its_header_is_refused_where_it_is_decoded(tmp_path):
+    path = write_jpeg_dicom(
+        tmp_path / "a.dcm", picture(24, 64), PhotometricInterpretation="MONOCHROME1", Rows=48
+    )
+    with pytest.raises(InputError, match=r"header says 64x48 pixels, its data has 64x24"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"BitsStored": 7, "HighBit": 6, "WindowCenter": 64, "WindowWidth": 128}, "says 7 bits"),
+        ({"HighBit": 6}, "8 bits end at bit 6"),
+    ],
+)
+def test_bits_that_contradict_the_data_are_refused(tmp_path, tags, reason):
+    path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), **tags)
+    with pytest.raises(InputError, match=reason):
+        read_image(path)
+
+
+def test_left_aligned_pixels_are_refused(tmp_path):
+    pixels = picture().astype(np.uint16) << 8
+    path = write_dicom(tmp_path / "a.dcm", pixels, bits=12, HighBit=15)
+    with pytest.raises(InputError, match="12 bits end at bit 15"):
+        read_image(path)
+
+
+def test_a_dicom_without_an_id_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no SOPInstanceUID"):
+        image_id(write_dicom(tmp_path / "a.dcm", picture(), uid=""))
