@@ -9,13 +9,15 @@ from torch import nn
 
 from datasets.folds import (
     describe_leakage,
+    describe_unknown,
     get_fold,
     make_folds,
     read_folds,
     read_patients,
     write_folds,
 )
-from datasets.loaders import check_batch_split
+from datasets.formats.depth import bits_file, read_bits, write_bits
+from datasets.loaders import check_batch_split, check_positives
 from datasets.siim import FoundSamples, find_samples, read_excluded
 from datasets.sources.base import PixelSource, Sample
 from datasets.sources.cache import CacheSource
@@ -25,11 +27,13 @@ from models.interface import encoder_of
 from models.sizes import check_square_sizes
 from solver import Solver
 from solver_freeze import FreezeSolver
+from utils.config.checks import describe_unused
 from utils.config.settings import Config
 from utils.config.stages import build_stages
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch
 from utils.errors import InputError
+from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
 from utils.training.run_folder import create_run, open_run
@@ -77,7 +81,8 @@ def run(
         InputError: data, settings or the files of an earlier run cannot be used.
     """
     if config.mode == "choose_threshold":
-        _, folder = open_run(config, given)
+        config, folder = open_run(config, given)
+        _print_unused(config, given)
         print0(describe_thresholds(choose_thresholds(folder)))
         return 0
     fabric = launch(
@@ -103,6 +108,7 @@ def run(
 
 def _make_plan(config: Config, given: frozenset[str], stratified: bool, processes: int) -> RunPlan:
     config, folder = open_run(config, given)
+    _print_unused(config, given)
     found = find_samples(config.dataset_root, read_excluded(config.exclude))
     _print_left_out(found)
     # Fails fast: reading the masks takes time, and nothing has been written yet.
@@ -111,18 +117,45 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     mask_fractions = source.mask_fractions()
     table = _make_folds(config, mask_fractions, stratified)
     _compare_folds(table, folder / "folds.csv")
+    bits = _compare_bits(bits_file(config.dataset_root), folder)
     for number in config.fold_numbers():
         _check_free(folder / f"fold{number}", config)
+        fold = get_fold(table, number)
+        if not config.allow_empty:
+            check_positives(fold, config.dataset_root)
         for stage in build_stages(config):
-            check_batch_split(stage, get_fold(table, number), processes)
+            check_batch_split(stage, fold, processes)
+    leaks = _find_leaks(config, table)
     source.build()
     config = create_run(config, given, folder)
+    add_leaks(folder, leaks)
+    if bits is not None:
+        write_bits(bits_file(folder), bits)
     write_folds(table, folder / "folds.csv")
     for number in config.fold_numbers():
         (folder / f"fold{number}").mkdir(exist_ok=True)
     print0(f"run {folder}, seed {config.seed}")
     has_encoder = encoder_of(network) is not None
     return RunPlan(config, folder, table, source, mask_fractions, has_encoder)
+
+
+def _find_leaks(config: Config, table: pd.DataFrame) -> list[dict]:
+    # A resumed run may need the file no longer; what was found at its start is in leakage.json.
+    path = config.encoder_weights
+    leak = find_leak(path, table) if path and Path(path).exists() else None
+    if leak is None:
+        return []
+    print0(
+        f"\nWARNING: {describe_leak(leak)}.\nThe scores of these folds will be too high, and are "
+        "marked as not out of fold. Use weights that were not trained on these images\n"
+    )
+    return [leak]
+
+
+def _print_unused(config: Config, given: frozenset[str]) -> None:
+    line = describe_unused(config, given)
+    if line is not None:
+        print0(line)
 
 
 def _print_left_out(found: FoundSamples) -> None:
@@ -166,10 +199,25 @@ def _make_folds(config: Config, mask_fractions: dict[str, float], stratified: bo
     default = Path(config.dataset_root) / "patients.csv"
     path = config.groups or (default if default.exists() else None)
     patients = read_patients(path) if path else None
+    if patients is not None:
+        _check_patients(config, path, describe_unknown(patients, mask_fractions))
     positive = {name: fraction > 0 for name, fraction in mask_fractions.items()}
     table = make_folds(positive, config.n_splits, stratified, patients, grouped=bool(config.groups))
     print0(f"{len(table)} images, {sum(positive.values())} positive; {describe_leakage(table)}")
     return table
+
+
+def _check_patients(config: Config, path: str | Path | None, unknown: str | None) -> None:
+    """Refuse --groups that do not match the images; only warn of a patients.csv found there."""
+    if unknown and config.groups:
+        raise InputError(
+            f"--groups {path}: {unknown}. Give a csv with the ids of the images in "
+            f"{config.dataset_root}/train_images, or leave --groups out"
+        )
+    if unknown:
+        print0(
+            f"warning: {path}: {unknown}. Intervals and shared patients count the rest as unknown"
+        )
 
 
 def _compare_folds(table: pd.DataFrame, path: Path) -> None:
@@ -179,6 +227,18 @@ def _compare_folds(table: pd.DataFrame, path: Path) -> None:
             "--exclude list have changed, or the run was started with the other script of main.py "
             "and train_sfold.py"
         )
+
+
+def _compare_bits(path: Path, folder: Path) -> int | None:
+    """Return the depth of the data set's 16-bit originals, or refuse one other than the run's."""
+    bits, of_run = read_bits(path), read_bits(bits_file(folder))
+    if bits != of_run and (folder / "folds.csv").exists():
+        raise InputError(
+            f"run {folder} was started on images read as {of_run or 'an unknown number of'} bits, "
+            f"but {path} says {bits or 'nothing'}: the images were prepared again. Set "
+            "--dataset_root to the run's images, or choose another --run_name"
+        )
+    return bits
 
 
 def _check_free(folder: Path, config: Config) -> None:

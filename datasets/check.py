@@ -9,18 +9,20 @@ images per second on two cores, and reports by file or image id:
 
     problems that would stop training: files that are unreadable or truncated, images whose size
         differs from their mask's, masks with more than one grey level besides black, ids shared by
-        several files
+        several files; no positive at all
     images without a mask file and mask files without an image, both of which training leaves out
     masks with a grey level other than 255, which training accepts
     ids with identical pixels: whether their masks differ and, with --folds, whether they are in
         different folds, which leaks validation images into training
+    files of the data set's cache, if there is one, that differ from their checksums
 
 Writes to OUT:
 
     check.json   all figures, ids and files
     check.png    mask sizes, share of positives, image sizes
 
-Exit code: 0; 1 if something would stop training; 2 if the data set cannot be read.
+Exit code: 0; 1 if something would stop training, or if the cache is damaged; 2 if the data set
+cannot be read.
 """
 
 import argparse
@@ -34,6 +36,8 @@ import numpy as np
 
 from datasets.folds import read_folds
 from datasets.siim import MASK_SIZES, FoundSamples, read_excluded, scan_samples
+from datasets.sources.base import Sample
+from datasets.sources.cache import CacheSource
 from datasets.tools.findings import Duplicates, ImageRecord, find_duplicates, inspect_images
 from datasets.tools.plots import draw_data
 from utils.console import open_parser
@@ -55,10 +59,14 @@ def main(args: list[str] | None = None) -> int:
     options = _parse(args)
     fold_of = _read_fold_of(options.folds) if options.folds else None
     found = scan_samples(options.dataset_root, read_excluded(options.exclude))
+    if fold_of is not None:
+        _check_folds(options.folds, fold_of, found)
     records, unreadable = inspect_images(found.samples.values(), len(found.samples))
     duplicates = find_duplicates(records, fold_of)
     areas = np.array([record.area for record in records], dtype=np.int64)
+    cache_root = options.cache_dir or options.dataset_root / "cache"
     content = build_report(found, records, found.problems + unreadable, duplicates)
+    content["cache"] = check_cache(found.samples, cache_root)
     print("\n".join(_lines(content)))
     out = options.out or options.dataset_root
     try:
@@ -68,7 +76,33 @@ def main(args: list[str] | None = None) -> int:
     except OSError as error:
         raise InputError(f"{out} cannot be written to ({error}); choose another --out") from error
     print(f"\n{out / 'check.json'}, {out / 'check.png'}")
-    return 1 if content["stops_a_training"] else 0
+    return 1 if content["stops_a_training"] or content["cache"]["damaged"] else 0
+
+
+def check_cache(samples: dict[str, Sample], root: Path) -> dict:
+    """Compare every file of a data set's cache with its checksum.
+
+    Args:
+        samples: the images that a training would use.
+        root: the folder of all caches.
+
+    Returns:
+        The cache's `folder`, how many `files` with a checksum it has, and which are `damaged`. The
+        folder is None if it is unknown, because files of the data set cannot be opened.
+    """
+    try:
+        cache = CacheSource(samples, clahe=True, sizes=(), root=root)
+    except InputError:
+        return {"folder": None, "files": 0, "damaged": []}
+    listed = cache.checksums
+    damaged = listed.differing()
+    if listed.path.exists() and not listed.read():
+        damaged = [listed.path]
+    return {
+        "folder": str(cache.folder),
+        "files": len(listed.read()),
+        "damaged": [str(path) for path in damaged],
+    }
 
 
 def build_report(
@@ -96,12 +130,12 @@ def build_report(
             for name, percent in _QUANTILES.items()
         },
         "masks_by_size": _by_size(masks),
-        "masks_of_other_grey": {r.id: r.level for r in records if r.level not in (0, 255)},
+        "masks_of_other_grey": {r.id: r.level for r in records if r.level not in (0, 255, 65535)},
         "images_without_mask": found.unannotated,
         "masks_without_image": found.without_image,
         "duplicates": [asdict(group) for group in duplicates],
         "refused": refused,
-        "stops_a_training": bool(refused or not records),
+        "stops_a_training": bool(refused or not len(masks)),
     }
 
 
@@ -120,6 +154,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="text file of images to leave out, one id per line, as for training (default: none)",
     )
+    add("--cache_dir", type=Path, help="folder of the cache (default: DATASET_ROOT/cache)")
     add(
         "--folds",
         type=Path,
@@ -131,6 +166,18 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
 def _read_fold_of(path: Path) -> dict[str, int]:
     table = read_folds(path / "folds.csv" if path.is_dir() else path)
     return dict(zip(table["ImageId"], table["fold"].tolist(), strict=True))
+
+
+def _check_folds(path: Path, fold_of: dict[str, int], found: FoundSamples) -> None:
+    """Refuse folds of another data set, in which no duplicate can be found."""
+    unknown = sorted(found.samples.keys() - fold_of.keys())
+    if unknown and len(unknown) == len(found.samples):
+        raise InputError(
+            f"--folds {path}: has none of the {len(unknown)} images, such as {unknown[0]}, but ids "
+            f"such as {min(fold_of, default='none at all')}; choose a run on this data set"
+        )
+    if unknown:
+        print(f"{len(unknown):,} images are in no fold of {path}, the first is {unknown[0]}")
 
 
 def _by_size(masks: np.ndarray) -> list[dict]:
@@ -167,8 +214,25 @@ def _lines(content: dict) -> Iterator[str]:
     if groups:
         yield _leak(groups)
     yield from _listed("problems that would stop training", content["refused"])
+    yield from _cache_lines(content["cache"])
     if not images:
         yield "no image has a mask file: nothing to train on"
+    elif not positives:
+        yield "no image is positive, which would stop a training without --allow_empty true"
+
+
+def _cache_lines(cache: dict) -> Iterator[str]:
+    if cache["folder"] is None:
+        yield "cache not verified: its name depends on files that cannot be opened"
+        return
+    if not cache["files"] and not cache["damaged"]:
+        yield f"no cache of these images, which would be {cache['folder']}"
+        return
+    yield from _listed(
+        f"of {cache['files']} files of the cache differ from their checksums", cache["damaged"]
+    )
+    if cache["damaged"]:
+        yield f"  delete the folder {cache['folder']}: the next training builds it again"
 
 
 def _listed(what: str, texts: list[str]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Folds: plain, stratified or grouped by patient; the order of the files does not matter."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from utils.files import atomic_write
 
 FOLD_SEED = 1
 """Fixed, so that folds do not depend on the seed of a run."""
+MIN_KNOWN = 0.9
+"""Share of the images whose patient a csv of patients must know."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,29 @@ def read_patients(path: str | Path) -> dict[str, str]:
             raise InputError(f"{path}: {name} has several rows; keep one")
         patients[name] = patient
     return patients
+
+
+def describe_unknown(patients: dict[str, str], ids: Collection[str]) -> str | None:
+    """Describe how a csv of patients fails to match a data set, with an example of each side.
+
+    Args:
+        patients: patient by image id, as `read_patients` returns them.
+        ids: the images of the data set.
+
+    Returns:
+        None if the patients of at least `MIN_KNOWN` of the images are known.
+    """
+    unknown = [name for name in sorted(ids) if not patients.get(name)]
+    known = len(ids) - len(unknown)
+    if known >= MIN_KNOWN * len(ids):
+        return None
+    first = f"{unknown[0]} has no {'PatientId' if unknown[0] in patients else 'row'} in it"
+    others = sorted(patients.keys() - set(ids))
+    return (
+        f"it names the patient of {known} of the {len(ids)} images of the data set, fewer than "
+        f"{MIN_KNOWN:.0%}; the image {first}"
+        + (f", and its id {others[0]} is no image of the data set" if others else "")
+    )
 
 
 def write_folds(table: pd.DataFrame, path: str | Path) -> None:

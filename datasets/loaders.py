@@ -157,6 +157,39 @@ class ValidImages(Dataset):
         return index, _to_tensor(image), _to_tensor(mask), torch.from_numpy(full_mask)
 
 
+def check_positives(fold: Fold, root: str) -> None:
+    """Check that a fold has positives to train on and to validate on.
+
+    Every stage uses the images of the fold, or its positives. Without positives, predicting no mask
+    anywhere has a Dice of 1, and a network learns nothing else.
+
+    Args:
+        fold: the images.
+        root: the data set's folder, to name in errors.
+
+    Raises:
+        InputError: the data set or a part of the fold has none.
+    """
+    anyway = "or train all the same with --allow_empty true"
+    if not fold.positive:
+        raise InputError(
+            f"no mask in {root}/train_mask has a pixel: none of the {len(fold.train + fold.valid)} "
+            "images is positive. Check the masks and the csv that they were prepared from (python "
+            f"-m datasets.prepare --images DIR --rle CSV), {anyway}"
+        )
+    positives = fold.only_positives()
+    for found, ids, what in (
+        (positives.train, fold.train, "train on"),
+        (positives.valid, fold.valid, "validate on"),
+    ):
+        if not found:
+            raise InputError(
+                f"fold {fold.number} has no positive among its {len(ids)} images to {what}; the "
+                f"{len(fold.positive)} positives of {root} are all in its other part. Use "
+                f"train_sfold.py, which spreads positives evenly, or fewer --n_splits, {anyway}"
+            )
+
+
 def check_batch_split(stage: Stage, fold: Fold, processes: int) -> None:
     """Check that a stage's batches can be split over the processes.
 

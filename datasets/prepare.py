@@ -13,6 +13,7 @@ second on two cores. Images that an earlier run converted are kept. Writes to OU
     train_mask/<id>.png         0 and 255, same size as the image: the union of the image's rows
     train_unannotated.txt       the images without a row in the csv, if too many to print
     train_refused.txt           the images that cannot be used and why, if too many to print
+    train_bits.json             how many bits 16-bit images were read with, if there are any
 
 --split test writes test_images/, --split sample writes sample_images/ and sample_mask/.
 
@@ -20,6 +21,10 @@ An image without a row in the csv is unannotated, not empty, and is left out. If
 wrote an image that is unannotated or refused in this run, it is removed from OUT. Other images
 stay, so several folders can be prepared into one OUT, one after the other. Files with the same id
 and the same pixels count once; if their pixels differ, all of them are refused.
+
+16-bit PNGs, and 16-bit DICOMs without a window or lookup table, do not say how many bits they use.
+All of them are read with one depth, the fewest of 8, 10, 12 and 16 bits that hold the largest value
+in IMAGES, unless --bits gives it. A folder with another depth is refused for the same OUT.
 
 Exit code: 0; 1 if an image was refused (all others are converted); 2 if nothing could be done.
 """
@@ -29,7 +34,6 @@ import functools
 import signal
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -38,11 +42,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-from tqdm import tqdm
 
 from datasets.formats.annotations import check_extent, parse_size, read_annotations
-from datasets.formats.images import SUFFIXES, find_images, image_id_and_size
+from datasets.formats.depth import DEPTHS, bits_file
 from datasets.tools.convert import Job, Outcome, convert, remove
+from datasets.tools.originals import (
+    decide_bits,
+    find_originals,
+    identify_originals,
+    record_bits,
+    show_progress,
+)
 from utils.console import argument_type, open_parser
 from utils.errors import InputError, command
 from utils.files import atomic_write
@@ -90,6 +100,7 @@ def main(args: list[str] | None = None) -> int:
             options.num_workers,
             options.rle_size,
             options.any_modality == "true",
+            options.bits,
         )
         _print(report, options.out, options.split, time.perf_counter() - started)
     except KeyboardInterrupt:
@@ -112,6 +123,7 @@ def prepare(
     num_workers: int = 0,
     rle_size: tuple[int, int] | None = None,
     any_modality: bool = False,
+    bits: int | None = None,
 ) -> Report:
     """Convert the images of one split and write their masks.
 
@@ -123,17 +135,19 @@ def prepare(
         num_workers: maximum number of processes; 0 works in this one.
         rle_size: height and width that the csv is for, if not those of the images.
         any_modality: accept DICOMs that are no X-rays.
+        bits: bits that 16-bit images use; found in their values by default.
 
     Raises:
-        InputError: there are no images, the csv is unusable, or none of its rows matches an image.
+        InputError: there are no images, the csv is unusable, none of its rows matches an image, or
+            `out` has 16-bit images of another depth.
     """
     names = SPLITS[split]
     folders = [out / name for name in (names.images, names.masks) if name]
-    paths = _find_originals(images, folders)
+    paths = find_originals(images, folders)
     csv = rle or (out / names.rle if names.rle else None)
     rows = read_annotations(csv) if csv else {}
     with _processes(min(num_workers, len(paths) // IMAGES_PER_PROCESS)) as run:
-        files, sizes, refused = _identify(run, paths)
+        files, sizes, deep, refused = identify_originals(run, paths)
         chosen = [name for name in files if csv is None or name in rows]
         if files and not chosen:
             raise InputError(
@@ -142,16 +156,19 @@ def prepare(
             )
         for name in set(chosen) & sizes.keys() if rle_size is None else ():
             check_extent(name, rows.get(name, []), sizes[name], csv)
+        bits = decide_bits(run, deep, [bits_file(out, s) for s in SPLITS], bits, any_modality)
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+        if bits is not None:
+            record_bits(bits_file(out, split), bits, folders, deep.values())
         unannotated = sorted(set(files) - set(chosen))
         for name in unannotated:
             remove(name, folders)
         jobs = [
-            Job(name, files[name], folders, rows.get(name, []), csv, any_modality, rle_size)
+            Job(name, files[name], folders, rows.get(name, []), csv, any_modality, rle_size, bits)
             for name in chosen
         ]
-        outcomes = list(_progress(run(convert, jobs), len(jobs), "converting"))
+        outcomes = list(show_progress(run(convert, jobs), len(jobs), "converting"))
     refused += [outcome.refused for outcome in outcomes if outcome.refused]
     return Report(outcomes, unannotated, refused, len(set(rows) - set(files)))
 
@@ -191,6 +208,12 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         help="accept DICOMs whose modality is not an X-ray, such as CT (default: false)",
     )
     add(
+        "--bits",
+        type=int,
+        choices=DEPTHS,
+        help="bits that 16-bit images use (default: the fewest that hold their largest value)",
+    )
+    add(
         "--num_workers",
         type=int,
         default=usable_cores(),
@@ -202,20 +225,6 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     if options.num_workers < 0:
         parser.error(f"--num_workers {options.num_workers}: must be 0 or more")
     return options
-
-
-def _find_originals(images: Path, folders: list[Path]) -> list[Path]:
-    source = images.resolve()
-    for folder in folders:
-        target = folder.resolve()
-        if source == target or source in target.parents or target in source.parents:
-            raise InputError(f"{images}: overlaps the output folder {folder}; choose another --out")
-    paths = find_images(images)
-    if not paths:
-        raise InputError(
-            f"{images}: has no {', '.join(SUFFIXES)} files, subfolders included; check --images"
-        )
-    return paths
 
 
 @contextmanager
@@ -235,33 +244,6 @@ def _start_process() -> None:
     # On Ctrl-C the main process submits no more work; images in progress are finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
-
-
-def _progress(results: Iterable, total: int, what: str) -> Iterable:
-    return tqdm(results, total=total, desc=what, unit="image", disable=None)
-
-
-def _identify(
-    run: Callable[..., Iterable], paths: list[Path]
-) -> tuple[dict[str, list[Path]], dict[str, tuple[int, int]], list[str]]:
-    """Return the files and the size of every image id, and why other files are refused."""
-    files, sizes, refused = defaultdict(list), {}, []
-    found = _progress(run(_identify_one, paths), len(paths), "reading ids")
-    for path, (name, size, refusal) in zip(paths, found, strict=True):
-        if refusal:
-            refused.append(refusal)
-            continue
-        files[name].append(path)
-        if size is not None:
-            sizes[name] = size
-    return files, sizes, refused
-
-
-def _identify_one(path: Path) -> tuple[str, tuple[int, int] | None, str]:
-    try:
-        return *image_id_and_size(path), ""
-    except InputError as error:
-        return "", None, str(error)
 
 
 def _print(report: Report, out: Path, split: str, seconds: float) -> None:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from datasets.augmentation import AUGMENTATIONS, Augmentation
-from datasets.formats.images import read_mask
+from datasets.formats.masks import read_mask
 from datasets.siim import find_samples
 from datasets.sources.base import Sample
 from datasets.sources.files import FileSource

@@ -121,7 +121,7 @@ def check_excluded(excluded: Collection[str], known: Collection[str]) -> None:
 
 
 def _by_id(folder: Path) -> tuple[dict[str, Path], list[tuple[str, str]]]:
-    """Return the files by id, and each problem after the id, or else the file stem, it concerns."""
+    """Return the files by id, and the problems as pairs of id (or else file stem) and reason."""
     if not folder.is_dir():
         raise InputError(
             f"looked for images in {folder}, which is not a folder. Prepare it with "

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from datasets.formats.headers import jpeg2000_size
-from datasets.formats.pixels import decode_image
+from datasets.formats.pixels import check_depth, decode_image
 from utils.errors import InputError
 from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 
@@ -110,30 +110,74 @@ def jpeg_frame(dataset: pydicom.Dataset, path: Path, any_modality: bool = False)
         return frame if plain else None
 
 
-def grey_pixels(dataset: pydicom.Dataset, path: Path, any_modality: bool = False) -> np.ndarray:
+def has_unknown_depth(dataset: pydicom.Dataset, path: Path) -> bool:
+    """Return whether the pixels may use fewer bits than the header says.
+
+    Exporters write BitsStored 16 for 12-bit detectors. Such a file is unsigned, has neither window
+    nor lookup table, which would say what to display, and is not JPEG Baseline, which has 8 bits.
+
+    Raises:
+        InputError: a tag cannot be read.
+    """
+    with _readable_errors(dataset, path):
+        return (
+            dataset.get("BitsStored") == 16
+            and dataset.get("PixelRepresentation") == 0
+            and dataset.file_meta.get("TransferSyntaxUID") != JPEGBaseline8Bit
+            and not _has_display_range(dataset)
+        )
+
+
+def largest_pixel(dataset: pydicom.Dataset, path: Path, any_modality: bool = False) -> int:
+    """Return the largest stored value.
+
+    Raises:
+        InputError: see `grey_pixels`.
+    """
+    with _readable_errors(dataset, path):
+        return int(_stored_pixels(dataset, path, any_modality).max())
+
+
+def grey_pixels(
+    dataset: pydicom.Dataset, path: Path, any_modality: bool = False, bits: int | None = 16
+) -> np.ndarray:
     """Decode to 8-bit grey, with dense tissue bright.
 
     Applies the modality rescale and the VOI lookup table or first window, then maps the range of
     the result (of the stored bits if there is no table) to 0..255. MONOCHROME1 is inverted.
     Source: DICOM PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2.
 
+    Args:
+        dataset: a DICOM with its pixel data.
+        path: the file it came from, for errors.
+        any_modality: accept other modalities than X-rays.
+        bits: replaces BitsStored where `has_unknown_depth`, and there only; None refuses the file.
+
     Returns:
         [H,W] uint8.
 
     Raises:
-        InputError: the file has no usable frame, or no decoder supports its transfer syntax.
+        InputError: the file has no usable frame, no decoder supports its transfer syntax, or it has
+            values above `bits`.
     """
     with _readable_errors(dataset, path):
-        _refuse_unusable(dataset, path, any_modality)
-        _check_frame(dataset, path)
-        values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset)
-        dark, bright = _value_range(dataset)
+        stored = _stored_pixels(dataset, path, any_modality)
+        unknown = has_unknown_depth(dataset, path)
+        depth = check_depth(stored, bits, path) if unknown else dataset.BitsStored
+        values = apply_voi_lut(apply_modality_lut(stored, dataset), dataset)
+        dark, bright = _value_range(dataset, depth)
         if not np.isfinite(values).all() or not np.isfinite(bright - dark) or bright == dark:
             raise InputError(f"{path}: its bit depth, rescale or window leaves no range of greys")
         grey = np.clip((values.astype(np.float64) - dark) / (bright - dark), 0, 1)
         if dataset.PhotometricInterpretation == "MONOCHROME1":
             grey = 1 - grey
         return np.rint(grey * 255).astype(np.uint8)
+
+
+def _stored_pixels(dataset: pydicom.Dataset, path: Path, any_modality: bool) -> np.ndarray:
+    _refuse_unusable(dataset, path, any_modality)
+    _check_frame(dataset, path)
+    return dataset.pixel_array
 
 
 def _refuse_unusable(dataset: pydicom.Dataset, path: Path, any_modality: bool) -> None:
@@ -208,19 +252,22 @@ def _looks_like_its_jpeg(dataset: pydicom.Dataset) -> bool:
         and dataset.PhotometricInterpretation == "MONOCHROME2"
         # Without a window the full range is displayed, so that a positive slope changes nothing.
         and (dataset.get("RescaleSlope") or 1) > 0
-        and dataset.get("WindowCenter") is None
-        and not dataset.get("ModalityLUTSequence")
-        and not dataset.get("VOILUTSequence")
+        and not _has_display_range(dataset)
     )
 
 
-def _value_range(dataset: pydicom.Dataset) -> tuple[float, float]:
+def _has_display_range(dataset: pydicom.Dataset) -> bool:
+    tables = dataset.get("ModalityLUTSequence") or dataset.get("VOILUTSequence")
+    return dataset.get("WindowCenter") is not None or bool(tables)
+
+
+def _value_range(dataset: pydicom.Dataset, depth: int) -> tuple[float, float]:
     for name in ("VOILUTSequence", "ModalityLUTSequence"):
         if dataset.get(name):
             return 0, 2 ** dataset[name][0].LUTDescriptor[2] - 1
-    stored = np.array([0, 2**dataset.BitsStored - 1], dtype=np.float64)
+    stored = np.array([0, 2**depth - 1], dtype=np.float64)
     if dataset.PixelRepresentation:
-        stored -= 2 ** (dataset.BitsStored - 1)
+        stored -= 2 ** (depth - 1)
     low, high = apply_modality_lut(stored, dataset)
     # With a negative slope high is below low, and pydicom's windowing maps values above the window
     # to high. Without a window, larger values are brighter.

@@ -39,6 +39,11 @@ def image_header(data: bytes, path: Path) -> tuple[str, tuple[int, int]]:
     return mode, (height, width)
 
 
+def is_16_bit_png(data: bytes) -> bool:
+    """Return whether a PNG has 16 bits, which Pillow's mode does not say of colour images."""
+    return data.startswith(PNG_START) and data[24:25] == b"\x10"
+
+
 def is_complete(data: bytes) -> bool:
     """Return whether a JPEG or single-image PNG is complete, without decoding it."""
     if data.startswith(JPEG_START):

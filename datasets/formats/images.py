@@ -3,19 +3,41 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets.formats.dicom import dicom_size, grey_pixels, instance_uid, jpeg_frame, read_dicom
-from datasets.formats.headers import image_header
-from datasets.formats.pixels import decode_image, luminance
+from datasets.formats.dicom import (
+    dicom_size,
+    grey_pixels,
+    has_unknown_depth,
+    instance_uid,
+    jpeg_frame,
+    read_dicom,
+)
+from datasets.formats.headers import image_header, is_16_bit_png
+from datasets.formats.pixels import check_depth, decode_image, luminance
 from utils.errors import InputError
 from utils.limits import IMAGE_BYTES, read_bytes
 
 SUFFIXES = (".dcm", ".jpeg", ".jpg", ".png")
 # File systems allow 255 bytes; a temporary name adds a dot, a process id and a suffix.
 MAX_ID_BYTES = 200
+
+
+class ImageIdentity(NamedTuple):
+    """What the header of an image says.
+
+    Attributes:
+        id: its id.
+        size: height and width in pixels; None if they cannot be read, which decoding will report.
+        deep: whether it has 16-bit pixels and does not say how many of the bits it uses.
+    """
+
+    id: str
+    size: tuple[int, int] | None
+    deep: bool
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -78,28 +100,33 @@ def _check_id(name: str, path: Path) -> None:
         raise InputError(f"{path}: its image id {name[:MAX_ID_BYTES]!r} is not a plain file name")
 
 
-def read_image(path: str | Path, any_modality: bool = False) -> np.ndarray:
+def read_image(path: str | Path, any_modality: bool = False, bits: int | None = 16) -> np.ndarray:
     """Read a .dcm, .jpg or .png as 8-bit grey.
 
-    Colour becomes luminance, 16-bit PNG keeps its upper 8 bits (value // 256), transparency and
-    EXIF orientation are ignored.
+    Colour becomes luminance, a 16-bit PNG value >> (bits - 8), transparency and EXIF orientation
+    are ignored.
 
     Args:
         path: the file.
         any_modality: accept a DICOM that is no X-ray.
+        bits: bits that a 16-bit image uses, see `depth`; None refuses such an image.
 
     Returns:
         [H,W] uint8.
 
     Raises:
-        InputError: the file is missing, truncated, damaged or no X-ray.
+        InputError: the file is missing, truncated, damaged or no X-ray, or has larger values.
     """
-    grey = luminance(read_values(path, any_modality))
-    return (grey >> 8).astype(np.uint8) if grey.dtype == np.uint16 else grey
+    grey = luminance(read_values(path, any_modality, bits))
+    if grey.dtype == np.uint16:
+        return (grey >> (check_depth(grey, bits, Path(path)) - 8)).astype(np.uint8)
+    return grey
 
 
-def read_values(path: str | Path, any_modality: bool = False) -> np.ndarray:
+def read_values(path: str | Path, any_modality: bool = False, bits: int | None = 16) -> np.ndarray:
     """Read the values that a .jpg or .png stores, or a .dcm as 8-bit grey.
+
+    The arguments are those of `read_image`; `bits` is for a .dcm.
 
     Returns:
         [H,W] grey or [H,W,3 or 4] BGR(A), uint8 or uint16, see `pixels.decode_image`.
@@ -113,7 +140,7 @@ def read_values(path: str | Path, any_modality: bool = False) -> np.ndarray:
     dataset = read_dicom(path)
     frame = jpeg_frame(dataset, path, any_modality)
     if frame is None:
-        return grey_pixels(dataset, path, any_modality)
+        return grey_pixels(dataset, path, any_modality, bits)
     return decode_image(frame, path)
 
 
@@ -168,11 +195,8 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def image_id_and_size(path: Path) -> tuple[str, tuple[int, int] | None]:
-    """Return id, and height and width in pixels, of an image, without decoding it.
-
-    Returns:
-        The id and the size; None for a size that cannot be read, which decoding will report.
+def identify(path: Path) -> ImageIdentity:
+    """Read id, size and kind of an image, without decoding it.
 
     Raises:
         InputError: see `image_id`.
@@ -181,9 +205,13 @@ def image_id_and_size(path: Path) -> tuple[str, tuple[int, int] | None]:
     name = path.stem if dataset is None else instance_uid(dataset, path)
     _check_id(name, path)
     try:
-        return name, image_size(path) if dataset is None else dicom_size(dataset, path)
+        if dataset is not None:
+            size, deep = dicom_size(dataset, path), has_unknown_depth(dataset, path)
+            return ImageIdentity(name, size, deep)
+        data = read_file(path)
+        return ImageIdentity(name, image_header(data, path)[1], is_16_bit_png(data))
     except InputError:
-        return name, None
+        return ImageIdentity(name, None, False)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -51,8 +51,8 @@ def binary_mask(values: np.ndarray, path: str | Path) -> np.ndarray:
             raise MaskError(f"{path}: is no mask; all its pixels have one value that is not black")
         if palette_indices_differ(Path(path)):
             raise MaskError(
-                f"{path}: is no mask; its shapes are only in the numbers of a palette whose colours "
-                "are all black. Save it as white on black"
+                f"{path}: is no mask; its shapes are only in the numbers of a palette that is all "
+                "black. Save it as white on black"
             )
         return np.zeros(colours.shape, np.uint8)
     if (colours[~is_high] != low).any():

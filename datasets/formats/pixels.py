@@ -52,6 +52,26 @@ def luminance(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.ascontiguousarray(values[..., :3]), cv2.COLOR_BGR2GRAY)
 
 
+def check_depth(values: np.ndarray, bits: int | None, path: Path) -> int:
+    """Return `bits` if all values of a 16-bit image fit into that many.
+
+    Raises:
+        InputError: they do not, or the depth is unknown (None).
+    """
+    if bits is None:
+        raise InputError(
+            f"{path}: has 16-bit pixels, whose depth is not known here. Convert the whole folder "
+            "to 8 bits with python -m datasets.prepare (--split test needs no csv)"
+        )
+    largest = int(values.max())
+    if largest >= 2**bits:
+        raise InputError(
+            f"{path}: has the value {largest:,}, which {bits} bits cannot hold; read all images "
+            "with a larger --bits"
+        )
+    return bits
+
+
 def _decode_jpeg(data: bytes, path: Path) -> np.ndarray:
     scans = count_jpeg_scans(data)
     if scans > JPEG_SCANS:

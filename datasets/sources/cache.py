@@ -7,13 +7,19 @@ stale pixels. For N images it holds:
     masks_<size>.bin                  [N,ceil(size*size/8)] uint8, eight pixels a byte
     masks_original.bin                the masks at their original sizes, eight pixels a byte
     shapes.npy                        [N,3] int64: height, width and pixels of each mask
+    checksums.json                    the CRC-32 of each of these files
 
-Each file is written under a temporary name and renamed once it is complete.
+Each file is written under a temporary name and renamed once it is complete; its checksum follows.
+A file without a checksum or of another size than its shape implies is written again. Whether the
+pixels still match their checksums is only tested by `python -m datasets.check`, since that reads
+every file.
 """
 
 import hashlib
+import io
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,17 +28,22 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from datasets.formats.images import read_image, read_mask
+from datasets.formats.images import read_image
+from datasets.formats.masks import read_mask
 from datasets.preprocessing import equalise, resize_image, resize_mask
 from datasets.sources.base import Sample, check_same_size, read_all
+from datasets.sources.checksums import Checksums, checksum
 from datasets.sources.memmap import MappedRows, PackedMasks, unpack, write_rows
 from utils.console import print0
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.parallel import map_in_order
 
-_FORMAT = 1
-"""Version of the file format, part of the fingerprint."""
+_FORMAT = 2
+"""Part of the fingerprint. Rises whenever the file format changes, and whenever pixels do: with any
+change of how images or masks are decoded, equalised or resized."""
+_PROBED = 512
+"""Bytes read from the middle and from the end of every file for the fingerprint."""
 _SAMPLED = 16
 """Masks that are read to estimate the size of masks_original.bin."""
 _GB = 1e9
@@ -60,6 +71,7 @@ class CacheSource:
         self.sizes = sorted(set(sizes))
         self.root = Path(root)
         self.folder = self.root / _fingerprint(samples)
+        self.checksums = Checksums(self.folder)
 
     def mask_fractions(self) -> dict[str, float]:
         """Return the fraction of mask pixels of every image, reading the masks if not cached.
@@ -71,7 +83,7 @@ class CacheSource:
             with self._building():
                 if not self._has_originals():
                     self._build_originals()
-        height, width, pixels = self._shapes().T
+        height, width, pixels = self._checked_shapes().T
         return dict(zip(self.samples, (pixels / (height * width)).tolist(), strict=True))
 
     def build(self) -> None:
@@ -84,16 +96,21 @@ class CacheSource:
         self.mask_fractions()
         if self._missing():
             with self._building():
-                sizes = [size for size in self.sizes if not self._masks(size).is_complete()]
-                self._build_masks(sizes)
-                sizes = [size for size in self.sizes if not self._images(size).is_complete()]
-                self._build_images(sizes)
+                self._build_masks(self._missing_sizes(self._masks))
+                self._build_images(self._missing_sizes(self._images))
 
     def pixels(self, ids: Sequence[str], size: int) -> "CachedPixels":
-        """Return the pixels of the images `ids`, in this order, at one of the built sizes."""
+        """Return the pixels of the images `ids`, in this order, at one of the built sizes.
+
+        Raises:
+            InputError: a file of the cache has been removed or cut since it was built.
+        """
+        images, masks, full_masks = self._images(size), self._masks(size), self._originals()
+        for rows in (images, masks, full_masks.rows):
+            rows.check()
         position_of = {name: position for position, name in enumerate(self.samples)}
         positions = np.array([position_of[name] for name in ids], dtype=np.int64)
-        return CachedPixels(self._images(size), self._masks(size), self._originals(), positions)
+        return CachedPixels(images, masks, full_masks, positions)
 
     def _build_originals(self) -> None:
         shapes = []
@@ -104,9 +121,12 @@ class CacheSource:
                 shapes.append((*mask.shape, np.count_nonzero(mask)))
                 yield [np.packbits(mask)]
 
-        write_rows([self.folder / _ORIGINALS], rows())
+        checksums = write_rows([self.folder / _ORIGINALS], rows())
+        content = io.BytesIO()
+        np.save(content, np.array(shapes, dtype=np.int64))
         with atomic_write(self.folder / _SHAPES) as temporary:
-            np.save(temporary, np.array(shapes, dtype=np.int64))
+            temporary.write_bytes(content.getvalue())
+        self.checksums.add(checksums | {_SHAPES: checksum([content.getvalue()])})
 
     def _build_masks(self, sizes: list[int]) -> None:
         full_masks = self._originals()
@@ -117,12 +137,12 @@ class CacheSource:
 
         rows = map_in_order(resized, range(len(self.samples)))
         paths = [self._masks(size).path for size in sizes]
-        write_rows(paths, self._progress(rows, "resizing masks") if sizes else [])
+        self._write(paths, rows, "resizing masks")
 
     def _build_images(self, sizes: list[int]) -> None:
         def prepared(item: tuple[Sample, np.ndarray]) -> list[np.ndarray]:
             sample, mask_shape = item
-            grey = read_image(sample.image)
+            grey = read_image(sample.image, bits=None)
             check_same_size(sample, grey.shape, tuple(mask_shape.tolist()))
             grey = equalise(grey) if self.clahe else grey
             return [resize_image(grey, size) for size in sizes]
@@ -130,7 +150,11 @@ class CacheSource:
         pairs = zip(self.samples.values(), self._originals().shapes, strict=True)
         rows = read_all(prepared, pairs)
         paths = [self._images(size).path for size in sizes]
-        write_rows(paths, self._progress(rows, "preparing images") if sizes else [])
+        self._write(paths, rows, "preparing images")
+
+    def _write(self, paths: list[Path], rows: Iterable[list[np.ndarray]], what: str) -> None:
+        if paths:
+            self.checksums.add(write_rows(paths, self._progress(rows, what)))
 
     def _progress(self, rows: Iterable, what: str) -> tqdm:
         return tqdm(rows, what, len(self.samples), unit="image", leave=False)
@@ -144,17 +168,40 @@ class CacheSource:
         return MappedRows(self.folder / f"masks_{size}.bin", shape)
 
     def _originals(self) -> PackedMasks:
-        return PackedMasks(self.folder / _ORIGINALS, self._shapes()[:, :2])
+        return PackedMasks(self.folder / _ORIGINALS, self._checked_shapes()[:, :2])
 
-    def _shapes(self) -> np.ndarray:
-        return np.load(self.folder / _SHAPES, allow_pickle=False)
+    def _shapes(self) -> np.ndarray | None:
+        """Return the content of shapes.npy, None if it is missing or damaged."""
+        try:
+            content = (self.folder / _SHAPES).read_bytes()
+        except OSError:
+            return None
+        if checksum([content]) != self.checksums.read().get(_SHAPES):
+            return None
+        return np.load(io.BytesIO(content), allow_pickle=False)
+
+    def _checked_shapes(self) -> np.ndarray:
+        shapes = self._shapes()
+        if shapes is None:
+            raise InputError(
+                f"{self.folder / _SHAPES}: is missing or differs from its checksum in "
+                f"{self.checksums.path.name}. Delete the folder {self.folder} and run the command "
+                "again: the cache is rebuilt"
+            )
+        return shapes
 
     def _has_originals(self) -> bool:
-        return (self.folder / _SHAPES).exists() and self._originals().rows.is_complete()
+        return self._shapes() is not None and self._is_complete(self._originals().rows)
 
     def _missing(self) -> list[MappedRows]:
-        wanted = [kind(size) for size in self.sizes for kind in (self._images, self._masks)]
-        return [rows for rows in wanted if not rows.is_complete()]
+        kinds = (self._images, self._masks)
+        return [kind(size) for kind in kinds for size in self._missing_sizes(kind)]
+
+    def _missing_sizes(self, kind: Callable[[int], MappedRows]) -> list[int]:
+        return [size for size in self.sizes if not self._is_complete(kind(size))]
+
+    def _is_complete(self, rows: MappedRows) -> bool:
+        return rows.is_complete() and rows.path.name in self.checksums.read()
 
     @contextmanager
     def _building(self) -> Iterator[None]:
@@ -240,16 +287,32 @@ def _packed_size(sample: Sample) -> int:
 
 
 def _fingerprint(samples: dict[str, Sample]) -> str:
-    """Hash the ids, sizes and times of all files, the file format and the version of OpenCV."""
+    """Hash the ids of all files and what `_probe` finds, `_FORMAT` and the version of OpenCV."""
     digest = hashlib.sha256(f"{_FORMAT} {cv2.__version__}".encode())
     for sample in samples.values():
         for path in (sample.image, sample.mask):
             try:
-                state = path.stat()
+                probed = _probe(path)
             except OSError as error:
                 raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-            digest.update(f"\n{sample.id}\0{state.st_size}\0{state.st_mtime_ns}".encode())
+            digest.update(f"\n{sample.id}\0".encode() + probed)
     return digest.hexdigest()[:16]
+
+
+def _probe(path: Path) -> bytes:
+    """Return a file's size, time, and bytes from its middle and its end.
+
+    Another file of the same size and time differs there: a PNG ends in checksums of its pixels, and
+    what follows a change in a JPEG is shifted. Reading all bytes would take longer than training
+    should take to start.
+    """
+    with open(path, "rb", buffering=0) as file:
+        state = os.fstat(file.fileno())
+        found = f"{state.st_size}\0{state.st_mtime_ns}\0".encode()
+        for offset in (state.st_size // 2, state.st_size - _PROBED):
+            file.seek(max(0, offset))
+            found += file.read(_PROBED)
+    return found
 
 
 @contextmanager

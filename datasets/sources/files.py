@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from datasets.formats.images import read_image, read_mask
+from datasets.formats.images import read_image
+from datasets.formats.masks import read_mask
 from datasets.preprocessing import preprocess, resize_mask
 from datasets.sources.base import Sample, check_same_size, read_all
 
@@ -69,7 +70,7 @@ class FilePixels:
     def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
         sample = self.samples[position]
-        grey, full_mask = read_image(sample.image), read_mask(sample.mask)
+        grey, full_mask = read_image(sample.image, bits=None), read_mask(sample.mask)
         check_same_size(sample, grey.shape, full_mask.shape)
         image = preprocess(grey, self.size, self.clahe)
         return image, resize_mask(full_mask, self.size), full_mask

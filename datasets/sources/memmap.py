@@ -1,11 +1,13 @@
 """Rows of bytes in a file: written sequentially, read through a memory map."""
 
+import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
+from utils.errors import InputError
 from utils.files import atomic_write
 
 
@@ -34,8 +36,22 @@ class MappedRows:
         """Return whether the file exists and has the size that `shape` implies."""
         return self.path.exists() and self.path.stat().st_size == self.nbytes
 
+    def check(self) -> None:
+        """Refuse a file that is missing or has another size.
+
+        Raises:
+            InputError: it is not complete.
+        """
+        if not self.is_complete():
+            found = f"{self.path.stat().st_size:,} bytes" if self.path.exists() else "no file"
+            raise InputError(
+                f"{self.path}: expected {self.nbytes:,} bytes of a cache, found {found}. Delete the"
+                f" folder {self.path.parent} and run the command again: the cache is rebuilt"
+            )
+
     def __getitem__(self, rows: int | slice) -> np.ndarray:
         if self._map is None:
+            self.check()
             self._map = np.asarray(np.memmap(self.path, np.uint8, mode="r", shape=self.shape))
         return self._map[rows]
 
@@ -67,8 +83,8 @@ def unpack(bits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape)
 
 
-def write_rows(paths: list[Path], rows: Iterable[list[np.ndarray]]) -> None:
-    """Write several files in parallel; they appear once all of them are complete.
+def write_rows(paths: list[Path], rows: Iterable[list[np.ndarray]]) -> dict[str, int]:
+    """Write several files row by row; they appear once all of them are complete.
 
     They are not written through a memory map, where a full disk would crash the process instead of
     raising OSError.
@@ -76,12 +92,18 @@ def write_rows(paths: list[Path], rows: Iterable[list[np.ndarray]]) -> None:
     Args:
         paths: the files.
         rows: one uint8 array per file, for each row.
+
+    Returns:
+        The CRC-32 of each file, by file name.
     """
+    checksums = [0] * len(paths)
     with ExitStack() as stack:
         files = [
             stack.enter_context(open(stack.enter_context(atomic_write(path)), "wb"))
             for path in paths
         ]
         for row in rows:
-            for file, array in zip(files, row, strict=True):
+            for i, (file, array) in enumerate(zip(files, row, strict=True)):
                 file.write(array.data)
+                checksums[i] = zlib.crc32(array.data, checksums[i])
+    return {path.name: value for path, value in zip(paths, checksums, strict=True)}

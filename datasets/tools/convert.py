@@ -26,6 +26,7 @@ class Job(NamedTuple):
         csv: the csv.
         any_modality: accept a DICOM that is no X-ray.
         rle_size: height and width that the csv is for, if not those of the image.
+        bits: bits that 16-bit images use; None if they are unknown.
     """
 
     image_id: str
@@ -35,6 +36,7 @@ class Job(NamedTuple):
     csv: Path | None = None
     any_modality: bool = False
     rle_size: tuple[int, int] | None = None
+    bits: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -69,14 +71,14 @@ def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
 
 def _convert(job: Job) -> Outcome:
     images, *masks = job.folders
-    path = _check_copies(job.paths, job.any_modality)
+    path = _check_copies(job)
     data = copyable_bytes(path, job.any_modality)
     suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"
     target = images / f"{job.image_id}{suffix}"
     content = target.read_bytes() if target.is_file() else b""
     kept = is_complete(content) if data is None else content == data
     if not kept:
-        content = _png(read_image(path, job.any_modality)) if data is None else data
+        content = _png(_read(path, job)) if data is None else data
     # The mask first, so that an image never exists without one.
     positive = bool(masks) and _write_mask(job, masks[0], image_header(content, target)[1])
     remove(job.image_id, [images], keep=target)
@@ -85,10 +87,14 @@ def _convert(job: Job) -> Outcome:
     return Outcome(not kept, positive, len(job.paths) - 1)
 
 
-def _check_copies(paths: list[Path], any_modality: bool) -> Path:
-    first, *others = paths
+def _read(path: Path, job: Job) -> np.ndarray:
+    return read_image(path, job.any_modality, job.bits)
+
+
+def _check_copies(job: Job) -> Path:
+    first, *others = job.paths
     for other in others:
-        if not np.array_equal(read_image(first, any_modality), read_image(other, any_modality)):
+        if not np.array_equal(_read(first, job), _read(other, job)):
             raise InputError(
                 f"{first} and {other} have the same id but different pixels; remove one"
             )

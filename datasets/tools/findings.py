@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def _duplicates(group: list[ImageRecord], fold_of: dict[str, int] | None) -> Dup
 
 def _inspect(sample: Sample) -> tuple[ImageRecord | None, list[str]]:
     problems: list[str] = []
-    grey = _attempt(problems, read_image, sample.image)
+    grey = _attempt(problems, partial(read_image, bits=None), sample.image)
     levels = _attempt(problems, read_values, sample.mask)
     if grey is None or levels is None:
         return None, problems

@@ -1,6 +1,7 @@
 """The check of a data set before training: unusable files, duplicates and figures."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -8,8 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datasets.check import main
+from datasets.check import check_cache, main
 from datasets.folds import write_folds
+from datasets.siim import find_samples
+from datasets.sources.cache import CacheSource
 from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import write_dataset
 
@@ -37,11 +40,12 @@ def data(tmp_path, capsys):
 def test_the_figures_match_the_files(data):
     """Two in three have a mask of 24 by 20 pixels."""
     cv2.imwrite(str(data.images / "image00.png"), np.zeros((9, 7), np.uint8))
-    cv2.imwrite(str(data.masks / "image00.png"), np.full((9, 7), 255, np.uint8))
+    cv2.imwrite(str(data.masks / "image00.png"), np.arange(63, dtype=np.uint8).reshape(9, 7) // 32)
     text, found = data.run()
     assert (found["images"], found["positives"]) == (7, 5)
+    assert "no cache of these images" in text
     assert found["sizes"] == {"60x72": 6, "7x9": 1}
-    quartiles = {"smallest": 63, "lower_quartile": 480, "median": 480, "upper_quartile": 480}
+    quartiles = {"smallest": 31, "lower_quartile": 480, "median": 480, "upper_quartile": 480}
     assert found["mask_pixels"] == quartiles | {"largest": 480}
     assert [row["masks"] for row in found["masks_by_size"]] == [5, 0, 0, 0]
     assert not found["stops_a_training"]
@@ -50,7 +54,7 @@ def test_the_figures_match_the_files(data):
 
 
 def test_masks_are_counted_in_the_size_buckets_of_the_evaluation(data):
-    areas = (2048, 2049, 8192, 8193, 32768, 32769, 40000)
+    areas = (2048, 2049, 8192, 8193, 32768, 32769, 39999)
     for i, area in enumerate(areas):
         mask = np.zeros(200 * 200, np.uint8)
         mask[:area] = 255
@@ -75,7 +79,7 @@ def test_every_unusable_file_is_reported_and_stops_training(data):
         "mask/image01.png: is truncated",
         "image02.png is 60x72 but",
     ]
-    wanted += ["image03.png: is not a mask", "are both image image04", "broken.dcm: is not a DICOM"]
+    wanted += ["image03.png: is no mask", "are both image image04", "broken.dcm: is not a DICOM"]
     for part in wanted:
         assert sum(part in line for line in found["refused"]) == 1, part
         assert part in text
@@ -101,6 +105,46 @@ def test_files_without_a_partner_are_reported_and_do_not_stop_training(data):
     assert found["masks_without_image"] == ["image02"]
 
 
+def test_a_damaged_file_of_the_cache_is_reported_with_what_to_do(data):
+    cache = CacheSource(find_samples(data.root).samples, False, [16], data.root / "cache")
+    cache.build()
+    victim = cache.folder / "images_16_plain.bin"
+    content = victim.read_bytes()
+    victim.write_bytes(content[:700] + bytes([content[700] ^ 1]) + content[701:])
+    text, found = data.run(code=1)
+    assert "1 of 4 files of the cache differ" in text
+    assert f"  {victim}\n  delete the folder {cache.folder}: " in text
+    assert (found["cache"]["damaged"], found["refused"]) == ([str(victim)], [])
+    cache.checksums.path.write_text("{")
+    found = check_cache(cache.samples, cache.root)
+    assert found["damaged"] == [str(cache.checksums.path)]
+    shutil.rmtree(cache.folder)
+    cache.build()
+    text, found = data.run()
+    assert "0 of 4 files of the cache differ" in text
+    assert found["cache"] == {"folder": str(cache.folder), "files": 4, "damaged": []}
+
+
+def test_the_cache_of_excluded_images_and_in_another_folder_is_verified(data):
+    (data.root / "bad.txt").write_text("image01\n")
+    samples = find_samples(data.root, frozenset({"image01"})).samples
+    cache = CacheSource(samples, True, [16], data.root / "fast")
+    cache.build()
+    (cache.folder / "shapes.npy").write_bytes(b"")
+    _, found = data.run(
+        "--exclude", data.root / "bad.txt", "--cache_dir", data.root / "fast", code=1
+    )
+    assert found["cache"]["damaged"] == [str(cache.folder / "shapes.npy")]
+
+
+def test_a_file_that_cannot_be_opened_is_reported_without_the_cache(data):
+    (data.images / "image01.png").unlink()
+    (data.images / "image01.png").symlink_to("nowhere.png")
+    text, found = data.run(code=1)
+    assert "cache not verified" in text
+    assert len(found["refused"]) == 1
+
+
 def test_having_nothing_to_train_on_stops_training(data):
     for path in data.masks.iterdir():
         path.rename(path.with_name(f"other{path.name}"))
@@ -108,6 +152,19 @@ def test_having_nothing_to_train_on_stops_training(data):
     assert found["images"] == 0
     assert found["stops_a_training"]
     assert "nothing to train on" in text
+
+
+def test_having_no_positive_stops_training(data):
+    for path in data.masks.iterdir():
+        cv2.imwrite(str(path), np.zeros((72, 60), np.uint8))
+    text, found = data.run(code=1)
+    assert (found["images"], found["positives"], found["refused"]) == (7, 0, [])
+    assert found["stops_a_training"]
+    assert "would stop a training without --allow_empty true" in text
+    mask = np.zeros((72, 60), np.uint8)
+    mask[5, 5] = 255
+    cv2.imwrite(str(data.masks / "image04.png"), mask)
+    assert not data.run()[1]["stops_a_training"]
 
 
 def test_masks_with_another_grey_level_than_white_are_reported(data):
@@ -157,6 +214,19 @@ def test_duplicates_in_different_folds_are_reported(doubled, name):
     text, found = doubled.run("--folds", doubled.root / name)
     assert [group["folds"] for group in found["duplicates"]] == [[0, 2], [1]]
     assert "1 of these groups are split over several folds" in text
+
+
+def test_folds_of_other_images_are_refused(doubled):
+    """Else every duplicate would seem to be in no fold."""
+    path = doubled.root / "folds.csv"
+    folds = pd.DataFrame({"ImageId": ["other"], "fold": [0], "positive": [1], "PatientId": [""]})
+    write_folds(folds, path)
+    text, found = doubled.run("--folds", path, code=2)
+    assert "has none of the 7 images, such as image00, but ids such as other" in text
+    assert found is None
+    write_folds(folds.assign(ImageId="image02"), path)
+    text, _ = doubled.run("--folds", path)
+    assert f"6 images are in no fold of {path}, the first is image00" in text
 
 
 @pytest.mark.parametrize("extra", [("--folds", "nowhere"), ("--exclude", "nowhere")])

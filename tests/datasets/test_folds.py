@@ -7,6 +7,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from datasets.folds import (
     describe_leakage,
+    describe_unknown,
     get_fold,
     make_folds,
     read_folds,
@@ -145,6 +146,35 @@ def test_leakage_is_unknown_without_patients():
     assert "patients unknown" in describe_leakage(make_folds(positive, 5, False))
     everyone = dict.fromkeys(positive, "p1") | patients
     assert "unknown" not in describe_leakage(make_folds(positive, 5, False, everyone))
+
+
+@pytest.mark.parametrize("count", [1, 10, 57])
+def test_a_csv_must_know_the_patients_of_nine_in_ten_images(count):
+    ids = [f"i{n:02d}" for n in range(count)]
+    for known in range(count + 1):
+        patients = {name: f"p{n}" for n, name in enumerate(ids[:known])}
+        text = describe_unknown(patients | {"elsewhere": "p0"}, ids)
+        assert (text is None) is (known / count >= 0.9)
+        if text is not None:
+            assert f"the patient of {known} of the {count} images" in text
+            assert f"the image i{known:02d} has no row in it" in text
+            assert "its id elsewhere is no image" in text
+
+
+def test_an_image_without_a_patient_in_its_row_is_unknown():
+    text = describe_unknown({"a": "", "b": "p"}, ["a", "b"])
+    assert text is not None
+    assert "1 of the 2 images" in text
+    assert text.endswith("the image a has no PatientId in it")
+
+
+def test_real_patients_are_known_and_those_of_other_ids_are_not(siim_data):
+    ids = list(read_annotations(siim_data / "siim" / "stage_2_train.csv"))
+    patients = read_patients(siim_data / "siim" / "patients.csv")
+    assert describe_unknown(patients, ids) is None
+    text = describe_unknown(patients, [f"{name}.dcm" for name in ids])
+    assert text is not None
+    assert "0 of the 12047 images" in text
 
 
 def test_real_patients_leak_through_ungrouped_folds_only(siim_data):

@@ -12,7 +12,7 @@ import torch
 from datasets.augmentation import Augmentation
 from datasets.folds import Fold
 from datasets.formats.images import read_image
-from datasets.loaders import StageData, TrainImages, check_batch_split
+from datasets.loaders import StageData, TrainImages, check_batch_split, check_positives
 from datasets.preprocessing import preprocess
 from datasets.siim import find_samples
 from datasets.sources.cache import CacheSource
@@ -197,6 +197,30 @@ def test_a_share_of_positives_needs_positives(root, changes, train, valid):
     check_batch_split(stage, fold_of(3, 9, 3), processes=1)
     with pytest.raises(InputError, match=f"stage {stage.number} .* fold 3 has {train} .* {valid}"):
         check_batch_split(stage, fold_of(train, 9, valid), processes=1)
+
+
+@pytest.mark.parametrize("train", [0, 1, 3])
+@pytest.mark.parametrize("valid", [0, 1])
+def test_a_part_of_a_fold_without_positives_is_named(train, valid):
+    fold = fold_of(train, 9, valid)
+    if train and valid:
+        check_positives(fold, "data")
+        return
+    with pytest.raises(InputError) as error:
+        check_positives(fold, "data")
+    message = str(error.value)
+    if train or valid:
+        part = (
+            f"{len(fold.valid)} images to validate"
+            if train
+            else f"{len(fold.train)} images to train"
+        )
+        assert f"fold 3 has no positive among its {part} on" in message
+        assert f"the {train + valid} positives of data" in message
+    else:
+        assert f"none of the {len(fold.train) + len(fold.valid)} images is positive" in message
+        assert "no mask in data/train_mask has a pixel" in message
+    assert "--allow_empty true" in message
 
 
 @pytest.mark.parametrize("loader", ["train", "valid"])

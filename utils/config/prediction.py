@@ -74,6 +74,9 @@ class PredictOptions(RunOptions):
     """Folder for pictures of image, mask and probability, and a contact sheet. Default: none."""
     probabilities: Path | None = None
     """Folder for probability maps: 8-bit PNG at the original size. Default: none."""
+    bits: Literal[8, 10, 12, 16] | None = None
+    """Bits that 16-bit images use. Default: those of the runs' training images, else the fewest
+    that hold the largest value of all images."""
     any_modality: bool = False
     """Accept DICOMs whose modality is not an X-ray, such as CT; otherwise they are refused."""
     skip_bad: bool = False

@@ -26,6 +26,7 @@ from utils.inference.runs import (
     read_runs,
     results_folder,
 )
+from utils.postprocessing.leakage import add_leaks, read_leaks, remove_leaks
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
 
@@ -99,6 +100,7 @@ def make_plan(options: BlendOptions) -> BlendPlan:
     samples = _find_images(root, runs[0], table)
     folder = results_folder(runs)
     _clear(folder, folds, table)
+    add_leaks(folder, [leak for run in runs for leak in read_leaks(run.folder)])
     write_json(
         folder / "blend.json",
         {
@@ -162,6 +164,7 @@ def _clear(folder: Path, folds: dict[int, list[Checkpoints]], table: pd.DataFram
             (folder / f"fold{number}").mkdir(parents=True, exist_ok=True)
         for old in (folder / "threshold.json", *folder.glob("fold*/oof.npz")):
             old.unlink(missing_ok=True)
+        remove_leaks(folder)
         write_folds(table, folder / "folds.csv")
     except OSError as error:
         raise InputError(f"{folder} cannot be written to ({error})") from error

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from models import build_model
-from models.interface import normalise, read_output
+from models.interface import Output, normalise, read_output
 from utils.config.settings import Config
 from utils.errors import InputError
 from utils.inference.runs import Checkpoints, View, WeightedRun, view_of
@@ -100,29 +100,40 @@ class Ensemble(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def forward(self, image: Tensor) -> ProbabilityMaps:
-        """Predict a batch on the device, [B,1,S,S] uint8 grey."""
-        probability, presence = self._predict(self.networks, image)
+    def forward(self, image: Tensor, kept: list[Output] | None = None) -> ProbabilityMaps:
+        """Predict a batch on the device.
+
+        Args:
+            image: [B,1,S,S] uint8 grey.
+            kept: if given, receives the output of every network: `networks`, then `gate_networks`.
+        """
+        probability, presence = self._predict(self.networks, image, kept)
         if self.gate_networks is None:
             return ProbabilityMaps(probability, probability, presence)
-        return ProbabilityMaps(probability, *self._predict(self.gate_networks, image))
+        return ProbabilityMaps(probability, *self._predict(self.gate_networks, image, kept))
 
-    def _predict(self, networks: nn.ModuleList, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        probability, presence = self._mean(networks, image)
+    def _predict(
+        self, networks: nn.ModuleList, image: Tensor, kept: list[Output] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        probability, presence = self._mean(networks, image, kept)
         if self.mirror:
-            mirrored, mirrored_presence = self._mean(networks, image.flip(-1))
+            mirrored, mirrored_presence = self._mean(networks, image.flip(-1), kept)
             probability = (probability + mirrored.flip(-1)) / 2
             if presence is not None and mirrored_presence is not None:
                 presence = (presence + mirrored_presence) / 2
         return probability, presence
 
-    def _mean(self, networks: nn.ModuleList, image: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _mean(
+        self, networks: nn.ModuleList, image: Tensor, kept: list[Output] | None
+    ) -> tuple[Tensor, Tensor | None]:
         pixels = normalise(image)
         total: Tensor | float = 0.0
         presences = []
         for network in networks:
             with self.fabric.autocast():
                 output = read_output(network(pixels))
+            if kept is not None:
+                kept.append(output)
             total = total + torch.sigmoid(output.logits.float())
             if output.presence is not None:
                 presences.append(torch.sigmoid(output.presence.float())[:, 0])

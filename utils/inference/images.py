@@ -53,6 +53,7 @@ class ImageFiles(Dataset):
         views: the ways to preprocess them.
         keep_original: return the image at its original size as well.
         any_modality: accept a DICOM that is no X-ray.
+        bits: bits that 16-bit images use; None refuses such images.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class ImageFiles(Dataset):
         views: Sequence[View],
         keep_original: bool,
         any_modality: bool = False,
+        bits: int | None = None,
     ):
         self.images = images
         self.views = views
         self.keep_original = keep_original
         self.any_modality = any_modality
+        self.bits = bits
 
     def __len__(self) -> int:
         return len(self.images)
@@ -74,7 +77,7 @@ class ImageFiles(Dataset):
         """Return the preprocessed image, or what is wrong with its file."""
         image = self.images[index]
         try:
-            grey = read_image(image.path, self.any_modality)
+            grey = read_image(image.path, self.any_modality, self.bits)
         except InputError as error:
             return Problem(image.id, str(error))
         views = [torch.from_numpy(preprocess(grey, *view))[None] for view in self.views]

@@ -85,15 +85,19 @@ class Pictures:
             picture = prediction_panels(grey, mask, levels, self.threshold, caption)
             _save(self._overlays / f"{prediction.id}.png", picture[..., ::-1])
 
-    def write_sheet(self, predictions: list[Prediction], images: Iterable[InputImage]) -> None:
+    def write_sheet(
+        self, predictions: list[Prediction], images: Iterable[InputImage], bits: int | None
+    ) -> None:
         """Draw the contact sheet, if there is a folder for overlays.
 
         Args:
             predictions: predictions for all images.
             images: their files.
+            bits: bits that 16-bit images use.
         """
         if self._overlays is not None:
-            _save(self._overlays / f"{SHEET}.png", _draw_sheet(predictions, images)[..., ::-1])
+            sheet = _draw_sheet(predictions, images, bits)
+            _save(self._overlays / f"{SHEET}.png", sheet[..., ::-1])
 
     def publish(self) -> None:
         """Move all pictures to their target folders."""
@@ -115,13 +119,15 @@ def _hidden(folder: Path | None, suffix: str) -> Path | None:
     return existing_folder(folder) / f".{folder.resolve().name}.{suffix}"
 
 
-def _draw_sheet(predictions: list[Prediction], images: Iterable[InputImage]) -> np.ndarray:
+def _draw_sheet(
+    predictions: list[Prediction], images: Iterable[InputImage], bits: int | None
+) -> np.ndarray:
     """Draw images with a mask first, then the others, each by descending probability."""
     paths = {image.id: image.path for image in images}
     ranked = sorted(predictions, key=lambda p: (p.area == 0, -p.probability))
     tiles = []
     for prediction in ranked[:SHEET_TILES]:
-        grey = read_image(paths[prediction.id])
+        grey = read_image(paths[prediction.id], any_modality=True, bits=bits)
         caption = (prediction.id, _describe_briefly(prediction))
         tiles.append(tile(grey, decode(prediction.rle, *grey.shape), caption))
     positive = sum(p.area > 0 for p in predictions)

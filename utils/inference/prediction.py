@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
+from datasets.formats.depth import bits_file, choose_depth, largest_value, read_bits
 from utils.config.prediction import PredictOptions
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, gather
@@ -36,6 +37,7 @@ from utils.inference.submission import (
     write_submission,
 )
 from utils.memory import peak_gpu_memory, peak_memory
+from utils.parallel import map_in_order
 from utils.postprocessing.rule import PostProcess, load_rule, load_tta
 
 
@@ -48,6 +50,7 @@ class PredictionPlan(NamedTuple):
         rule: turns probabilities into masks.
         images: the images, in the order of the submission.
         problems: the files whose id cannot be read.
+        bits: bits that 16-bit images use; None if there are none.
         suffix: of the names of this command's temporary folders.
     """
 
@@ -56,6 +59,7 @@ class PredictionPlan(NamedTuple):
     rule: PostProcess
     images: list[InputImage]
     problems: list[Problem]
+    bits: int | None
     suffix: str
 
 
@@ -71,7 +75,9 @@ def predict(fabric: Fabric, options: PredictOptions) -> None:
     batch_size = options.batch_size or device_batch_size(plan.runs, fabric.world_size)
     with Pictures(*folders, plan.rule.threshold, plan.suffix, owner) as pictures:
         mine = plan.images[fabric.global_rank :: fabric.world_size]
-        dataset = ImageFiles(mine, blend.views, pictures.need_image)
+        dataset = ImageFiles(
+            mine, blend.views, pictures.need_image, options.any_modality, plan.bits
+        )
         loader = open_loader(dataset, batch_size, options.num_workers)
         only_read = bool(plan.problems and not options.skip_bad)
         started = time.perf_counter()
@@ -84,10 +90,10 @@ def predict(fabric: Fabric, options: PredictOptions) -> None:
         if owner:
             by_id = {prediction.id: prediction for prediction in predictions}
             ordered = [by_id[image.id] for image in plan.images if image.id in by_id]
-            pictures.write_sheet(ordered, plan.images)
+            pictures.write_sheet(ordered, plan.images, plan.bits)
             write_submission(Path(options.out), ordered)
             pictures.publish()
-            _report(options, ordered, seconds)
+            _report(options, ordered, seconds, plan.rule)
 
 
 def make_plan(options: PredictOptions) -> PredictionPlan:
@@ -106,7 +112,46 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
         if found > len(images):
             print0(f"{found - len(images)} images are not in {options.sample_submission}: skipped")
     _check_targets(options, images)
-    return PredictionPlan(runs, checkpoints, rule, images, problems, str(os.getpid()))
+    bits = choose_bits(options, runs, images)
+    return PredictionPlan(runs, checkpoints, rule, images, problems, bits, str(os.getpid()))
+
+
+def choose_bits(
+    options: PredictOptions, runs: Sequence[WeightedRun], images: Sequence[InputImage]
+) -> int | None:
+    """Choose and print the depth to read 16-bit images with.
+
+    It is that of --bits, else that of the images that the runs were trained on, else the fewest
+    bits that hold the largest value of all images.
+
+    Returns:
+        The depth; None if there is no usable 16-bit image.
+
+    Raises:
+        InputError: the runs were trained on images of different depths, and there is no --bits.
+    """
+    deep = [image.path for image in images if image.deep]
+    if not deep:
+        return None
+    recorded = {run.folder: read_bits(bits_file(run.folder)) for run in runs}
+    known = {bits for bits in recorded.values() if bits is not None}
+    if options.bits is None and len(known) > 1:
+        depths = ", ".join(f"{folder}: {bits}" for folder, bits in recorded.items() if bits)
+        raise InputError(
+            f"the runs were trained on 16-bit images of different depths ({depths}); choose one "
+            "with --bits"
+        )
+    if options.bits is None and not known:
+        values = map_in_order(lambda path: largest_value(path, options.any_modality), deep)
+        depth = choose_depth(values)
+        if depth is None:
+            return None
+        print0(depth.describe())
+        return depth.bits
+    bits = options.bits or known.pop()
+    source = "--bits" if options.bits else "as in training; --bits to change"
+    print0(f"16-bit images: {len(deep):,}, read as {bits} bits ({source})")
+    return bits
 
 
 def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> PostProcess:
@@ -189,7 +234,9 @@ def _report_problems(problems: list[Problem], any_predicted: bool, skip_bad: boo
         print0(f"{len(problems)} images skipped, without a row in the submission:\n  {text}")
 
 
-def _report(options: PredictOptions, predictions: list[Prediction], seconds: float) -> None:
+def _report(
+    options: PredictOptions, predictions: list[Prediction], seconds: float, rule: PostProcess
+) -> None:
     positive = sum(prediction.area > 0 for prediction in predictions)
     gpu = peak_gpu_memory()
     print0(
@@ -197,6 +244,7 @@ def _report(options: PredictOptions, predictions: list[Prediction], seconds: flo
         f"{len(predictions) / seconds:.1f} images/s, peak memory {peak_memory():.2f} GiB"
         + (f", on the GPU {gpu:.2f} GiB" if gpu else "")
     )
+    print0(f"thresholds: {rule.describe()}")
     print0(f"submission: {options.out}, scores: {Path(options.out).with_name(SCORES)}")
     if options.overlays:
         print0(f"overlays: {options.overlays / SHEET}.png and a picture of each image")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from datasets.formats.annotations import RLE_COLUMNS, read_annotations
-from datasets.formats.images import SUFFIXES, find_images, image_id
+from datasets.formats.images import SUFFIXES, find_images, identify
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -16,10 +16,11 @@ SCORES = "scores.csv"
 
 
 class InputImage(NamedTuple):
-    """An image to predict: its id and its file."""
+    """An image to predict: its id, its file, and whether it has 16 bits of unknown depth."""
 
     id: str
     path: Path
+    deep: bool = False
 
 
 class Problem(NamedTuple):
@@ -62,10 +63,11 @@ def find_input_images(paths: Iterable[Path]) -> tuple[list[InputImage], list[Pro
     problems: list[Problem] = []
     for file in tqdm(files, "reading ids", unit="image", leave=False, disable=None):
         try:
-            image = InputImage(image_id(file), file)
+            identity = identify(file)
         except InputError as error:
             problems.append(Problem(file.stem, str(error)))
             continue
+        image = InputImage(identity.id, file, identity.deep)
         other = images.setdefault(image.id, image)
         if other is not image:
             raise InputError(f"{other.path} and {file} are both image {image.id}; remove one")

@@ -1,10 +1,12 @@
 """The cache: the same pixels as in the files, never stale or incomplete, shared by processes."""
 
+import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -71,9 +73,9 @@ def note_reads(monkeypatch):
     """Return a list that takes every image's path as it is read."""
     read, real = [], cache_module.read_image
 
-    def noted(path):
+    def noted(path, **depth):
         read.append(path)
-        return real(path)
+        return real(path, **depth)
 
     monkeypatch.setattr(cache_module, "read_image", noted)
     return read
@@ -104,7 +106,16 @@ def touch_back(path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
-@pytest.mark.parametrize("change", [rewrite, touch_back])
+def swap(path):
+    """Change one pixel, and keep the file's size and time."""
+    before, pixels = path.stat(), read_pixels(path)
+    pixels[40, 30] = 255 - pixels[40, 30]
+    cv2.imwrite(str(path), pixels, _UNCOMPRESSED)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("change", [rewrite, touch_back, swap])
 @pytest.mark.parametrize("folder", ["train_images", "train_mask"])
 def test_a_changed_file_is_read_again(data, folder, change):
     path = str(data / folder / "image01.png")
@@ -159,7 +170,7 @@ def test_every_unreadable_mask_is_reported(data, open_source):
     for part in (
         "mask/image00.png: is truncated",
         "mask/image03.png: is truncated",
-        "mask/image04.png: is not",
+        "mask/image04.png: is no mask",
     ):
         assert part in message
     assert "image01" not in message
@@ -196,6 +207,65 @@ def test_a_file_of_wrong_length_is_rewritten(data):
         assert_same_pixels(built(data))
 
 
+def flip(content):
+    return content[:-5] + bytes([content[-5] ^ 4]) + content[-4:]
+
+
+def test_a_damaged_list_of_the_cache_is_written_again(data):
+    for name in ("shapes.npy", "checksums.json"):
+        path = built(data).folder / name
+        content = path.read_bytes()
+        for damaged in (b"", content[:20], content[:-9], b"[1, 2]", b"no list" + content):
+            path.write_bytes(damaged)
+            assert_same_pixels(built(data))
+            assert path.read_bytes() == content
+    path = built(data).folder / "shapes.npy"
+    path.write_bytes(flip(path.read_bytes()))
+    assert_same_pixels(built(data))
+
+
+def test_a_file_whose_checksum_was_not_stored_is_written_again(data):
+    """As after a power cut between the two."""
+    cache = built(data)
+    stored = json.loads(cache.checksums.path.read_bytes())
+    for name in stored:
+        others = {other: value for other, value in stored.items() if other != name}
+        cache.checksums.path.write_text(json.dumps(others))
+        built(data)
+        assert json.loads(cache.checksums.path.read_bytes()) == stored
+
+
+def test_the_checksums_are_those_of_the_whole_files(data):
+    cache = built(data)
+    files = {path.name: path for path in cache.folder.iterdir() if path.suffix in (".bin", ".npy")}
+    stored = json.loads(cache.checksums.path.read_bytes())
+    assert stored == {name: zlib.crc32(path.read_bytes()) for name, path in files.items()}
+    assert len(stored) == 6
+    assert cache.checksums.differing() == []
+    for path in files.values():
+        content = path.read_bytes()
+        path.write_bytes(flip(content))
+        assert cache.checksums.differing() == [path]
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["images_32_clahe.bin", "masks_32.bin", "masks_original.bin", "shapes.npy"]
+)
+def test_a_file_that_is_cut_after_planning_is_refused_when_pixels_are_opened(data, name):
+    cache = built(data)
+    content = (cache.folder / name).read_bytes()
+    pixels = cache.pixels(["image01"], 32)
+    for damage in (lambda path: path.write_bytes(content[:-1]), Path.unlink):
+        damage(cache.folder / name)
+        with pytest.raises(InputError, match=rf"{cache.folder}/{name}: .+Delete the folder"):
+            cache.pixels(["image01"], 32)
+        if name != "shapes.npy":
+            with pytest.raises(InputError, match=rf"{name}: expected .+Delete the folder"):
+                pickle.loads(pickle.dumps(pixels)).triple(0)
+    assert_same_pixels(built(data))
+
+
 def test_files_left_by_a_killed_process_are_removed(data):
     folder = open_cache(data).folder
     folder.mkdir(parents=True)
@@ -213,9 +283,9 @@ def test_a_process_killed_while_building_leaves_no_incomplete_file_in_use(data):
         "from datasets.sources import cache\n"
         "from datasets.siim import find_samples\n"
         "real, read = cache.read_image, []\n"
-        "def read_image(path):\n"
+        "def read_image(path, **depth):\n"
         "    read.append(path)\n"
-        "    return real(path) if len(read) < 4 else os._exit(9)\n"
+        "    return real(path, **depth) if len(read) < 4 else os._exit(9)\n"
         "cache.read_image = read_image\n"
         "root = sys.argv[1]\n"
         "cache.CacheSource(find_samples(root)[0], True, [32, 64], root + '/cache').build()\n"
