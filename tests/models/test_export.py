@@ -1,6 +1,8 @@
 """Export: the ONNX file computes the same as PyTorch."""
 
 import importlib.util
+import re
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from datasets.preprocessing import preprocess
+from datasets.tools.phantom import draw_chest
 from models import build_model, export
 from models.interface import normalise
 from tests.helpers.tiny import build_tiny, predict_slowly, write_dataset
@@ -19,6 +23,7 @@ from utils.inference.ensemble import load_network, open_ensemble
 from utils.inference.runs import find_checkpoints, read_run_config
 from utils.training.checkpoints import FoldCheckpoints
 
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 SIZE = 64
 
@@ -49,6 +54,7 @@ def spread_probabilities(network):
     network.train()(normalise(images(2)))
     logits = network.eval()(normalise(images(2)))
     last.weight *= 2 / logits.std()
+    last.bias = nn.Parameter(0.1 * torch.randn(1))  # a bias of 0 is left out of the graph
 
 
 def images(count):
@@ -118,9 +124,11 @@ def test_the_difference_is_measured(run, averaged):
         config = read_run_config(run, folds)
         checkpoints = find_checkpoints(run, config, "best")
         graph = export.Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
-        differences.append(export.largest_difference(graph, averaged, SIZE))
-    assert differences[0] < 1e-4
-    assert differences[1] > 0.05
+        differences.append(export.largest_differences(graph, averaged, config))
+    assert differences[0].outputs < 1e-4
+    assert differences[0].logits < 1e-3
+    assert differences[1].outputs > 0.05
+    assert differences[1].logits < 1e-3
 
 
 def test_a_run_with_stage_three_and_a_presence_head_has_three_outputs(
@@ -150,15 +158,77 @@ def test_a_run_with_stage_three_and_a_presence_head_has_three_outputs(
         assert np.abs(probability - gate).max() > 0.05
     described = session.get_modelmeta().custom_metadata_map["output"]
     assert all(f"{name}: float32" in described for name in names)
+    with_logits = export._add_outputs(run / "model.onnx", ["logits_3", "presence_logits_2"])
+    found = onnxruntime.InferenceSession(with_logits).run(None, {"image": image.numpy()})
+    assert [array.shape for array in found[3:]] == [(3, 1, SIZE, SIZE), (3, 1)]
 
 
-@pytest.mark.parametrize("difference", [2e-3, float("nan")])
-def test_a_file_that_differs_is_removed(difference, run, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("outputs", "logits"), [(2e-3, 0), (np.nan, 0), (0, 0.06), (0, np.nan)])
+def test_a_file_that_differs_is_removed(outputs, logits, run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(export, "export", lambda _, __, path: path.write_bytes(b"a graph"))
-    monkeypatch.setattr(export, "largest_difference", lambda *_: difference)
+    found = export.Differences(outputs, logits)
+    monkeypatch.setattr(export, "largest_differences", lambda *_: found)
     assert export.main(["--run", str(run), "--folds", "0", "--out", str(tmp_path / "x.onnx")]) == 2
-    assert f"differ by {difference:.2g}" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"probabilities differ by {outputs:.2g} from" in message
+    assert f"logits by {logits:.2g} " in message
     assert list(tmp_path.iterdir()) == []
+
+
+def change_weights(model, prefix, change):
+    """Change the weights of an ONNX graph whose names begin with `prefix`; return how many."""
+    chosen = [weight for weight in model.graph.initializer if weight.name.startswith(prefix)]
+    for weight in chosen:
+        values = torch.from_numpy(onnx.numpy_helper.to_array(weight).copy())
+        changed = change(values).to(values.dtype).numpy()
+        weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+    return len(chosen)
+
+
+@pytest.fixture
+def shy(run, averaged, tmp_path):
+    """A run whose networks predict a probability near 0 everywhere, and its ONNX graph."""
+    model, folder = onnx.load(averaged), shutil.copytree(run, tmp_path / "shy")
+    for i, path in enumerate(sorted(folder.glob("fold*/stage2_best.pth"))):
+        content = torch.load(path)
+        *_, last = (name for name in content["state_dict"] if name.endswith("bias"))
+        content["state_dict"][last] -= 25
+        torch.save(content, path)
+        assert change_weights(model, f"ensemble.networks.{i}.{last}", lambda bias: bias - 25) == 1
+    return folder, model
+
+
+def test_rounded_weights_are_refused_though_all_probabilities_are_small(shy, monkeypatch, capsys):
+    """The outputs differ by less than is accepted: only the logits tell the networks apart."""
+    folder, model = shy
+    monkeypatch.setattr(export, "export", lambda _, __, path: onnx.save(model, path))
+    assert export.main(["--run", str(folder)]) == 0
+    assert float(capsys.readouterr().out.rpartition("of logits ")[2]) < 1e-3
+    (folder / "model.onnx").unlink()
+    assert change_weights(model, "ensemble.networks.1.", torch.Tensor.bfloat16) > 20
+    assert export.main(["--run", str(folder)]) == 2
+    message = capsys.readouterr().err
+    outputs, logits = (float(value) for value in re.findall(r"by (\S+) ", message))
+    assert outputs < 1e-3
+    assert logits > 0.05
+    assert not list(folder.glob("*.onnx"))
+
+
+def test_the_file_has_no_further_outputs(averaged):
+    """The names of the logits stay, on values inside the graph."""
+    session = onnxruntime.InferenceSession(str(averaged))
+    assert [node.name for node in session.get_outputs()] == ["probability"]
+
+
+def test_the_images_of_the_test_are_prepared_as_the_run_does():
+    for clahe in (True, False):
+        images = export._images(Config(image_size_stage2=SIZE, clahe=clahe)).numpy()
+        rng = np.random.default_rng(0)
+        for image, positive in zip(images, (True, False), strict=False):
+            grey, mask = draw_chest(rng, 1024, positive)
+            assert mask.any() == positive
+            assert np.array_equal(image[0], preprocess(grey, SIZE, clahe))
+        assert images.shape == (3, 1, SIZE, SIZE)
 
 
 def test_a_recurrent_network_keeps_its_number_of_steps(tmp_path):
