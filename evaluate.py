@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.folds import read_patients
+from datasets.folds import describe_unknown, read_patients
 from datasets.formats import rle
 from datasets.formats.annotations import parse_size
 from datasets.formats.images import find_images_by_id, image_size
@@ -145,6 +145,9 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
 
 def _groups(ids: list[str], patients: Path | None) -> np.ndarray:
     known = read_patients(patients) if patients else {}
+    problem = describe_unknown(known, ids) if patients else None
+    if problem:
+        raise InputError(f"--patients {patients}: {problem}")
     unknown = sum(not known.get(name) for name in ids)
     if patients and unknown:
         print(f"{patients}: the patient of {unknown:,} images is unknown; each counts as a patient")

@@ -168,9 +168,9 @@ def describe_unknown(patients: dict[str, str], ids: Collection[str]) -> str | No
     first = f"{unknown[0]} has no {'PatientId' if unknown[0] in patients else 'row'} in it"
     others = sorted(patients.keys() - set(ids))
     return (
-        f"it names the patient of {known} of the {len(ids)} images of the data set, fewer than "
+        f"it names the patient of {known} of the {len(ids)} images, fewer than "
         f"{MIN_KNOWN:.0%}; the image {first}"
-        + (f", and its id {others[0]} is no image of the data set" if others else "")
+        + (f", and its id {others[0]} is none of these images" if others else "")
     )
 
 

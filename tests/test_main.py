@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from sklearn.model_selection import KFold
 
 import experiment
 import main
@@ -281,6 +283,103 @@ def test_a_boolean_flag_without_a_value_is_refused():
     with pytest.raises(SystemExit) as stopped:
         main.main(["--two_stage"])
     assert stopped.value.code == 2
+
+
+def write_masks(root, positive):
+    """Empty every mask of a data set but those of these images."""
+    for path in (root / "train_mask").iterdir():
+        mask = np.zeros((72, 60), np.uint8)
+        mask[20:40, 20:40] = 255 * (path.stem in positive)
+        cv2.imwrite(str(path), mask)
+
+
+def test_data_or_folds_without_positives_are_refused(command_line, tmp_path, capsys):
+    """In each part of each fold of the script's own split."""
+    root = write_dataset(tmp_path / "data", count=6)
+    ids = sorted(path.stem for path in (root / "train_images").iterdir())
+    flags = command_line(tmp_path / "runs", dataset_root=root, cache=False, two_stage=False)
+    write_masks(root, [])
+    assert main.main(flags) == 2
+    message = capsys.readouterr().err
+    assert f"no mask in {root}/train_mask has a pixel: none of the 6 images is positive" in message
+    assert "--allow_empty true" in message
+    write_masks(root, ids[:1])
+    parts = KFold(2, shuffle=True, random_state=1).split(ids)
+    for number, (train, _) in enumerate(parts):
+        what = "validate" if 0 in train else "train"
+        assert main.main([*flags, "--folds", str(number)]) == 2
+        message = capsys.readouterr().err
+        assert f"fold {number} has no positive among its 3 images to {what} on" in message
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_without_positives_can_be_trained_on_if_asked(command_line, tmp_path, capsys):
+    root = write_dataset(tmp_path / "data", count=6)
+    write_masks(root, [])
+    flags = command_line(
+        tmp_path, run_name="x", folds=0, dataset_root=root, two_stage=False, allow_empty=True
+    )
+    assert main.main([*flags, "--momentum", "0.5"]) == 0
+    text = capsys.readouterr().out
+    assert "no image is positive: the scores only count empty images" in text
+    unused = "--image_size_stage2 (two_stage is false)"
+    assert any("no effect: " in line and unused in line for line in text.splitlines())
+    assert "--momentum (optimizer is adam)" in text
+    # A resumed run keeps the setting, and a call can take it back.
+    again = ["--model_path", str(tmp_path), "--run_name", "x", "--resume", "true", "--folds", "0"]
+    assert main.main(again) == 0
+    assert main.main([*again, "--allow_empty", "false"]) == 2
+
+
+def write_patients(path, ids):
+    rows = "".join(f"{name},p{i // 2}\n" for i, name in enumerate(ids))
+    path.write_text(f"ImageId,PatientId\n{rows}")
+    return path
+
+
+@pytest.mark.parametrize(("known", "fits"), [(0, False), (12, False), (13, True), (14, True)])
+def test_groups_that_do_not_match_the_images_are_refused(root, tmp_path, capsys, known, fits):
+    """The csv must know nine in ten of 14 images; found in the data set, it is only warned of."""
+    ids = sorted(path.stem for path in (root / "train_images").iterdir())
+    csv_file = write_patients(tmp_path / "p.csv", [*ids[:known], "1.2.3"])
+    fractions = dict.fromkeys(ids, 0.1)
+    settings = config(root, groups=str(csv_file))
+    if fits:
+        experiment._make_folds(settings, fractions, stratified=False)
+    else:
+        with pytest.raises(InputError, match=f"--groups .*p.csv: .* of {known} of the 14") as error:
+            experiment._make_folds(settings, fractions, stratified=False)
+        assert f"the image {ids[known]} has no row" in str(error.value)
+        assert "its id 1.2.3 is none of these images" in str(error.value)
+    write_patients(tmp_path / "patients.csv", [*ids[:known], "1.2.3"])
+    capsys.readouterr()
+    table = experiment._make_folds(config(tmp_path), fractions, stratified=False)
+    assert (table["PatientId"] != "").sum() == known
+    assert ("warning: " in capsys.readouterr().out) is not fits
+
+
+def test_unmatched_groups_leave_no_run_folder(command_line, tmp_path, capsys):
+    csv_file = write_patients(tmp_path / "p.csv", [f"image{i:02d}.png" for i in range(14)])
+    flags = command_line(tmp_path / "runs", run_name="x", groups=csv_file)
+    assert train_sfold.main(flags) == 2
+    assert "0 of the 14 images" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_encoder_weights_of_another_fold_are_warned_of(run, command_line, tmp_path, capsys):
+    weights = run / "fold1" / "stage1_best.pth"
+    flags = command_line(tmp_path, run_name="x", folds=0, two_stage=False, encoder_weights=weights)
+    assert main.main(flags) == 0
+    text = capsys.readouterr().out
+    reason = f"{weights} were trained on fold 1 of run unet_resnet34/first"
+    assert text.index("WARNING: the encoder weights") < text.index("stage 1 epoch 1/1")
+    assert text.count(reason) == 2
+    assert "NOT OUT OF FOLD" in text[text.index("stage 1 epoch 1/1") :]
+    for name in ("summary", "threshold"):
+        content = json.loads((tmp_path / "unet_resnet34" / "x" / f"{name}.json").read_text())
+        assert content["out_of_fold"] is False
+        assert reason in content["not_out_of_fold"]
+        assert json.loads((run / f"{name}.json").read_text())["out_of_fold"] is True
 
 
 def test_a_truncated_image_is_reported(root, command_line, tmp_path, capsys):

@@ -158,7 +158,7 @@ def test_a_csv_must_know_the_patients_of_nine_in_ten_images(count):
         if text is not None:
             assert f"the patient of {known} of the {count} images" in text
             assert f"the image i{known:02d} has no row in it" in text
-            assert "its id elsewhere is no image" in text
+            assert "its id elsewhere is none of these images" in text
 
 
 def test_an_image_without_a_patient_in_its_row_is_unknown():

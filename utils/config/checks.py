@@ -1,5 +1,9 @@
 """Checks that settings are consistent; the command line checks types and ranges."""
 
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import NamedTuple
+
 from utils.config.settings import Config
 from utils.config.stages import build_stages, parse_loss
 from utils.errors import InputError
@@ -8,6 +12,108 @@ _AT_MOST = (
     ("epoch_stage1_freeze", "epoch_stage1"),
     ("epoch_stage2_accumulation", "epoch_stage2"),
 )
+
+
+class _Unused(NamedTuple):
+    """Settings that have no effect with some others.
+
+    Attributes:
+        names: the settings.
+        applies: whether they have no effect.
+        reason: why, with other settings in braces.
+    """
+
+    names: tuple[str, ...]
+    applies: Callable[[Config], bool]
+    reason: str
+
+
+RECURRENT = ("R2U_Net", "R2AttU_Net")
+"""The networks that --t is for."""
+_STAGE2 = ("image_size_stage2", "batch_size_stage2", "epoch_stage2", "lr_stage2")
+_ACCUMULATION = ("epoch_stage2_accumulation", "accumulation_steps")
+_WITHOUT_EFFECT = (
+    _Unused((*_STAGE2, *_ACCUMULATION), lambda c: not c.two_stage, "two_stage is false"),
+    _Unused(
+        ("accumulation_steps",),
+        lambda c: c.epoch_stage2_accumulation == 0,
+        "epoch_stage2_accumulation is 0",
+    ),
+    _Unused(
+        ("epoch_stage2_accumulation",),
+        lambda c: c.epoch_stage2_accumulation > 0 and c.accumulation_steps == 1,
+        "accumulation_steps is 1",
+    ),
+    _Unused(("lr_stage3",), lambda c: c.epoch_stage3 == 0, "epoch_stage3 is 0"),
+    _Unused(("momentum",), lambda c: c.optimizer != "sgd", "optimizer is {optimizer}"),
+    _Unused(("cache_dir",), lambda c: not c.cache, "cache is false"),
+    _Unused(("t",), lambda c: c.model_type not in RECURRENT, "{model_type} is not recurrent"),
+    _Unused(
+        ("pretrained",),
+        lambda c: c.encoder_weights is not None,
+        "encoder_weights is {encoder_weights}",
+    ),
+    _Unused(
+        ("augmentation",),
+        lambda c: not c.augmentation_flag and c.augmentation != "none",
+        "augmentation_flag is false",
+    ),
+    _Unused(
+        ("augmentation_flag",),
+        lambda c: c.augmentation_flag and c.augmentation == "none",
+        "augmentation is none",
+    ),
+    _Unused(
+        ("batch_size_stage1",),
+        lambda c: c.mode == "train_stage2",
+        "mode is train_stage2, which skips stage 1",
+    ),
+    _Unused(
+        ("folds",),
+        lambda c: c.mode == "choose_threshold" and c.folds != "all",
+        "mode is choose_threshold, which uses every finished fold",
+    ),
+    _Unused(
+        ("restart_epochs",),
+        lambda c: bool(_without_restart(c)),
+        "no restart in stage {unrestarted}, which has no more epochs",
+    ),
+)
+"""Settings that do nothing but are accepted, since recipes and saved runs name them; the first
+reason counts. What would mislead more, such as a loss of a missing stage, is refused below."""
+
+
+def describe_unused(config: Config, given: frozenset[str]) -> str | None:
+    """Name the given settings that have no effect on this run, with the reasons, in one line.
+
+    Args:
+        config: the settings of the run.
+        given: names of the settings that were given rather than left at their defaults.
+
+    Returns:
+        The line; None if every given setting has an effect.
+    """
+    unrestarted = " and ".join(map(str, _without_restart(config)))
+    reasons: dict[str, str] = {}
+    for unused in _WITHOUT_EFFECT:
+        for name in unused.names:
+            is_given = name in given and getattr(config, name) is not None
+            if is_given and name not in reasons and unused.applies(config):
+                reasons[name] = unused.reason.format(unrestarted=unrestarted, **asdict(config))
+    if not reasons:
+        return None
+    return "no effect: " + ", ".join(f"--{name} ({reason})" for name, reason in reasons.items())
+
+
+def _without_restart(config: Config) -> list[int]:
+    """Return the stages with restarts that end before the first one, by number."""
+    return [
+        stage.number
+        for stage in build_stages(config)
+        if stage.schedule == "restarts"
+        and config.restart_epochs is not None
+        and stage.epochs - config.warmup_epochs <= config.restart_epochs
+    ]
 
 
 def check_settings(config: Config) -> None:

@@ -121,6 +121,8 @@ class Config:
     """A csv with the columns ImageId and PatientId; all images of a patient go into one fold."""
     exclude: str | None = None
     """Text file of image ids to leave out, one per line; # starts a comment."""
+    allow_empty: bool = False
+    """Train even if the data set, or a part of a fold, has no positive; refused by default."""
     mode: Literal["train", "train_stage2", "choose_threshold"] = "train"
     """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name;
     choose_threshold only repeats the threshold search of --run_name, which ends every training."""

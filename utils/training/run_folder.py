@@ -33,7 +33,7 @@ _PACKAGES = (
 )
 _MAY_CHANGE = frozenset(
     {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
-    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude"}
+    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude", "allow_empty"}
 )
 """Settings that may change when a run is resumed; the split must still match folds.csv."""
 _BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}

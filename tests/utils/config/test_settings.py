@@ -3,16 +3,18 @@
 import ast
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from models.unet_family import VARIANTS
 from tests.helpers.tiny import as_flags
 from utils.config import settings as settings_module
-from utils.config.checks import check_settings
+from utils.config.checks import RECURRENT, check_settings, describe_unused
 from utils.config.command_line import load_config, parse_config
 from utils.config.settings import Config
 from utils.config.stages import build_stages, gate_stage, mask_stage
@@ -60,6 +62,7 @@ OTHER: dict[str, Any] = {
     "folds": "0,3",
     "groups": "patients.csv",
     "exclude": "bad.txt",
+    "allow_empty": True,
     "mode": "train_stage2",
     "seed": 2**40,
     "run_name": "2024-05-06",
@@ -360,6 +363,107 @@ def test_settings_that_contradict_each_other_are_refused(settings, message, tmp_
         with pytest.raises(InputError) as error:
             check()
         assert message in str(error.value)
+
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+UNUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("image_size_stage2", {"two_stage": False}, "two_stage is false"),
+    ("batch_size_stage2", {"two_stage": False}, "two_stage is false"),
+    ("epoch_stage2", {"two_stage": False}, "two_stage is false"),
+    ("lr_stage2", {"two_stage": False}, "two_stage is false"),
+    ("epoch_stage2_accumulation", {"two_stage": False}, "two_stage is false"),
+    ("accumulation_steps", {"two_stage": False}, "two_stage is false"),
+    ("accumulation_steps", {"epoch_stage2_accumulation": 0}, "epoch_stage2_accumulation is 0"),
+    ("epoch_stage2_accumulation", {"accumulation_steps": 1}, "accumulation_steps is 1"),
+    ("lr_stage3", {}, "epoch_stage3 is 0"),
+    ("momentum", {"optimizer": "adam"}, "optimizer is adam"),
+    ("momentum", {"optimizer": "adamw"}, "optimizer is adamw"),
+    ("cache_dir", {"cache": False}, "cache is false"),
+    ("t", {"model_type": "AttU_Net"}, "AttU_Net is not recurrent"),
+    ("pretrained", {"encoder_weights": "a.pth"}, "encoder_weights is a.pth"),
+    ("augmentation", {"augmentation_flag": False}, "augmentation_flag is false"),
+    ("augmentation_flag", {"augmentation": "none"}, "augmentation is none"),
+    ("batch_size_stage1", {"mode": "train_stage2"}, "mode is train_stage2, which skips stage 1"),
+    (
+        "folds",
+        {"mode": "choose_threshold"},
+        "mode is choose_threshold, which uses every finished fold",
+    ),
+]
+"""A setting, others with which it has no effect, and why."""
+
+
+def what_stages_do(config):
+    """What the stages of a run are but for fields that nothing reads."""
+    return [
+        (
+            replace(stage, accumulation_epochs=0, accumulation_steps=1),
+            [stage.batches_per_step(epoch) for epoch in range(stage.epochs)],
+        )
+        for stage in build_stages(config)
+    ]
+
+
+@pytest.mark.parametrize(("name", "others", "reason"), UNUSED)
+def test_a_given_setting_without_effect_is_named_with_the_reason(name, others, reason):
+    accepted = OTHER | {"augmentation": "original", "augmentation_flag": True}
+    config = replace(Config(), **(others | {name: accepted[name]}))
+    line = describe_unused(config, frozenset({name, *others}))
+    assert line == f"no effect: --{name} ({reason})"
+    assert describe_unused(config, frozenset(others)) is None
+    if name != "batch_size_stage1":  # stage 1 is not trained
+        assert what_stages_do(config) == what_stages_do(replace(Config(), **others))
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_setting_that_changes_a_stage_is_not_named(name):
+    """With all others as they are, and with those that it needs."""
+    needed: dict[str, dict[str, Any]] = {
+        "lr_stage3": {"epoch_stage3": 2},
+        "restart_epochs": {"schedule": "restarts"},
+    }
+    before = replace(Config(), **needed.get(name, {}))
+    after = replace(before, **{name: OTHER[name]})
+    if name == "schedule":
+        after = replace(after, restart_epochs=5)
+    line = describe_unused(after, frozenset({name}))
+    if what_stages_do(before) != what_stages_do(after):
+        assert line is None
+    assert (line is not None) is (name in {"momentum", "t"})
+
+
+def test_several_settings_without_effect_are_named_in_one_line():
+    config = Config(two_stage=False, momentum=0.5, lr_stage2=1e-3, cache_dir="/fast", seed=1)
+    assert describe_unused(config, frozenset({"momentum", "lr_stage2", "cache_dir", "seed"})) == (
+        "no effect: --lr_stage2 (two_stage is false), --momentum (optimizer is adam)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "stages"),
+    [
+        ({"restart_epochs": 59}, [2]),
+        ({"restart_epochs": 60}, [1, 2]),
+        ({"restart_epochs": 19}, []),
+        ({"restart_epochs": 18, "warmup_epochs": 2}, [2]),
+        ({"restart_epochs": 100, "two_stage": False}, [1]),
+    ],
+)
+def test_restarts_that_never_come_are_named_by_stage(settings, stages):
+    config = Config(schedule="restarts", **settings)
+    line = describe_unused(config, frozenset({"restart_epochs"}))
+    names = " and ".join(map(str, stages))
+    reason = f"no restart in stage {names}, which has no more epochs"
+    assert line == (f"no effect: --restart_epochs ({reason})" if stages else None)
+
+
+def test_the_networks_that_t_is_for_are_the_recurrent_ones():
+    assert set(RECURRENT) == {name for name, variant in VARIANTS.items() if variant.recurrent}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_no_recipe_has_a_setting_without_effect(path):
+    assert describe_unused(*read("--config", path)) is None
 
 
 def test_stages_inherit_settings_from_the_previous_stage():
