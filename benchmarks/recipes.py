@@ -14,10 +14,10 @@ schedules. The rest is scaled: image sizes so that a recipe that ends at 512 pix
 quarter, a validation image as a third. With the same network, equal work is equal time on an idle
 machine; the time is measured too.
 
-Prints for each recipe, from out-of-fold results: cross-fitted Dice (needs two folds), Dice on
-positives, empties kept, image-level AUC and its difference from that of the first recipe, and
-seconds; with 95 % intervals over patients. A finished run is not trained again. --plan only prints
-what would be trained.
+Prints for each recipe, from out-of-fold results: cross-fitted Dice (needs two folds; the family of
+rules and the rule are chosen on the other folds), Dice on positives, empties kept, image-level AUC
+and its difference from that of the first recipe, and seconds; with 95 % intervals over patients. A
+finished run is not trained again. --plan only prints what would be trained.
 """
 
 import argparse

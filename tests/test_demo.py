@@ -9,7 +9,8 @@ import torch
 
 import main
 from datasets import prepare, sample
-from datasets.formats.images import read_image, read_mask
+from datasets.formats.images import read_image
+from datasets.formats.masks import read_mask
 from datasets.siim import find_samples
 from utils.postprocessing.histograms import Histograms, count_levels, load_histograms
 from utils.postprocessing.rule import score

@@ -41,6 +41,9 @@ BLEND = "--run checkpoints/unet_resnet34/A --run checkpoints/linknet/B --weights
 RUN = {
     "python -m datasets.prepare --images dicom-images-train --rle train-rle.csv": "--num_workers 0",
     "python -m datasets.prepare --images dicom-images-test --split test": "--num_workers 0",
+    "python -m datasets.prepare --images png-512 --rle train-rle.csv --rle_size 1024x1024": (
+        "--num_workers 0 --rle_size 96x96 --out resized"
+    ),
     "python -m datasets.check": "",
     "python -m datasets.check --folds checkpoints/unet_resnet34/RUN --exclude bad.txt": "",
     "python -m datasets.preview --out sheet.png": "--size 64",
@@ -184,6 +187,7 @@ def _write_data(root: Path) -> None:
     for flags in ("train --rle train-rle.csv", "test --split test"):
         assert prepare.main(f"--images dicom-images-{flags} --num_workers 0".split()) == 0
     shutil.copy("patients.csv", "datasets/SIIM_data")
+    shutil.copytree("datasets/SIIM_data/train_images", "png-512")
 
 
 def _after_stage1(folder: str, names: list[str]) -> list[str]:

@@ -281,6 +281,7 @@ def test_no_threshold_json_is_needed_if_flags_set_the_rule(run, predicted, tmp_p
     other = linked(run, tmp_path / "run")
     (other / "threshold.json").unlink()
     assert predicted("--threshold", 0.0, "--min_area", 0, run=other) == 0
+    assert "masks above 0.000 (probabilities from 0.0039)" in capsys.readouterr().out
     assert all(int(row["area"]) > 0 for row in rows(tmp_path / "scores.csv"))
     assert "threshold.json" in refusal(capsys, predicted("--threshold", 0.5, run=other))
 

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import solver as solver_module
-from datasets.formats.images import read_image, read_mask
+from datasets.formats.images import read_image
+from datasets.formats.masks import read_mask
 from datasets.preprocessing import preprocess, resize_mask
 from datasets.sampling import EpochBatches
 from models.interface import normalise

@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.speed import original
 from benchmarks.speed.compare import Ratio, in_turns
 from benchmarks.speed.data import Data
-from datasets.formats.images import read_mask
+from datasets.formats.masks import read_mask
 from datasets.formats.rle import encode
 
 _OURS, _BASELINE = 500, 4

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.speed.compare import Ratio, in_turns
 from benchmarks.speed.data import Data
-from datasets.formats.images import read_mask
+from datasets.formats.masks import read_mask
 from utils.postprocessing.histograms import Histograms, count_levels, to_levels
 from utils.postprocessing.search import THRESHOLDS, best_rule
 

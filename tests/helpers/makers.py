@@ -1,5 +1,8 @@
 """Synthetic predictions and their histograms, and pixel-by-pixel references for masks and Dice."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -70,6 +73,43 @@ def measured(seed: int, gate: bool = False, presence: bool = False) -> Histogram
     """Return the histograms of `make_rows`."""
     _, rows = make_rows(seed, gate, presence)
     return collect_histograms([row.id for row in rows], rows)
+
+
+def blobs(seed: int, gate: bool, presence: bool, components: bool, images: int = 10) -> Histograms:
+    """Generate blobs, half of them true, and specks; presence is a weak predictor of true blobs."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(images):
+        true, levels, gate_levels = i % 2, *np.zeros((2, 8, 10), np.uint8)
+        top, left = rng.integers(0, 2), rng.integers(0, 4)
+        blob = np.s_[top : top + 4, left : left + rng.integers(2, 6)]
+        mask = np.zeros_like(levels)
+        mask[blob] = true
+        for image in (levels, gate_levels):
+            if true or rng.random() < 0.5:
+                image[blob] = rng.choice([90, 140, 210, 220], mask[blob].shape)
+            image[rng.random(mask.shape) < 0.05] = rng.choice([70, 140, 230])
+            image[6:, 2 : 2 + rng.integers(0, 8)] = rng.choice([80, 100, 150])
+        # Some are exactly at a threshold, which is not above it.
+        head = rng.choice([0.25, 0.3, 0.5, 0.9] if true else [0.0, 0.25, 0.3, 0.5])
+        parts = (gate_levels if gate else None, head if presence else None)
+        rows.append(measure_prediction(f"image{i}", levels, mask, *parts))
+    histograms = collect_histograms([row.id for row in rows], rows)
+    return histograms if components else replace(histograms, components=None)
+
+
+def take(histograms: Histograms, order: Sequence[int] | np.ndarray) -> Histograms:
+    """Return some of the images, in another order."""
+    order = np.array(order)
+    arrays = histograms.arrays()
+    table = arrays.pop("components", None)
+    arrays = {name: array[order] for name, array in arrays.items()}
+    if table is not None:
+        place = np.full(len(histograms.ids), -1)
+        place[order] = np.arange(len(order))
+        image = place[table[:, 0]]
+        arrays["components"] = np.column_stack((image, table[:, 1:]))[image >= 0]
+    return Histograms(**arrays)
 
 
 def slow_components(cut: np.ndarray) -> list[list[tuple[int, int]]]:

@@ -12,7 +12,8 @@ from lightning_fabric import Fabric
 
 import predict
 from datasets.folds import get_fold, read_folds, write_folds
-from datasets.formats.images import read_image, read_mask
+from datasets.formats.images import read_image
+from datasets.formats.masks import read_mask
 from datasets.formats.rle import decode
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
@@ -150,6 +151,16 @@ def test_the_results_are_those_of_a_run(runs, capsys):
     assert rule.describe() in output
     assert "\\n" not in output
     assert str(folder) in output
+
+
+def test_a_blend_with_a_run_that_is_not_out_of_fold_is_not_either(runs, capsys):
+    leak = {"encoder_weights": "w.pth", "fold": 1, "run": "u/C", "images": {"0": 7, "1": 0}}
+    for leaks in ([leak], []):
+        (runs[1] / "leakage.json").write_text(json.dumps(leaks))
+        assert choose(*runs) == 0
+        content = json.loads((results(*runs) / "threshold.json").read_text())
+        assert content["out_of_fold"] is not bool(leaks)
+        assert ("NOT OUT OF FOLD" in capsys.readouterr().out) is bool(leaks)
 
 
 def test_predict_names_the_command_that_chooses_the_thresholds(runs, tmp_path, capsys):

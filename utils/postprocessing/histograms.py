@@ -8,6 +8,7 @@ one over the pixels of the true mask, area and intersection follow at every thre
 another pass.
 """
 
+import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -26,6 +27,8 @@ from utils.limits import HISTOGRAM_BYTES, check_file_size
 from utils.postprocessing.components import check_components
 
 LEVELS = 256
+_LIST = "arrays"
+"""Name of the array that lists the others."""
 
 
 def to_levels(probabilities: Tensor) -> Tensor:
@@ -34,8 +37,20 @@ def to_levels(probabilities: Tensor) -> Tensor:
 
 
 def level_of(threshold: float) -> int:
-    """Return the level of a threshold from 0 to 1; a pixel is above it if its level is higher."""
+    """Return the level of a threshold from 0 to 1.
+
+    What a threshold means, everywhere: a probability p is known as its level floor(255 p), a
+    threshold t is the level round(255 t), and a pixel is above it if its level is higher. The cut
+    is therefore at the probability `lowest_above`, 0.5 to 1.5 levels above t: 129 / 255 = 0.5059
+    for a threshold of 0.5.
+    """
     return round(threshold * (LEVELS - 1))
+
+
+def lowest_above(threshold: float) -> float | None:
+    """Return the lowest probability that is above a threshold; None if none is, as above 1."""
+    level = level_of(threshold) + 1
+    return level / (LEVELS - 1) if level < LEVELS else None
 
 
 def threshold_of(level: int) -> float:
@@ -126,14 +141,17 @@ class Histograms:
         return {name: array for name, array in vars(self).items() if array is not None}
 
     def save(self, path: str | Path) -> None:
-        """Write the arrays as a compressed npz, atomically."""
+        """Write the arrays as a compressed npz with a list of their names, atomically."""
         with atomic_write(path) as temporary:
-            arrays: dict[str, Any] = self.arrays()
-            np.savez_compressed(temporary, **arrays)
+            # First, because damage to one entry of a zip's directory can hide all that follow it.
+            arrays: dict[str, Any] = {_LIST: np.array(list(self.arrays()))}
+            np.savez_compressed(temporary, **(arrays | self.arrays()))
 
 
 def load_histograms(path: str | Path) -> Histograms:
     """Read an npz that `Histograms.save` wrote.
+
+    A file of an older version, which has no list of its arrays, is read as it is.
 
     Raises:
         InputError: the file is missing, damaged or too large, or an array is missing or has the
@@ -142,16 +160,33 @@ def load_histograms(path: str | Path) -> Histograms:
     try:
         with zipfile.ZipFile(path) as file:
             unpacked = sum(member.file_size for member in file.infolist())
-        check_file_size(path, unpacked, HISTOGRAM_BYTES)
-        with np.load(path, allow_pickle=False) as arrays:
-            names = {*_REQUIRED, *(name for name in _OPTIONAL if name in arrays.files)}
-            histograms = Histograms(**{name: arrays[name] for name in names})
+            check_file_size(path, unpacked, HISTOGRAM_BYTES)
+            found = {name.removesuffix(".npy") for name in file.namelist()}
+            if _LIST in found:
+                _check_list(_read_array(file, _LIST), found - {_LIST})
+            names = {*_REQUIRED, *(name for name in _OPTIONAL if name in found)}
+            histograms = Histograms(**{name: _read_array(file, name) for name in names})
         _check_form(histograms)
     except InputError:
         raise
-    except Exception as error:  # numpy raises zipfile's, zlib's and its own errors here
+    except Exception as error:  # zipfile, zlib and numpy raise their own errors here
         raise InputError(f"{path} cannot be read as out-of-fold histograms: {error}") from error
     return histograms
+
+
+def _read_array(file: zipfile.ZipFile, name: str) -> np.ndarray:
+    # numpy.load reads only as many bytes as an array's header asks for; the checksum is compared
+    # once all are read.
+    data = io.BytesIO(file.read(f"{name}.npy"))
+    return np.lib.format.read_array(data, allow_pickle=False)
+
+
+def _check_list(listed: np.ndarray, found: set[str]) -> None:
+    """Compare the file's list of arrays with its directory, from which a bit can remove one."""
+    if set(listed.tolist()) != found:
+        raise ValueError(
+            f"it holds {', '.join(sorted(found))}, but was written with {', '.join(listed)}"
+        )
 
 
 def _check_form(histograms: Histograms) -> None:

@@ -1,5 +1,6 @@
 """The figure of a threshold search."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from utils.files import atomic_write
+from utils.postprocessing.averages import dice_surface, ungated_dice
 from utils.postprocessing.components import COMPONENT_LEVELS
+from utils.postprocessing.grid import SEARCH_AREAS, SEARCH_LEVELS
 from utils.postprocessing.histograms import LEVELS, Histograms, level_of, threshold_of
 from utils.postprocessing.rule import PostProcess
-from utils.postprocessing.search import SEARCH_AREAS, SEARCH_LEVELS, dice_surface, ungated_dice
 
 _ALL, _POSITIVE, _CHOSEN, _BASELINE = "#30638e", "#3b9c6f", "#d1495b", "#777777"
+_LINE = 170
+"""Characters of a line that fits the figure."""
 _BELOW_ALL = -1
 """Area of an image that must fail every minimum area, even 0."""
 
@@ -31,7 +35,7 @@ def draw_threshold(histograms: Histograms, rule: PostProcess, path: Path) -> np.
         The figure, [H,W,3] uint8 RGB.
     """
     figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
-    figure.suptitle(rule.describe(), fontsize="small")
+    figure.suptitle(textwrap.fill(rule.describe(), _LINE), fontsize="small")
     left, right = figure.subplots(1, 2)
     # The minimum area is an axis of the plot; the presence threshold is not.
     present = replace(rule, min_area=0).passes(histograms)

@@ -11,7 +11,7 @@ from utils.errors import InputError
 from utils.evaluation.scoring import dice_score
 from utils.limits import SETTINGS_BYTES, read_bytes
 from utils.postprocessing.components import COMPONENT_LEVELS, drop_components, filtered_areas
-from utils.postprocessing.histograms import Histograms, level_of, threshold_of
+from utils.postprocessing.histograms import Histograms, level_of, lowest_above, threshold_of
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class PostProcess:
     def describe(self) -> str:
         """Describe the rule in words, without the parameters that are off."""
         text = (
-            f"masks above {self.threshold:.3f} if at least {self.min_area} pixels exceed "
-            f"{self.top_threshold:.3f}"
+            f"masks above {self.threshold:.3f} (probabilities {_lowest(self.threshold)}) if at "
+            f"least {self.min_area} pixels exceed {self.top_threshold:.3f} "
+            f"({_lowest(self.top_threshold)})"
         )
         if self.presence_threshold > 0:
             text += f" and the presence exceeds {self.presence_threshold:.3f}"
@@ -137,6 +138,11 @@ class PostProcess:
             return True
         # oof.npz stores float32, so a fresh prediction must be compared as float32 too.
         return np.asarray(presence, np.float32).astype(float) > self.presence_threshold
+
+
+def _lowest(threshold: float) -> str:
+    lowest = lowest_above(threshold)
+    return "above 1: none" if lowest is None else f"from {lowest:.4f}"
 
 
 NO_MASKS = PostProcess(threshold=1.0, min_area=0, top_threshold=1.0)

@@ -1,6 +1,6 @@
 """The choice of a run's thresholds from its oof.npz files: per fold, pooled and cross-fitted."""
 
-from collections.abc import Callable
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from datasets.folds import read_folds
 from utils.evaluation.bootstrap import bootstrap_interval
 from utils.evaluation.image_level import auc_with_interval
 from utils.files import write_json
+from utils.postprocessing.families import fit_rules
 from utils.postprocessing.histograms import Histograms, align_folds, concatenate
+from utils.postprocessing.leakage import out_of_fold
 from utils.postprocessing.plots import draw_threshold
 from utils.postprocessing.rule import PostProcess, score_images
-from utils.postprocessing.search import best_rule
 from utils.postprocessing.summary import load_folds
 
 
@@ -42,22 +43,6 @@ def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> 
     )
 
 
-def cross_fit(
-    folds: dict[int, Histograms], choose: Callable[[Histograms], PostProcess] = best_rule
-) -> FoldScores:
-    """Score each fold by the rule chosen on the other folds: an unbiased estimate.
-
-    Args:
-        folds: out-of-fold histograms of two or more folds, after `align_folds`.
-        choose: returns a rule for the images it is called with.
-    """
-    others = {
-        number: concatenate([h for other, h in folds.items() if other != number])
-        for number in folds
-    }
-    return apply_rules(folds, {number: choose(rest) for number, rest in others.items()})
-
-
 def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     """Search the thresholds of a run; write threshold.json, threshold.png and a TensorBoard image.
 
@@ -66,10 +51,13 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
         tta: the --tta that its oof.npz files were predicted with.
 
     Returns:
-        The content of threshold.json: the rule chosen on all folds pooled; `tta`; the scores of all
-        images, `pooled` by that rule, `per_fold` by the best rule of each fold (as in the original
-        repository), and `cross_fitted` by the rule of the other folds (None with a single fold);
-        `auc`, the image-level AUC of `Histograms.image_scores`; the rules for each fold.
+        The content of threshold.json: the rule chosen on all folds pooled; `tta`; `family`, that of
+        the rule, and `families`, the scores it was chosen by, see `choose_family`; the scores of
+        all images, `pooled` by that rule, `per_fold` by the best rule of any family on each fold
+        (as in the original repository), and `cross_fitted` by the family and rule that the same
+        procedure chooses on the other folds (None with a single fold); `auc`, the image-level AUC
+        of `Histograms.image_scores`; the rules for each fold;
+        `out_of_fold`, and the reason if it is false (see `leakage.out_of_fold`).
 
     Raises:
         InputError: the run has no finished fold.
@@ -78,21 +66,25 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     folds = dict(zip(folds, align_folds(list(folds.values())), strict=True))
     pooled = concatenate(list(folds.values()))
     patients = _patients(folder, pooled)
-    rule = best_rule(pooled)
+    fitted = fit_rules(folds, patients)
+    rule, choice = fitted.rule, fitted.choice
     ways = {
-        "cross_fitted": cross_fit(folds) if len(folds) > 1 else None,
-        "per_fold": apply_rules(folds, {n: best_rule(h) for n, h in folds.items()}),
+        "cross_fitted": apply_rules(folds, fitted.cross_fitted) if fitted.cross_fitted else None,
+        "per_fold": apply_rules(folds, fitted.per_fold),
         "pooled": apply_rules(folds, dict.fromkeys(folds, rule)),
     }
     content = {
         **asdict(rule),
         "tta": tta,
+        "family": choice.family,
+        "families": {name: score._asdict() for name, score in choice.scores.items()},
         **{name: way and _scores(way, pooled, patients) for name, way in ways.items()},
         "auc": _auc(pooled, patients),
         "folds": [
             {"fold": n, **{name: asdict(way.rules[n]) for name, way in ways.items() if way}}
             for n in folds
         ],
+        **out_of_fold(folder, folds),
     }
     write_json(folder / "threshold.json", content)
     picture = draw_threshold(pooled, rule, folder / "threshold.png")
@@ -104,7 +96,7 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
 def describe_thresholds(content: dict) -> str:
     """Summarise the result of `choose_thresholds` in a few lines."""
     rule = PostProcess(**{name: content[name] for name in PostProcess.__annotations__})
-    lines = [f"thresholds: {rule.describe()}"]
+    lines = [f"thresholds: {rule.describe()}", _describe_family(content)]
     for name, title in (
         ("cross_fitted", "cross-fitted"),
         ("pooled", "pooled (one rule, scored on the images it was chosen on)"),
@@ -123,7 +115,22 @@ def describe_thresholds(content: dict) -> str:
     lines.append(f"image-level: AUC {auc['value']:.4f} (95 % {low:.4f} to {high:.4f})")
     if content["cross_fitted"] is None:
         lines.append("cross-fitted: needs a second fold; the scores above are slightly optimistic")
+    if math.isnan(content["pooled"]["dice_positive"]):
+        lines.append("no image is positive: the scores only count empty images that stay empty")
+    if not content["out_of_fold"]:
+        lines.append(f"NOT OUT OF FOLD, the scores are too high: {content['not_out_of_fold']}")
     return "\n".join(lines)
+
+
+def _describe_family(content: dict) -> str:
+    scores = content["families"]
+    if not scores:
+        return f"family: {content['family']}, since one image cannot be cross-fitted"
+    values = ", ".join(f"{name} {row['dice']:.4f}" for name, row in scores.items())
+    return (
+        f"family: {content['family']}, the simplest within one standard error of the best "
+        f"cross-fitted Dice ({values})"
+    )
 
 
 def _patients(folder: Path, pooled: Histograms) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.files import write_json
 from utils.postprocessing.histograms import Histograms, concatenate, load_histograms
+from utils.postprocessing.leakage import out_of_fold
 from utils.postprocessing.rule import score
 from utils.postprocessing.search import best_pair
 
@@ -24,7 +25,8 @@ def summarise_run(folder: Path) -> dict:
     Returns:
         `folds`: number, images, positives, rule and scores of each fold; `mean` and `deviation`
         (sample standard deviation) of the scores over folds; `pooled`: the same as for a fold, with
-        one rule for all folds.
+        one rule for all folds; `out_of_fold`, and the reason if it is false (see
+        `leakage.out_of_fold`).
 
     Raises:
         InputError: no fold is finished.
@@ -40,6 +42,7 @@ def summarise_run(folder: Path) -> dict:
             for name, values in columns.items()
         },
         "pooled": _row(concatenate(list(finished.values()))),
+        **out_of_fold(folder, finished),
     }
     write_json(folder / "summary.json", summary)
     return summary

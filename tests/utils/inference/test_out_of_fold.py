@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from datasets.formats.images import read_image, read_mask
+from datasets.formats.images import read_image
+from datasets.formats.masks import read_mask
 from datasets.sources.files import FileSource
 from solver import Solver
 from tests.helpers.makers import histograms_of, make_rows

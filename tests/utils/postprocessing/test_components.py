@@ -13,8 +13,8 @@ from utils.postprocessing.components import (
     drop_components,
     find_components,
 )
+from utils.postprocessing.grid import SEARCH_LEVELS
 from utils.postprocessing.histograms import level_of, threshold_of
-from utils.postprocessing.search import SEARCH_LEVELS
 
 
 def generate(seed):

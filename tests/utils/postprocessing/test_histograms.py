@@ -1,6 +1,7 @@
 """Dice from histograms, against masks compared pixel by pixel."""
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -116,9 +117,69 @@ def test_optional_arrays_are_saved_only_if_they_exist(tmp_path):
         assert loaded[name].dtype == values.dtype
     histograms_of(predicted(0)).save(tmp_path / "plain.npz")
     with np.load(tmp_path / "plain.npz") as arrays:
-        assert set(arrays.files) == {"ids", "height", "width", "all", "mask"}
+        stored = {"ids", "height", "width", "all", "mask"}
+        assert set(arrays.files) == stored | {"arrays"}
+        assert set(arrays["arrays"].tolist()) == stored
     plain = load_histograms(tmp_path / "plain.npz")
     assert (plain.gate, plain.presence, plain.components) == (None, None, None)
+
+
+def test_a_file_of_an_older_version_without_a_list_is_loaded(tmp_path):
+    full = measured(0, gate=True, presence=True)
+    stored: dict[str, Any] = full.arrays()
+    np.savez_compressed(tmp_path / "old.npz", **stored)
+    assert_equal(load_histograms(tmp_path / "old.npz"), full)
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_changes_nothing(tmp_path):
+    """A bit of every third byte, and of every byte of the zip's directory, which names arrays."""
+    full = measured(0, gate=True, presence=True)
+    intact, damaged = tmp_path / "intact.npz", tmp_path / "damaged.npz"
+    full.save(intact)
+    data, bits = bytearray(intact.read_bytes()), np.random.default_rng(0)
+    directory, refused = data.index(b"PK\1\2"), 0
+    positions = [*range(0, directory, 3), *range(directory, len(data))]
+    for position in positions:
+        bit = 1 << int(bits.integers(8))
+        data[position] ^= bit
+        damaged.write_bytes(data)
+        data[position] ^= bit
+        try:
+            loaded = load_histograms(damaged)
+        except InputError:
+            refused += 1
+        else:
+            assert_equal(loaded, full, f"byte {position}, bit {bit}")
+    assert refused > len(positions) / 2
+
+
+def test_an_array_whose_header_asks_for_too_few_bytes_is_refused(tmp_path):
+    """Counts of four bytes read as counts of two: the rest of the array still counts."""
+    path = tmp_path / "short.npz"
+    stored: dict[str, Any] = histograms_of(predicted(0)).arrays()
+    np.savez(path, **stored)
+    parts = path.read_bytes().partition(b"'<i4', 'fortran_order': False, 'shape': (8, 256)")
+    path.write_bytes(parts[0] + parts[1].replace(b"i4", b"i2") + parts[2])
+    with pytest.raises(InputError, match=r"short\.npz cannot be read .+ CRC"):
+        load_histograms(path)
+
+
+def assert_equal(loaded, expected, place=""):
+    """Compare every array, and which are None, with their dtypes."""
+    for name, values in vars(expected).items():
+        ours = vars(loaded)[name]
+        assert (ours is None) == (values is None), f"{name} {place}"
+        assert np.array_equal(ours, values), f"{name} {place}"
+        assert values is None or ours.dtype == values.dtype, f"{name} {place}"
+
+
+def test_an_array_that_the_list_lacks_or_the_file_lacks_is_refused(tmp_path):
+    arrays = measured(0, gate=True, presence=True).arrays()
+    for removed, listed in (("gate", list(arrays)), (None, [n for n in arrays if n != "gate"])):
+        kept: dict[str, Any] = {n: array for n, array in arrays.items() if n != removed}
+        np.savez(tmp_path / "other.npz", **(kept | {"arrays": np.array(listed)}))
+        with pytest.raises(InputError, match=r"other\.npz cannot be read .+ was written with"):
+            load_histograms(tmp_path / "other.npz")
 
 
 def test_concatenated_components_stay_with_their_images():

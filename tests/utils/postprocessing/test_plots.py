@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from tests.helpers.makers import measured
 from utils.inference.out_of_fold import collect_histograms, measure_prediction
 from utils.postprocessing import plots
+from utils.postprocessing.grid import SEARCH_AREAS, SEARCH_LEVELS
 from utils.postprocessing.histograms import threshold_of
 from utils.postprocessing.rule import PostProcess, score
-from utils.postprocessing.search import SEARCH_AREAS, SEARCH_LEVELS
 
 
 @pytest.fixture

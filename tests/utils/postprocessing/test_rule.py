@@ -6,16 +6,18 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.makers import histograms_of, make_rows, measured, predicted, slow_dice, slow_mask
 from utils.errors import InputError
 from utils.inference.out_of_fold import collect_histograms, measure_prediction
+from utils.postprocessing.averages import dice_surface
 from utils.postprocessing.components import COMPONENT_LEVELS
-from utils.postprocessing.histograms import threshold_of
-from utils.postprocessing.rule import PostProcess, Scores, load_rule, score
-from utils.postprocessing.search import MIN_AREAS, THRESHOLDS, best_pair, dice_surface
+from utils.postprocessing.histograms import lowest_above, threshold_of, to_levels
+from utils.postprocessing.rule import NO_MASKS, PostProcess, Scores, load_rule, score
+from utils.postprocessing.search import MIN_AREAS, THRESHOLDS, best_pair
 
 SEEDS = st.integers(0, 10_000)
 
@@ -128,12 +130,33 @@ def test_a_saved_parameter_out_of_range_is_named(tmp_path, name, value):
 
 def test_a_rule_describes_the_parameters_it_uses():
     assert PostProcess(0.5, 9, 0.75).describe() == (
-        "masks above 0.500 if at least 9 pixels exceed 0.750"
+        "masks above 0.500 (probabilities from 0.5059) if at least 9 pixels exceed 0.750 (from "
+        "0.7529)"
     )
     assert PostProcess(0.5, 9, 0.75, 0.25, 64, 0.6).describe() == (
-        "masks above 0.500 if at least 9 pixels exceed 0.750 and the presence exceeds 0.250, "
-        "components of at least 64 pixels and mean probability 0.600"
+        "masks above 0.500 (probabilities from 0.5059) if at least 9 pixels exceed 0.750 (from "
+        "0.7529) and the presence exceeds 0.250, components of at least 64 pixels and mean "
+        "probability 0.600"
     )
+
+
+@given(st.floats(0, 1) | st.sampled_from([0.0, 0.5, 0.998, 0.9981, 1.0]))
+def test_the_lowest_probability_above_a_threshold_is_the_cut(threshold):
+    """Bisection for the lowest probability whose pixel is in the mask."""
+    rule, low, high = PostProcess(threshold, 0, threshold), 0.0, 1.0
+    if not is_cut(rule, 1.0):
+        assert lowest_above(threshold) is None
+        assert "masks above 1.000 (probabilities above 1: none)" in NO_MASKS.describe()
+        return
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_cut(rule, middle) else (middle, high)
+    assert lowest_above(threshold) == pytest.approx(high, abs=1e-6)
+    assert f"(probabilities from {high:.4f}" in rule.describe()
+
+
+def is_cut(rule, probability):
+    return bool(rule.cut(to_levels(torch.tensor([[probability]])).numpy()).any())
 
 
 def test_a_cut_ignores_the_area():

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from tests.helpers import makers
-from tests.helpers.makers import make_images
+from tests.helpers.makers import blobs, make_images, take
 from utils.inference.out_of_fold import collect_histograms, measure_prediction
 from utils.postprocessing.components import COMPONENT_LEVELS
+from utils.postprocessing.grid import FAMILIES, Grid, families_for
 from utils.postprocessing.histograms import threshold_of
 from utils.postprocessing.rule import NO_MASKS, PostProcess, score
-from utils.postprocessing.search import Grid, best_rule
+from utils.postprocessing.search import best_rule, best_rules
 
 TOY = Grid(
     levels=(15, 63, 127, 203),
@@ -53,29 +54,6 @@ def every_rule(grid, presence, components):
     return rules
 
 
-def blobs(seed, gate, presence, components, images=10):
-    """Generate blobs, half of them true, and specks; presence is a weak predictor of true blobs."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i in range(images):
-        true, levels, gate_levels = i % 2, *np.zeros((2, 8, 10), np.uint8)
-        top, left = rng.integers(0, 2), rng.integers(0, 4)
-        blob = np.s_[top : top + 4, left : left + rng.integers(2, 6)]
-        mask = np.zeros_like(levels)
-        mask[blob] = true
-        for image in (levels, gate_levels):
-            if true or rng.random() < 0.5:
-                image[blob] = rng.choice([90, 140, 210, 220], mask[blob].shape)
-            image[rng.random(mask.shape) < 0.05] = rng.choice([70, 140, 230])
-            image[6:, 2 : 2 + rng.integers(0, 8)] = rng.choice([80, 100, 150])
-        # Some are exactly at a threshold, which is not above it.
-        head = rng.choice([0.25, 0.3, 0.5, 0.9] if true else [0.0, 0.25, 0.3, 0.5])
-        parts = (gate_levels if gate else None, head if presence else None)
-        rows.append(measure_prediction(f"image{i}", levels, mask, *parts))
-    histograms = collect_histograms([row.id for row in rows], rows)
-    return histograms if components else replace(histograms, components=None)
-
-
 EVERYTHING = [(True, True, True), (False, True, True), (False, False, True), (True, True, False)]
 
 
@@ -89,6 +67,36 @@ def test_the_joint_search_equals_an_exhaustive_search(seed, images, gate, presen
         key=lambda pair: (-round(pair[0].dice(histograms).mean(), 12), pair[1]),
     )[0]
     assert best_rule(histograms, TOY) == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("seed", range(2))
+def test_the_rule_of_a_family_is_its_best_for_every_union_of_parts(family, seed):
+    """Part 2 alone is a single image; a family has the rules that use no more than it may."""
+    histograms = blobs(seed, seed % 2 == 0, True, True)
+    part_of = np.array([0, 1, 0, 1, 2, 0, 1, 3, 3, 3])
+    unions = [frozenset(union) for union in ({2}, {0, 1}, {1, 2, 3})]
+    rules = [
+        (rule, order)
+        for rule, order in every_rule(TOY, family.presence, family.components)
+        if rule == NO_MASKS
+        or (family.masks and (not family.pair or rule.top_threshold == rule.threshold))
+    ]
+    found = best_rules(histograms, part_of, unions, [family], TOY)
+    for union in unions:
+        own = take(histograms, np.flatnonzero(np.isin(part_of, list(union))))
+        scored = [(-round(rule.dice(own).mean(), 12), order, rule) for rule, order in rules]
+        assert found[union, family.name] == min(scored)[2]
+        assert found[union, family.name] == best_rule(own, TOY, family)
+
+
+def test_families_need_what_they_use():
+    histograms = blobs(0, False, True, True)
+    assert tuple(families_for(histograms)) == FAMILIES
+    without = replace(histograms, components=None)
+    assert [family.name for family in families_for(without)][3:] == ["triplet+presence"]
+    without = replace(histograms, presence=None)
+    assert [family.name for family in families_for(without)][3:] == ["triplet+components"]
 
 
 def test_the_synthetic_blobs_need_every_parameter():

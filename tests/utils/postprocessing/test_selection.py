@@ -12,10 +12,12 @@ import main
 from tests.helpers import makers
 from tests.helpers.makers import make_images, measured
 from utils.errors import InputError
+from utils.postprocessing.families import fit_rules
+from utils.postprocessing.grid import FAMILIES
 from utils.postprocessing.histograms import concatenate
 from utils.postprocessing.rule import PostProcess, load_rule, score
 from utils.postprocessing.search import best_rule
-from utils.postprocessing.selection import choose_thresholds, cross_fit, describe_thresholds
+from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import load_folds
 
 
@@ -24,24 +26,8 @@ def histograms_of(levels, masks, prefix="image"):
     return replace(histograms, ids=np.char.replace(histograms.ids, "image", prefix))
 
 
-def test_cross_fitting_never_sees_the_fold_it_scores():
-    folds = {n: histograms_of(*make_images(9, seed=n), prefix=f"fold{n}-") for n in range(3)}
-    shown = []
-
-    def choose(histograms):
-        shown.append({name.split("-")[0] for name in histograms.ids})
-        return best_rule(histograms)
-
-    fitted = cross_fit(folds, choose)
-    assert shown == [{"fold1", "fold2"}, {"fold0", "fold2"}, {"fold0", "fold1"}]
-    expected = [fitted.rules[n].dice(folds[n]) for n in folds]
-    np.testing.assert_array_equal(fitted.dice, np.concatenate(expected))
-
-
-def test_the_scored_fold_does_not_affect_its_rule():
-    folds = {n: histograms_of(*make_images(9, seed=n)) for n in range(3)}
-    other = folds | {0: histograms_of(*make_images(9, seed=99, sharp=0.9))}
-    assert cross_fit(folds).rules[0] == cross_fit(other).rules[0]
+def family_named(name):
+    return next(family for family in FAMILIES if family.name == name)
 
 
 @pytest.fixture
@@ -66,7 +52,7 @@ def test_choose_threshold_writes_rule_scores_and_pictures(run, capsys):
     content = json.loads((run / "threshold.json").read_text())
     pooled = concatenate(list(load_folds(run).values()))
     rule = load_rule(run / "threshold.json")
-    assert rule == best_rule(pooled)
+    assert rule == best_rule(pooled, family=family_named(content["family"]))
     assert content["pooled"]["dice"] == score(pooled, rule).dice
     assert content["cross_fitted"]["dice"] <= content["pooled"]["dice"]
     low, high = content["cross_fitted"]["interval"]
@@ -90,6 +76,28 @@ def test_per_fold_scores_use_the_best_rule_of_each_fold(run):
         assert score(histograms, own).dice >= score(histograms, others).dice
         dice.append(score(histograms, own).dice)
     assert content["per_fold"]["dice"] == pytest.approx(np.mean(dice))
+
+
+def test_the_family_and_its_rivals_are_saved_and_printed(run):
+    """The whole procedure is cross-fitted, so its score need not be that of the family."""
+    make_rich(run)
+    content = choose_thresholds(run)
+    folds = load_folds(run)
+    patients = [f"patient{i // 2}" for fold in folds.values() for i in range(len(fold.ids))]
+    fitted = fit_rules(folds, patients)
+    assert fitted.cross_fitted is not None
+    assert content["family"] == fitted.choice.family
+    assert list(content["families"]) == [family.name for family in FAMILIES]
+    for name, row in content["families"].items():
+        assert row == fitted.choice.scores[name]._asdict()
+    dice = [fitted.cross_fitted[n].dice(fold) for n, fold in folds.items()]
+    assert content["cross_fitted"]["dice"] == pytest.approx(np.concatenate(dice).mean())
+    assert [PostProcess(**row["cross_fitted"]) for row in content["folds"]] == [
+        fitted.cross_fitted[n] for n in folds
+    ]
+    printed = describe_thresholds(content)
+    assert f"family: {content['family']}, the simplest within one standard error" in printed
+    assert f"pair {content['families']['pair']['dice']:.4f}" in printed
 
 
 def test_the_interval_is_over_patients_if_they_are_known(run):
@@ -144,7 +152,8 @@ def test_the_interval_of_the_auc_is_over_patients(run):
 def test_every_parameter_of_a_rule_is_saved(run):
     make_rich(run)
     content = choose_thresholds(run)
-    rule = best_rule(concatenate(list(load_folds(run).values())))
+    pooled = concatenate(list(load_folds(run).values()))
+    rule = best_rule(pooled, family=family_named(content["family"]))
     assert load_rule(run / "threshold.json") == rule
     assert rule.describe() in describe_thresholds(content)
 
