@@ -37,7 +37,7 @@ check: .venv/ready  ## linter, formatter and types (seconds)
 test: check  ## check, and all tests that are quick (about 4 minutes on 2 cores)
 	$(PYTEST) -m "not slow"
 
-test-slow: .venv/ready  ## the other tests: kills, several processes, the demo
+test-slow: .venv/ready  ## the other tests: long trainings, kills, several processes, the demo
 	$(PYTEST) -m slow
 
 .venv/ready: requirements.txt requirements-export.txt requirements-dev.txt constraints.txt

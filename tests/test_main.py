@@ -104,6 +104,7 @@ def test_the_learning_rate_is_drawn_once_from_the_seed(run):
     assert 5e-7 <= rates.pop() <= settings.lr + 5e-7
 
 
+@pytest.mark.slow
 def test_train_sfold_uses_the_given_learning_rate_and_stratifies(command_line, tmp_path):
     assert train_sfold.main(command_line(tmp_path, run_name="s", folds=0, two_stage=False)) == 0
     run = tmp_path / "unet_resnet34" / "s"
@@ -139,6 +140,7 @@ EVERYTHING = {
 """All features that a recipe can use, at once."""
 
 
+@pytest.mark.slow
 def test_a_recipe_with_every_feature_is_trained_searched_and_predicted_with(
     command_line, root, tmp_path, capsys
 ):
@@ -193,6 +195,7 @@ def test_the_other_script_does_not_resume_a_run(run, capsys):
     assert "folds.csv holds other folds" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_excluded_image_is_in_no_fold_and_a_run_keeps_its_list(command_line, tmp_path, capsys):
     """What counts are the remaining images, not the path of the list."""
     lists = {name: tmp_path / f"{name}.txt" for name in ("same", "other", "moved")}
@@ -225,6 +228,7 @@ def test_images_that_are_left_out_are_reported_at_the_start(command_line, tmp_pa
     assert output.err.count("is truncated") == 2
 
 
+@pytest.mark.slow
 def test_folds_trained_separately_form_one_run(run, command_line, tmp_path):
     for fold in ("1", "0"):
         assert main.main(command_line(tmp_path, run_name="apart", folds=fold)) == 0
@@ -237,6 +241,7 @@ def test_folds_trained_separately_form_one_run(run, command_line, tmp_path):
     assert len(json.loads((apart / "summary.json").read_text())["folds"]) == 2
 
 
+@pytest.mark.slow
 def test_stage_two_can_be_trained_from_stage_one_of_a_run(run, command_line, tmp_path):
     copy = tmp_path / "unet_resnet34" / "first"
     shutil.copytree(run, copy)

@@ -480,6 +480,7 @@ def test_network_and_optimizer_use_the_fast_implementation(
     assert seen == [True] * 8
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_equally(root, tmp_path, monkeypatch):
     """Traced completely, but without code generation, which takes a minute."""
     quick = partialmethod(nn.Module.compile, backend="aot_eager")

@@ -71,7 +71,7 @@ def test_any_table_is_read_or_refused(name, rows):
 
 
 @pytest.mark.parametrize("name", ["json", "yaml"])
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(content=PLAIN | st.dictionaries(NAMES, PLAIN))
 def test_any_settings_are_read_or_refused(name, content):
     read_or_refuse(name, json.dumps(content).encode())

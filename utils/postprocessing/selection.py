@@ -11,7 +11,7 @@ from datasets.folds import read_folds
 from utils.evaluation.bootstrap import bootstrap_interval
 from utils.evaluation.image_level import auc_with_interval
 from utils.files import write_json
-from utils.postprocessing.families import fit_rules
+from utils.postprocessing.families import Fitted, fit_rules
 from utils.postprocessing.histograms import Histograms, align_folds, concatenate
 from utils.postprocessing.leakage import out_of_fold
 from utils.postprocessing.plots import draw_threshold
@@ -43,6 +43,14 @@ def apply_rules(folds: dict[int, Histograms], rules: dict[int, PostProcess]) -> 
     )
 
 
+def _apply(fitted: Fitted, folds: dict[int, Histograms]) -> dict[str, FoldScores | None]:
+    return {
+        "cross_fitted": apply_rules(folds, fitted.cross_fitted) if fitted.cross_fitted else None,
+        "per_fold": apply_rules(folds, fitted.per_fold),
+        "pooled": apply_rules(folds, dict.fromkeys(folds, fitted.rule)),
+    }
+
+
 def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     """Search the thresholds of a run; write threshold.json, threshold.png and a TensorBoard image.
 
@@ -67,12 +75,7 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     pooled = concatenate(list(folds.values()))
     patients = _patients(folder, pooled)
     fitted = fit_rules(folds, patients)
-    rule, choice = fitted.rule, fitted.choice
-    ways = {
-        "cross_fitted": apply_rules(folds, fitted.cross_fitted) if fitted.cross_fitted else None,
-        "per_fold": apply_rules(folds, fitted.per_fold),
-        "pooled": apply_rules(folds, dict.fromkeys(folds, rule)),
-    }
+    rule, choice, ways = fitted.rule, fitted.choice, _apply(fitted, folds)
     content = {
         **asdict(rule),
         "tta": tta,
