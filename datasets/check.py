@@ -8,8 +8,8 @@ Decodes every image and mask in DATASET_ROOT/train_images and DATASET_ROOT/train
 images per second on two cores, and reports by file or image id:
 
     problems that would stop training: files that are unreadable or truncated, images whose size
-        differs from their mask's, masks with more than one grey level besides black, ids shared by
-        several files; no positive at all
+        differs from their mask's, masks that do not have exactly two values, 16-bit images, ids
+        shared by several files; no positive at all
     images without a mask file and mask files without an image, both of which training leaves out
     masks with a grey level other than 255, which training accepts
     ids with identical pixels: whether their masks differ and, with --folds, whether they are in

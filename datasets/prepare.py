@@ -43,7 +43,7 @@ from typing import NamedTuple
 
 import cv2
 
-from datasets.formats.annotations import check_extent, parse_size, read_annotations
+from datasets.formats.annotations import RleRow, check_extent, parse_size, read_annotations
 from datasets.formats.depth import DEPTHS, bits_file
 from datasets.tools.convert import Job, Outcome, convert, remove
 from datasets.tools.originals import (
@@ -154,8 +154,8 @@ def prepare(
                 f"{csv}: has no row for any of the {len(files)} images in {images}; check --images "
                 "and --rle"
             )
-        for name in set(chosen) & sizes.keys() if rle_size is None else ():
-            check_extent(name, rows.get(name, []), sizes[name], csv)
+        if rle_size is None:
+            _check_extents(rows, sizes, csv)
         bits = decide_bits(run, deep, [bits_file(out, s) for s in SPLITS], bits, any_modality)
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,6 +171,13 @@ def prepare(
         outcomes = list(show_progress(run(convert, jobs), len(jobs), "converting"))
     refused += [outcome.refused for outcome in outcomes if outcome.refused]
     return Report(outcomes, unannotated, refused, len(set(rows) - set(files)))
+
+
+def _check_extents(
+    rows: dict[str, list[RleRow]], sizes: dict[str, tuple[int, int]], csv: Path | None
+) -> None:
+    for name in rows.keys() & sizes.keys():
+        check_extent(name, rows[name], sizes[name], csv)
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydicom import Dataset
 from tqdm import tqdm
 
 from datasets.formats.dicom import (
@@ -87,17 +88,20 @@ def image_id(path: str | Path) -> str:
         InputError: the file cannot be read, or the id is unusable as a file name.
     """
     path = Path(path)
-    name = path.stem
-    if path.suffix.lower() == ".dcm":
-        name = instance_uid(read_dicom(path, pixels=False), path)
-    _check_id(name, path)
-    return name
+    return _id_of(_read_header(path), path)
 
 
-def _check_id(name: str, path: Path) -> None:
+def _read_header(path: Path) -> Dataset | None:
+    """Read a DICOM without its pixels; None for other files."""
+    return read_dicom(path, pixels=False) if path.suffix.lower() == ".dcm" else None
+
+
+def _id_of(dataset: Dataset | None, path: Path) -> str:
+    name = path.stem if dataset is None else instance_uid(dataset, path)
     usable = name.isprintable() and not set(name) & set("/\\") and name == name.strip()
     if not name or name[0] == "." or not usable or len(name.encode()) > MAX_ID_BYTES:
         raise InputError(f"{path}: its image id {name[:MAX_ID_BYTES]!r} is not a plain file name")
+    return name
 
 
 def read_image(path: str | Path, any_modality: bool = False, bits: int | None = 16) -> np.ndarray:
@@ -201,9 +205,8 @@ def identify(path: Path) -> ImageIdentity:
     Raises:
         InputError: see `image_id`.
     """
-    dataset = read_dicom(path, pixels=False) if path.suffix.lower() == ".dcm" else None
-    name = path.stem if dataset is None else instance_uid(dataset, path)
-    _check_id(name, path)
+    dataset = _read_header(path)
+    name = _id_of(dataset, path)
     try:
         if dataset is not None:
             size, deep = dicom_size(dataset, path), has_unknown_depth(dataset, path)
@@ -220,6 +223,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         InputError: the file cannot be read as an image.
     """
-    if path.suffix.lower() == ".dcm":
-        return dicom_size(read_dicom(path, pixels=False), path)
+    dataset = _read_header(path)
+    if dataset is not None:
+        return dicom_size(dataset, path)
     return image_header(read_file(path), path)[1]

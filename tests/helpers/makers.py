@@ -7,10 +7,20 @@ import numpy as np
 import torch
 
 from utils.inference.out_of_fold import OutOfFoldRow, collect_histograms, measure_prediction
+from utils.postprocessing.grid import Grid
 from utils.postprocessing.histograms import Histograms, count_levels
 from utils.postprocessing.rule import PostProcess
 
 Predicted = list[tuple[np.ndarray, np.ndarray]]
+
+TOY = Grid(
+    levels=(15, 63, 127, 203),
+    min_areas=(0, 3, 9, 20),
+    presence_thresholds=(0.0, 0.25, 0.5, 0.8),
+    component_areas=(0, 2, 5),
+    component_means=(0.0, 0.6, 0.85),
+)
+"""A grid whose rules a plain loop can try."""
 
 
 def predicted(seed: int, count: int = 8, shape: tuple[int, int] = (5, 7)) -> Predicted:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.helpers.makers import blobs, take
+from tests.helpers.makers import TOY, blobs, take
 from utils.inference.out_of_fold import collect_histograms, measure_prediction
 from utils.postprocessing.families import (
     PIECES,
@@ -20,14 +20,6 @@ from utils.postprocessing.grid import FAMILIES, Family, Grid, families_for
 from utils.postprocessing.histograms import concatenate
 from utils.postprocessing.rule import NO_MASKS
 from utils.postprocessing.search import best_rule
-
-TOY = Grid(
-    levels=(15, 63, 127, 203),
-    min_areas=(0, 3, 9, 20),
-    presence_thresholds=(0.0, 0.25, 0.5, 0.8),
-    component_areas=(0, 2, 5),
-    component_means=(0.0, 0.6, 0.85),
-)
 
 
 def made(maps, presence=None, prefix="image"):

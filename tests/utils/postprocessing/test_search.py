@@ -8,21 +8,13 @@ import numpy as np
 import pytest
 
 from tests.helpers import makers
-from tests.helpers.makers import blobs, make_images, take
+from tests.helpers.makers import TOY, blobs, make_images, take
 from utils.inference.out_of_fold import collect_histograms, measure_prediction
 from utils.postprocessing.components import COMPONENT_LEVELS
 from utils.postprocessing.grid import FAMILIES, Grid, families_for
 from utils.postprocessing.histograms import threshold_of
 from utils.postprocessing.rule import NO_MASKS, PostProcess, score
 from utils.postprocessing.search import best_rule, best_rules
-
-TOY = Grid(
-    levels=(15, 63, 127, 203),
-    min_areas=(0, 3, 9, 20),
-    presence_thresholds=(0.0, 0.25, 0.5, 0.8),
-    component_areas=(0, 2, 5),
-    component_means=(0.0, 0.6, 0.85),
-)
 
 
 def histograms_of(levels, masks):
