@@ -7,7 +7,7 @@ DEMO := datasets/demo_data
 UNSEEN := $(DEMO)/unseen
 NAME := demo-$(shell date +%Y-%m-%d_%H-%M-%S)
 RUN := checkpoints/unet_resnet34/$(NAME)
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test test-slow check
 .DELETE_ON_ERROR:
