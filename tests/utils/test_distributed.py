@@ -33,6 +33,7 @@ def folds(tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(folds):
     """Across thawing in stage 1 and accumulation in stage 2, with batches of 6 and of 4."""
     log = (folds[2] / "log.txt").read_text()
@@ -46,6 +47,7 @@ def test_two_processes_train_like_one(folds):
             assert not torch.equal(one["head.weight"], start["head.weight"])
 
 
+@pytest.mark.slow
 def test_two_processes_count_every_pixel_once(folds):
     one, two = (load_histograms(folds[n] / "oof.npz") for n in (1, 2))
     assert two.ids.tolist() == one.ids.tolist()
