@@ -318,6 +318,7 @@ def test_data_or_folds_without_positives_are_refused(command_line, tmp_path, cap
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_data_without_positives_can_be_trained_on_if_asked(command_line, tmp_path, capsys):
     root = write_dataset(tmp_path / "data", count=6)
     write_masks(root, [])

@@ -99,6 +99,7 @@ def test_an_adopted_run_predicts_and_chooses_thresholds(adopt, old_file, root, t
     assert (run / "fold1" / "stage2_best.pth").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_stage_two_starts_from_an_adopted_stage_one(adopt, old_file, root, tmp_path):
     settings = QUICK | {"dataset_root": root, "lr_stage2": 1e-30, "stage": 1, "folds": 0}
     assert adopt(old_file, **settings) == 0
