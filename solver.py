@@ -224,7 +224,7 @@ class Solver:
             checksum = self.state.check_equal(self.fabric)
             self.log.line(
                 f"stage {stage.number}: weights are equal on {self.fabric.world_size} processes "
-                f"(checksum {checksum:.9g})"
+                f"(checksum {checksum:08x})"
             )
         del self.state, self.data
         self.model = None

@@ -93,6 +93,7 @@ class StageData:
             persistent_workers=config.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
+            generator=own_generator(),
         )
         own = range(rank, len(fold.valid), world_size)
         positives = (i for i in own if fold.valid[i] in fold.positive)
@@ -106,6 +107,7 @@ class StageData:
             persistent_workers=config.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=start_worker,
+            generator=own_generator(),
         )
 
     def step_parts(self, epoch: int) -> list[StepPart]:
@@ -229,6 +231,16 @@ def start_worker(_: int) -> None:
     """Initialise a worker: OpenCV starts no threads, and Ctrl-C is left to the training process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def own_generator() -> torch.Generator:
+    """Return a generator for a loader, which draws a seed from it whenever it starts.
+
+    Drawn from the global one, the seed would shift the random numbers of dropout, once a process
+    with workers and once an epoch without: a resumed run would differ, and so would one with other
+    --num_workers. The seed itself has no effect here, as every image brings its own.
+    """
+    return torch.Generator().manual_seed(0)
 
 
 def _collate_valid(items: list[tuple[int, Tensor, Tensor, Tensor]]) -> ValidBatch:

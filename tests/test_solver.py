@@ -19,6 +19,7 @@ from datasets.formats.images import read_image
 from datasets.formats.masks import read_mask
 from datasets.preprocessing import preprocess, resize_mask
 from datasets.sampling import EpochBatches
+from models import build_model
 from models.interface import normalise
 from models.unused import unused_to_buffers
 from solver import Solver
@@ -329,6 +330,22 @@ EVERYTHING = {
 """Settings that each add to the state that a resume must restore."""
 
 
+def fit_until_killed(solver, epochs):
+    """Train, and end without any cleanup after this many epochs over all stages."""
+    end_epoch = solver.end_epoch
+    done: list[None] = []
+
+    def end_epoch_then_die(*args):
+        end_epoch(*args)
+        done.append(None)
+        if len(done) == epochs:
+            raise Killed
+
+    solver.end_epoch = end_epoch_then_die
+    with pytest.raises(Killed):
+        solver.fit()
+
+
 @pytest.mark.parametrize(
     ("epochs_before_the_kill", "changes"),
     [*((n, {}) for n in (1, 2, 3)), *((n, EVERYTHING) for n in (1, 3, 5))],
@@ -337,21 +354,8 @@ EVERYTHING = {
 def test_a_resumed_fold_ends_with_identical_results(
     root, tmp_path, epochs_before_the_kill, changes
 ):
-    undisturbed = make(root, tmp_path / "undisturbed", **changes)
-    undisturbed.fit()
-    killed = make(root, tmp_path / "killed", **changes)
-    end_epoch = killed.end_epoch
-    done: list[None] = []
-
-    def end_epoch_then_die(*args):
-        end_epoch(*args)
-        done.append(None)
-        if len(done) == epochs_before_the_kill:
-            raise Killed
-
-    killed.end_epoch = end_epoch_then_die
-    with pytest.raises(Killed):
-        killed.fit()
+    make(root, tmp_path / "undisturbed", **changes).fit()
+    fit_until_killed(make(root, tmp_path / "killed", **changes), epochs_before_the_kill)
     wait_for_next_second()
     make(root, tmp_path / "killed", **changes).fit()
     assert_same(checkpoints(tmp_path / "killed"), checkpoints(tmp_path / "undisturbed"))
@@ -359,6 +363,75 @@ def test_a_resumed_fold_ends_with_identical_results(
     np.testing.assert_array_equal(a.all, b.all)
     for tag in ("loss/train", "loss/val", "lr", "dice/all"):
         assert_same(*(scalars(tmp_path / name, tag) for name in ("killed", "undisturbed")))
+
+
+def weights(folder):
+    """Return all that is stored of each stage but its settings."""
+    return {
+        name: {key: value for key, value in content.items() if key != "config"}
+        for name, content in checkpoints(folder).items()
+    }
+
+
+class WithDropout(TinyNet):
+    def forward(self, x):
+        return self.head(F.dropout(self.encoder(x), 0.5, self.training))
+
+
+def test_dropout_is_the_same_with_any_workers_and_after_a_resume(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: WithDropout())
+    make(root, tmp_path / "undisturbed").fit()
+    fit_until_killed(make(root, tmp_path / "killed", num_workers=1), 1)
+    make(root, tmp_path / "killed", num_workers=1).fit()
+    assert_same(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"))
+
+
+NETWORKS = [
+    ("U_Net", 0.0),
+    ("unet_resnet34", 0.5),
+    ("linknet", 0.0),
+    ("deeplabv3plus", 0.5),
+    ("smp:Unet:efficientnet-b0", 0.0),
+    ("smp:Unet:tu-tf_efficientnet_lite0", 0.5),
+    ("smp:Segformer:mit_b0", 0.0),
+]
+"""A network of each family and its presence weight; most draw random numbers when they train."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model_type", "presence_weight"), NETWORKS)
+def test_every_family_is_the_same_with_any_workers_and_after_a_resume(
+    root, tmp_path, monkeypatch, model_type, presence_weight
+):
+    monkeypatch.setattr(solver_module, "build_model", build_model)
+    changes = {
+        "model_type": model_type,
+        "presence_weight": presence_weight,
+        "image_size_stage1": 64,
+    }
+    make(root, tmp_path / "undisturbed", two_stage=False, **changes).fit()
+    changes |= {"num_workers": 2}
+    fit_until_killed(make(root, tmp_path / "killed", two_stage=False, **changes), 1)
+    make(root, tmp_path / "killed", two_stage=False, **changes).fit()
+    assert_same(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimizer_trains_across_the_thaw(root, tmp_path, optimizer):
+    """Also from a checkpoint whose encoder, frozen so far, has no state."""
+    make(root, tmp_path / "undisturbed", optimizer=optimizer, two_stage=False).fit()
+    fit_until_killed(make(root, tmp_path / "killed", optimizer=optimizer, two_stage=False), 1)
+    path = tmp_path / "killed" / "stage1_last.pth"
+    content = torch.load(path)
+    encoder = [0, 1, 2, 3]
+    state = content["optimizer"]["state"]
+    for index in encoder:
+        state.pop(index, None)
+    assert len(state) == 2
+    torch.save(content, path)
+    make(root, tmp_path / "killed", optimizer=optimizer, two_stage=False).fit()
+    one, other = (weights(tmp_path / name)["stage1_last"] for name in ("killed", "undisturbed"))
+    assert_same(one, other)
 
 
 def test_a_finished_fold_is_not_changed(root, tmp_path):

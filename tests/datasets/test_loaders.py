@@ -20,6 +20,7 @@ from datasets.sources.files import FileSource
 from tests.helpers.tiny import config, write_dataset
 from utils.config.stages import build_stages
 from utils.errors import InputError, command
+from utils.inference.loop import open_prediction_loader
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +243,13 @@ def test_an_error_in_a_worker_is_reported_without_a_traceback(tmp_path, capsys, 
     assert message.startswith(f"error: {tmp_path}/train_images/image")
     assert f"but its mask {tmp_path}/train_mask/image" in message
     assert message.endswith("is 40x50 pixels; prepare them again\n")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loaders_leave_the_global_random_numbers_alone(root, workers):
+    data = open_data(root, workers)
+    prediction = open_prediction_loader(data.valid.dataset, 2, workers, list, range(3))
+    before = torch.get_rng_state()
+    for loader in (data.train, data.valid, prediction):
+        list(loader)
+    assert torch.equal(torch.get_rng_state(), before)

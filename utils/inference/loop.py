@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.loaders import start_worker
+from datasets.loaders import own_generator, start_worker
 from utils.inference.ensemble import Blend, FullSizeMaps
 
 Item = TypeVar("Item")
@@ -66,6 +66,7 @@ def open_prediction_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=start_worker,
+        generator=own_generator(),
     )
 
 

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from datasets.sampling import StepPart
 from models.interface import NetworkOutput, normalise
+from utils.distributed import gather
 from utils.signals import Stopped
 
 SYNC_EVERY = 20
@@ -43,7 +44,7 @@ def train_epoch(
 ) -> TrainResult:
     """Train on every batch once.
 
-    Losses are summed on the device and read at the end, so the host waits for the device only when
+    Losses stay on the device and are read at the end, so the host waits for the device only when
     `LossMonitor` checks them.
 
     Args:
@@ -63,7 +64,7 @@ def train_epoch(
     """
     monitor = LossMonitor(fabric, len(parts), stop_requested)
     started, images = time.perf_counter(), 0
-    loss_sum = torch.zeros((), dtype=torch.float64, device=fabric.device)
+    losses = []
     for number, (part, (image, mask)) in enumerate(zip(parts, batches, strict=True)):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (image, mask))
         # DDP averages over processes, whose shares of a batch may differ in size.
@@ -72,14 +73,14 @@ def train_epoch(
         with fabric.no_backward_sync(cast(Any, model), enabled=not part.last):
             loss = loss_function(model(normalise(image)), mask)
             fabric.backward(loss * weight)
-        loss_sum += loss.detach().double() * len(image)
+        losses.append(loss.detach() * len(image))
         monitor.record(number, loss)
         if part.last:
             _step(fabric, model, optimizer, clip_grad_norm)
             after_step()
             images += part.step_images
             monitor.check(number)
-    total = torch.as_tensor(fabric.all_reduce(loss_sum, reduce_op="sum")).item()
+    total = sum_losses(fabric, losses)
     return TrainResult(total / images, images / (time.perf_counter() - started))
 
 
@@ -144,6 +145,15 @@ class LossMonitor:
             if any_stop:
                 raise Stopped
             self._since = done
+
+
+def sum_losses(fabric: Fabric, losses: list[Tensor]) -> float:
+    """Return the sum of scalars on the device over all processes, added in double precision.
+
+    It is added on the host: Apple's GPUs have no double precision.
+    """
+    mine = torch.stack(losses).tolist() if losses else []
+    return sum(gather(fabric, mine))
 
 
 def _step(fabric: Fabric, model: nn.Module, optimizer: Optimizer, clip_grad_norm: float) -> None:

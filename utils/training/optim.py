@@ -9,6 +9,7 @@
 `warmup_epochs` come before cosine and restarts and raise the rate to lr linearly.
 """
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -39,10 +40,25 @@ def build_optimizer(module: nn.Module, fabric: Fabric, config: Config, stage: St
     fused = not (config.clip_grad_norm and scaled)
     parameters, lr, decay = module.parameters(), stage.lr, config.weight_decay
     if config.optimizer == "sgd":
-        return SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused)
+        sgd = SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=decay, fused=fused)
+        start_momentum(sgd)
+        return sgd
     if config.optimizer == "adamw":
         return AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
     return Adam(parameters, lr=lr, weight_decay=decay, fused=fused)
+
+
+def start_momentum(optimizer: Optimizer) -> None:
+    """Give each parameter of SGD without momentum one of zero, which its first step adds to.
+
+    Fused SGD cannot step parameters with and without momentum together, as after a thaw.
+    """
+    if isinstance(optimizer, SGD):
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                state = optimizer.state[parameter]
+                if state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class Schedule:

@@ -12,7 +12,7 @@ from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.distributed import broadcast_buffers, check_weights_equal
 from utils.training.ema import MovingAverage
-from utils.training.optim import Schedule, build_optimizer
+from utils.training.optim import Schedule, build_optimizer, start_momentum
 
 _INITIAL_SCALER = torch.amp.GradScaler("cpu").state_dict()
 """State of the float16 loss scaler at the start of every stage; other precisions have none."""
@@ -92,7 +92,7 @@ class TrainingState:
         for module in dict.fromkeys((self.module, self.eval_module)):
             broadcast_buffers(fabric, module)
 
-    def check_equal(self, fabric: Fabric) -> float:
+    def check_equal(self, fabric: Fabric) -> int:
         """Return a checksum of the weights, after comparing it between processes.
 
         Raises:
@@ -109,5 +109,7 @@ class TrainingState:
             self.module.load_state_dict(content["live"]["state_dict"])
             self._average.load(content["state_dict"], content["live"]["steps"])
         self._optimizer.load_state_dict(content["optimizer"])
+        # Checkpoints of older versions have no momentum for a frozen encoder.
+        start_momentum(self._optimizer)
         self.schedule.load_state_dict(content["scheduler"])
         self._precision.load_state_dict(content["scaler"])

@@ -20,6 +20,7 @@ from utils.postprocessing.histograms import (
     to_levels,
 )
 from utils.signals import Stopped
+from utils.training.epoch import sum_losses
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,12 @@ def validate(
     module.eval()
     counts = torch.zeros(len(ids), 2, LEVELS, dtype=torch.int32, device=fabric.device)
     sizes = torch.zeros(len(ids), 2, dtype=torch.int32)
-    loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
-    samples = []
+    losses, samples = [], []
     for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (batch.image, batch.mask))
         with fabric.autocast():
             output = module(normalise(image))
-        loss += loss_function(output, mask).double() * len(image)
+        losses.append(loss_function(output, mask) * len(image))
         probabilities = torch.sigmoid(read_output(output).logits.float())
         for i, index in enumerate(batch.positions.tolist()):
             full_mask = batch.full_masks[i].to(fabric.device, non_blocking=True)
@@ -102,13 +102,13 @@ def validate(
         samples += _samples(batch, to_levels(probabilities), overlay_positions)
         if fabric.world_size == 1 and stop_requested():
             raise Stopped
-    all_counts, all_sizes, total_loss = (
+    all_counts, all_sizes = (
         torch.as_tensor(fabric.all_reduce(part, reduce_op="sum")).cpu()
-        for part in (counts, sizes.to(fabric.device), loss)
+        for part in (counts, sizes.to(fabric.device))
     )
     levels, (height, width) = all_counts.numpy(), all_sizes.numpy().T
     histograms = Histograms(np.array(ids), height, width, levels[:, 0], levels[:, 1])
-    return Validation(histograms, total_loss.item() / len(ids), samples)
+    return Validation(histograms, sum_losses(fabric, losses) / len(ids), samples)
 
 
 def _samples(batch: ValidBatch, levels: Tensor, positions: set[int]) -> list[OverlaySample]:

@@ -131,3 +131,37 @@ def test_optimizers_by_name(name, kind):
     assert (group["lr"], group["weight_decay"], group["fused"]) == (0.5, 0.125, True)
     assert group.get("momentum", 0.75) == 0.75
     assert len(group["params"]) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_parameter_that_joins_later_is_stepped_like_one_from_the_start(name):
+    """A parameter without gradients so far, as in a frozen encoder, starts afresh when it joins."""
+    config = Config(optimizer=name, momentum=0.75, weight_decay=0.125)
+    fabric = Fabric(accelerator="cpu", devices=1)
+
+    def step(optimizer, *parameters):
+        for parameter in parameters:
+            parameter.grad = 2 * parameter.detach() + 1
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def build():
+        net = TinyNet()
+        net.load_state_dict(start)
+        optimizer = build_optimizer(net, fabric, config, build_stages(config, 0.5)[0])
+        return net.encoder[0].weight, net.head.weight, optimizer
+
+    start = TinyNet().state_dict()
+    encoder, head, optimizer = build()
+    for _ in range(2):
+        step(optimizer, head)
+    for _ in range(3):
+        step(optimizer, encoder, head)
+    alone, _, reference = build()
+    for _ in range(3):
+        step(reference, alone)
+    assert torch.equal(encoder, alone)
+    _, alone, reference = build()
+    for _ in range(5):
+        step(reference, alone)
+    assert torch.equal(head, alone)
