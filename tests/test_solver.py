@@ -404,15 +404,11 @@ def test_every_family_is_the_same_with_any_workers_and_after_a_resume(
     root, tmp_path, monkeypatch, model_type, presence_weight
 ):
     monkeypatch.setattr(solver_module, "build_model", build_model)
-    changes = {
-        "model_type": model_type,
-        "presence_weight": presence_weight,
-        "image_size_stage1": 64,
-    }
-    make(root, tmp_path / "undisturbed", two_stage=False, **changes).fit()
+    changes = {"model_type": model_type, "presence_weight": presence_weight, "two_stage": False}
+    make(root, tmp_path / "undisturbed", **changes).fit()
     changes |= {"num_workers": 2}
-    fit_until_killed(make(root, tmp_path / "killed", two_stage=False, **changes), 1)
-    make(root, tmp_path / "killed", two_stage=False, **changes).fit()
+    fit_until_killed(make(root, tmp_path / "killed", **changes), 1)
+    make(root, tmp_path / "killed", **changes).fit()
     assert_same(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"))
 
 
