@@ -52,7 +52,7 @@ from utils.evaluation.scoring import (
     score_submission,
 )
 from utils.evaluation.worst_cases import write_worst_sheet
-from utils.files import write_json
+from utils.files import write_json, write_output
 
 PICTURES = (".png", ".jpg", ".jpeg")
 FEW_MASKS = 5
@@ -78,7 +78,7 @@ def main(args: list[str] | None = None) -> int:
     _print(options, pairs, summary, image_level)
     try:
         if options.out:
-            write_json(options.out, _content(options, pairs, summary, image_level))
+            write_json(options.out, _content(options, pairs, summary, image_level), write_output)
         if options.worst:
             _print_missing(write_worst_sheet(options.worst, pairs, counts, files, default), options)
     except OSError as error:

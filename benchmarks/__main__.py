@@ -17,7 +17,7 @@ from benchmarks.speed.compare import Ratio
 from benchmarks.speed.data import Data, open_data
 from utils.console import open_parser
 from utils.errors import InputError, command
-from utils.files import write_json
+from utils.files import write_json, write_output
 from utils.parallel import usable_cores
 
 _MEASURES: dict[str, Callable[[Data, int], Ratio]] = {
@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> int:
     for r in ratios:
         print(f"{r.name:<18}{r.ours:>10.4g}{r.baseline:>10.4g}{r.ratio:>8.4g}  {r.unit}")
     if given.json:
-        write_json(given.json, {ratio.name: ratio.as_dict() for ratio in ratios})
+        write_json(given.json, {ratio.name: ratio.as_dict() for ratio in ratios}, write_output)
     return 0
 
 

@@ -22,7 +22,7 @@ from datasets.sources.files import FileSource
 from utils.console import open_parser, print0
 from utils.drawing import TRUTH, contact_sheet, tile
 from utils.errors import InputError, command
-from utils.files import atomic_write
+from utils.files import write_output
 
 SEEDS = 7
 """Augmented images per row."""
@@ -40,7 +40,7 @@ def main(args: list[str] | None = None) -> int:
     sheet = draw_sheet(*prepared.pair(0), options.seed, _title(sample, options))
     encoded = cv2.imencode(options.out.suffix.lower(), sheet[..., ::-1])[1]
     try:
-        with atomic_write(options.out) as temporary:
+        with write_output(options.out) as temporary:
             temporary.write_bytes(encoded.tobytes())
     except OSError as error:
         raise InputError(

@@ -44,7 +44,7 @@ from utils.config.stages import gate_stage, mask_stage
 from utils.console import open_parser, print0
 from utils.distributed import launch
 from utils.errors import InputError, command
-from utils.files import atomic_write
+from utils.files import write_output
 from utils.inference.ensemble import Ensemble, open_ensemble
 from utils.inference.runs import find_checkpoints, read_run_config
 
@@ -75,7 +75,7 @@ def main(args: list[str] | None = None) -> int:
     graph = Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
     _check_fits(graph)
     try:
-        with atomic_write(out) as temporary:
+        with write_output(out) as temporary:
             export(graph, config, temporary)
             found = largest_differences(graph, temporary, config)
             if not (found.outputs <= _TOLERANCE and found.logits <= _LOGIT_TOLERANCE):

@@ -257,6 +257,19 @@ def test_unusable_rows_are_reported(workspace, submission, truth, reason):
     assert re.search(reason, text)
 
 
+def test_results_are_written_through_links(workspace):
+    workspace.masks(drawn(0)[:2])
+    workspace.image("image0", SHAPE)
+    targets = {name: workspace.folder / f"target.{name}" for name in ("json", "png")}
+    for name, target in targets.items():
+        (workspace.folder / f"link.{name}").symlink_to(target)
+    links = [workspace.folder / f"link.{name}" for name in targets]
+    workspace.run("--images", workspace.images, "--out", links[0], "--worst", links[1])
+    assert all(link.is_symlink() for link in links)
+    assert json.loads(targets["json"].read_text())["dice"]["images"] == 2
+    assert read_pixels(targets["png"]).any()
+
+
 def test_unusable_files_are_reported(workspace):
     assert "submission.csv: is not a file; --submission" in workspace.run(code=2)
     workspace.csv("submission.csv", [("a", "-1")], "ImageId,Mask")

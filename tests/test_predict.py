@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -391,6 +392,7 @@ def test_a_bad_sample_submission_is_refused(predicted, tmp_path, capsys, text, w
         (["--images", "checkpoints/.empty"], ["checkpoints/.empty"]),
         (["--out", "utils"], ["--out utils"]),
         (["--out", "scores.csv"], ["scores.csv"]),
+        (["--out", "SOCKET"], ["s.socket", "cannot be written to", "not a file but a device"]),
         (["--overlays", "x", "--probabilities", "x"], ["the same folder"]),
         (["--overlays", "README.md"], ["README.md", "is not a folder"]),
         (["--overlays", "IMAGES"], ["holds images to predict"]),
@@ -399,8 +401,12 @@ def test_a_bad_sample_submission_is_refused(predicted, tmp_path, capsys, text, w
     ],
 )
 def test_bad_settings_are_refused(predicted, images, tmp_path, capsys, flags, words):
-    flags = [str(images) if flag == "IMAGES" else flag for flag in flags]
-    message = refusal(capsys, predicted(*flags))
+    path = images.parent / "s.socket"
+    named = {"IMAGES": images, "SOCKET": path}
+    with socket.socket(socket.AF_UNIX) as server:
+        if "SOCKET" in flags:
+            server.bind(str(path))
+        message = refusal(capsys, predicted(*(named.get(flag, flag) for flag in flags)))
     assert all(word in message for word in words), message
     assert not list(tmp_path.iterdir())
 

@@ -1,19 +1,26 @@
 """Atomic writes: a file is complete or absent, never half written."""
 
+import errno
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+_TEMPORARY = re.compile(r"\.(?P<stem>.+?)\.[0-9]+(?P<suffix>\.[^.]+)?")
 
 
 @contextmanager
 def atomic_write(path: str | Path, flush: bool = True, replace: bool = True) -> Iterator[Path]:
     """Write to a temporary file next to `path`, then rename it to `path`.
 
-    If the block raises, `path` is unchanged and the temporary file is removed.
+    If the block raises, `path` is unchanged and the temporary file is removed. A link at `path` is
+    replaced by the file, and what it leads to is unchanged; `write_output` follows links.
 
     Args:
         path: the file to create or replace.
@@ -26,8 +33,10 @@ def atomic_write(path: str | Path, flush: bool = True, replace: bool = True) -> 
 
     Raises:
         FileExistsError: `path` exists and `replace` is False.
+        OSError: `path` is a folder or a device; nothing is written.
     """
     path = Path(path)
+    check_replaceable(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
@@ -39,6 +48,83 @@ def atomic_write(path: str | Path, flush: bool = True, replace: bool = True) -> 
             link_or_copy(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_output(path: str | Path) -> Iterator[Path]:
+    """Write a file that a user named: atomically, through links, and into pipes and devices.
+
+    A link stays, and the file that it leads to is created or replaced. A pipe or a character
+    device, such as /dev/null, stays and receives the complete content.
+
+    Args:
+        path: what the user named.
+
+    Yields:
+        The path to write to, with the suffix of the file that is written.
+
+    Raises:
+        OSError: `path` leads to a folder, a disk or a socket; nothing is written.
+    """
+    path = Path(path)
+    if not is_stream(path):
+        with atomic_write(os.path.realpath(path)) as temporary:
+            yield temporary
+        return
+    with TemporaryDirectory() as folder:
+        temporary = Path(folder) / f"content{path.suffix}"
+        yield temporary
+        with open(temporary, "rb") as content, open(path, "wb") as stream:
+            shutil.copyfileobj(content, stream)
+
+
+def check_output(path: Path) -> None:
+    """Check, before the work begins, that `write_output` can replace what a user named.
+
+    Raises:
+        OSError: it is a folder, a disk or a socket.
+    """
+    if not is_stream(path):
+        check_replaceable(Path(os.path.realpath(path)))
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path leads to a pipe or a character device, such as a terminal."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that nothing but a file or a link is at `path`, which a rename would replace.
+
+    Raises:
+        OSError: a folder, a device, a pipe or a socket is there.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise OSError(errno.EINVAL, "not a file but a device, a pipe or a socket", str(path))
+
+
+def remove_temporaries(folder: Path, is_own: Callable[[str], bool]) -> None:
+    """Remove temporary files that killed processes left in a folder.
+
+    Args:
+        folder: the folder.
+        is_own: returns whether files of a name are written by `atomic_write`; temporary files for
+            other names are not touched.
+    """
+    for path in folder.iterdir():
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and is_own(found["stem"] + (found["suffix"] or "")):
+            path.unlink(missing_ok=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -56,9 +142,19 @@ def link_or_copy(source: Path, target: Path) -> None:
             shutil.copyfileobj(old, new)
 
 
-def write_json(path: str | Path, content: dict | list) -> None:
-    """Write `content` as indented JSON, atomically; NaN, which JSON lacks, becomes null."""
-    with atomic_write(path) as temporary:
+def write_json(
+    path: str | Path,
+    content: dict | list,
+    write: Callable[[Path], AbstractContextManager[Path]] = atomic_write,
+) -> None:
+    """Write `content` as indented JSON, atomically; NaN, which JSON lacks, becomes null.
+
+    Args:
+        path: the file.
+        content: what it will hold.
+        write: `write_output` for a file that a user named.
+    """
+    with write(Path(path)) as temporary:
         text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -132,3 +132,10 @@ def test_invalid_arguments_are_refused(words, message, capsys):
         main(words)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_link_stays_and_its_target_is_drawn(run, tmp_path):
+    (tmp_path / "link.png").symlink_to(tmp_path / "target.png")
+    assert run(name="link.png")[0] == 0
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "target.png").is_file()

@@ -41,7 +41,7 @@ def write_run(folder, model_type, folds):
         network = build_model(model_type, pretrained=False, t=2, prior=0.5)
         spread_probabilities(network)
         content = {"state_dict": network.state_dict(), "model_type": model_type, "stage": 2}
-        content |= {"epoch": 0, "kept": [{"epoch": 0}], "config": asdict(config)}
+        content |= {"fold": fold, "epoch": 0, "kept": [{"epoch": 0}], "config": asdict(config)}
         FoldCheckpoints(folder / f"fold{fold}").save(content)
     return folder
 
@@ -98,7 +98,10 @@ def test_one_fold_computes_the_same_as_pytorch(model_type, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def averaged(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "mean.onnx"
-    assert export.main(["--run", str(run), "--out", str(path)]) == 0
+    link = path.with_name("link.onnx")
+    link.symlink_to(path)
+    assert export.main(["--run", str(run), "--out", str(link)]) == 0
+    assert link.is_symlink()
     return path
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from utils.files import atomic_write, write_json
+from utils.files import atomic_write, check_output, remove_temporaries, write_json, write_output
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -117,3 +119,126 @@ def test_an_existing_file_can_be_protected(tmp_path, monkeypatch, links):
         temporary.write_text("second")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_output_is_written_through_links_that_stay(tmp_path, exists):
+    (tmp_path / "target").mkdir()
+    target, link, second = (tmp_path / name for name in ("target/a.txt", "link.txt", "second.txt"))
+    if exists:
+        target.write_text("old")
+    link.symlink_to("target/a.txt")
+    second.symlink_to(link)
+    check_output(second)
+    with write_output(second) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == target.parent
+        assert target.exists() == exists
+    assert link.is_symlink()
+    assert second.is_symlink()
+    assert target.read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_file_of_our_own_replaces_a_link_and_not_what_it_leads_to(tmp_path):
+    """Such as a checkpoint that a user linked from another run."""
+    target, link = tmp_path / "target.txt", tmp_path / "link.txt"
+    target.write_text("of another run")
+    link.symlink_to(target)
+    with atomic_write(link) as temporary:
+        temporary.write_text("new")
+    assert not link.is_symlink()
+    assert (target.read_text(), link.read_text()) == ("of another run", "new")
+
+
+def write_all(path, write=write_output, text="content"):
+    """Write a text; the pipe at `path`, if it is one, is read at the same time."""
+    with write(path) as temporary:
+        assert temporary.suffix == path.suffix
+        temporary.write_text(text)
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_a_pipe_receives_the_complete_content_and_stays(tmp_path, through_link):
+    pipe = path = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    if through_link:
+        path = tmp_path / "link.csv"
+        path.symlink_to(pipe)
+    check_output(path)
+    with ThreadPoolExecutor(1) as reader:
+        descriptor = os.open(pipe, os.O_RDWR)  # as long as it is open, no other opening waits
+        read = reader.submit(os.read, descriptor, 100)
+        write_all(path)
+        os.write(descriptor, b"end")  # ends the reading if nothing was written
+        assert read.result().removesuffix(b"end") == b"content"
+        os.close(descriptor)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert path.is_symlink() == through_link
+    assert {entry.name for entry in tmp_path.iterdir()} == {"pipe.csv", path.name}
+
+
+def test_a_character_device_receives_the_content_and_stays():
+    master, slave = os.openpty()
+    try:
+        device = os.ttyname(slave)
+        write_json(device, [1], write_output)
+        assert json.loads(os.read(master, 100)) == [1]
+        assert os.ttyname(slave) == device
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_a_failure_sends_nothing_to_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    descriptor = os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK)
+
+    def write_and_fail():
+        with write_output(tmp_path / "pipe") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
+    with pytest.raises(BlockingIOError):
+        os.read(descriptor, 1)
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("write", [atomic_write, write_output])
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_what_is_not_a_file_is_refused_before_anything_is_written(tmp_path, write, is_folder):
+    path = tmp_path / "a"
+    with socket.socket(socket.AF_UNIX) as server:
+        path.mkdir() if is_folder else server.bind(str(path))
+        before = path.lstat()
+        with pytest.raises(OSError, match=str(path)):
+            write_all(path, write)
+        with pytest.raises(OSError, match=str(path)):
+            check_output(path)
+        assert path.lstat() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_to_itself_is_refused(tmp_path):
+    link = tmp_path / "a.txt"
+    link.symlink_to(link)
+    with pytest.raises(OSError, match="symbolic links"):
+        write_all(link)
+    assert link.is_symlink()
+
+
+def test_a_pipe_in_a_folder_of_our_own_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(OSError, match="not a file but a device"):
+        write_json(tmp_path / "a.json", [])
+    assert stat.S_ISFIFO((tmp_path / "a.json").stat().st_mode)
+
+
+def test_only_temporary_files_of_our_own_are_removed(tmp_path):
+    kept = [".a.txt", "a.12.txt", ".b.12.txt", ".a.twelve.txt", ".a.12.txt.old", ".a.12.bak", ".a"]
+    for name in (*kept, ".a.12.txt", ".a.3.txt", ".bare.12"):
+        (tmp_path / name).touch()
+    remove_temporaries(tmp_path, lambda name: name in ("a.txt", "bare"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

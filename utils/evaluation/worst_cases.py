@@ -10,7 +10,7 @@ from datasets.formats.depth import choose_depth, largest_value
 from datasets.formats.images import identify, read_image
 from utils.drawing import PREDICTION, TRUTH, contact_sheet, double_tile
 from utils.evaluation.scoring import MaskPairs, PixelCounts
-from utils.files import atomic_write
+from utils.files import write_output
 
 COUNT = 16
 _PER_ROW = 4
@@ -55,6 +55,6 @@ def write_worst_sheet(
     title = f"The {len(tiles)} lowest Dice of {len(counts.ids):,} images"
     sheet = contact_sheet(tiles, (title, "truth green, prediction red"), _PER_ROW)
     encoded = cv2.imencode(path.suffix.lower(), sheet[..., ::-1])[1]
-    with atomic_write(path) as temporary:
+    with write_output(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
     return [name for name in counts.ids[worst].tolist() if name not in files]

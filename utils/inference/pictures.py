@@ -11,6 +11,7 @@ import numpy as np
 from datasets.formats.images import read_image
 from datasets.formats.rle import decode
 from utils.drawing import contact_sheet, prediction_panels, tile
+from utils.files import check_replaceable
 from utils.inference.submission import InputImage, Prediction
 
 SHEET = "contact_sheet"
@@ -104,6 +105,7 @@ class Pictures:
         for hidden, target in self._targets.items():
             target.mkdir(parents=True, exist_ok=True)
             for path in hidden.iterdir():
+                check_replaceable(target / path.name)
                 os.replace(path, target / path.name)
 
 

@@ -1,6 +1,7 @@
 """The work of predict.py: check all inputs first, predict, write all results last."""
 
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from utils.config.prediction import PredictOptions
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, gather
 from utils.errors import InputError, list_problems
+from utils.files import check_output, is_stream
 from utils.inference.ensemble import open_blend
 from utils.inference.images import ImageFiles, open_loader, predict_images
 from utils.inference.pictures import SHEET, Pictures, existing_folder
@@ -33,6 +35,7 @@ from utils.inference.submission import (
     Problem,
     find_input_images,
     read_sample,
+    scores_path,
     select_by_sample,
     write_submission,
 )
@@ -113,7 +116,7 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
             print0(f"{found - len(images)} images are not in {options.sample_submission}: skipped")
     _check_targets(options, images)
     bits = choose_bits(options, runs, images)
-    return PredictionPlan(runs, checkpoints, rule, images, problems, bits, str(os.getpid()))
+    return PredictionPlan(runs, checkpoints, rule, images, problems, bits, secrets.token_hex(8))
 
 
 def choose_bits(
@@ -199,6 +202,11 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
     out, sample = Path(options.out), options.sample_submission
     if out.is_dir() or out.name == SCORES:
         raise InputError(f"--out {out}: must be a csv file other than {SCORES}")
+    for path in (out, scores_path(out) or out):
+        try:
+            check_output(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written to ({error})") from error
     if sample is not None and out.resolve() == sample.resolve():
         raise InputError(f"--out {out}: is the sample submission; choose another name")
     folders = {"overlays": options.overlays, "probabilities": options.probabilities}
@@ -215,8 +223,10 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
         raise InputError(
             f"an image has the id {SHEET}, which --overlays uses for its contact sheet"
         )
-    for target in (out.resolve(), *targets.values()):
-        if not os.access(existing_folder(target), os.W_OK):
+    places = {out: out if is_stream(out) else existing_folder(out)}
+    places |= {folder: existing_folder(folder) for folder in targets.values()}
+    for target, place in places.items():
+        if not os.access(place, os.W_OK):
             raise InputError(f"{target}: cannot be written to")
 
 
@@ -245,7 +255,8 @@ def _report(
         + (f", on the GPU {gpu:.2f} GiB" if gpu else "")
     )
     print0(f"thresholds: {rule.describe()}")
-    print0(f"submission: {options.out}, scores: {Path(options.out).with_name(SCORES)}")
+    scores = scores_path(Path(options.out))
+    print0(f"submission: {options.out}" + (f", scores: {scores}" if scores else ""))
     if options.overlays:
         print0(f"overlays: {options.overlays / SHEET}.png and a picture of each image")
     if options.probabilities:

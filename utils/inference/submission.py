@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from datasets.formats.annotations import RLE_COLUMNS, read_annotations
 from datasets.formats.images import SUFFIXES, find_images, identify
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import is_stream, write_output
 
 SCORES = "scores.csv"
 
@@ -115,12 +116,21 @@ def select_by_sample(
 
 
 def write_submission(path: Path, predictions: list[Prediction]) -> None:
-    """Write Kaggle's csv and, next to it, scores.csv (ImageId,probability,area): both or none."""
+    """Write Kaggle's csv and, at `scores_path`, ImageId,probability,area: both or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as submission, atomic_write(path.with_name(SCORES)) as scores:
+    scores = scores_path(path)
+    with ExitStack() as stack:
+        submission = stack.enter_context(write_output(path))
         _write_csv(submission, RLE_COLUMNS, ((p.id, p.rle) for p in predictions))
-        rows = ((p.id, f"{p.probability:.6f}", p.area) for p in predictions)
-        _write_csv(scores, ("ImageId", "probability", "area"), rows)
+        if scores is not None:
+            rows = ((p.id, f"{p.probability:.6f}", p.area) for p in predictions)
+            table = stack.enter_context(write_output(scores))
+            _write_csv(table, ("ImageId", "probability", "area"), rows)
+
+
+def scores_path(submission: Path) -> Path | None:
+    """Return the path of scores.csv: next to the submission, None if that is a pipe or a device."""
+    return None if is_stream(submission) else submission.with_name(SCORES)
 
 
 def _images_at(path: Path) -> list[Path]:
