@@ -28,6 +28,7 @@ from models.sizes import check_square_sizes
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.config.checks import describe_unused
+from utils.config.layout import list_checkpoints
 from utils.config.settings import Config
 from utils.config.stages import build_stages
 from utils.console import print0
@@ -248,8 +249,8 @@ def _check_free(folder: Path, config: Config) -> None:
             f"--mode train_stage2 needs {folder}/stage1_best.pth; train stage 1 of this fold with "
             "--mode train"
         )
-    written = "stage[23]_*.pth" if config.mode == "train_stage2" else "*.pth"
-    if not config.resume and any(folder.glob(written)):
+    first = 2 if config.mode == "train_stage2" else 1
+    if not config.resume and any(name.stage >= first for name, _ in list_checkpoints(folder)):
         raise InputError(
             f"{folder} already has checkpoints; resume with --resume true, or choose other --folds "
             "or another --run_name"

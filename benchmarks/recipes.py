@@ -35,6 +35,7 @@ from datasets.folds import read_folds
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
 from utils.config.command_line import load_config
+from utils.config.layout import list_checkpoints
 from utils.config.settings import Config
 from utils.config.stages import build_stages
 from utils.console import open_parser
@@ -134,7 +135,7 @@ def _train(given: argparse.Namespace, name: str, config: Config) -> None:
     runs = []
     for number in folds:
         words = ["--config", str(settings), "--folds", str(number)]
-        words += ["--resume", "true"] if any(folder.glob(f"fold{number}/*.pth")) else []
+        words += ["--resume", "true"] if list_checkpoints(folder / f"fold{number}") else []
         with open(given.out / f"{config.run_name}.{number}.txt", "a", encoding="utf-8") as output:
             runs.append(
                 subprocess.Popen(

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -173,6 +174,19 @@ def test_a_fold_with_checkpoints_is_not_overwritten(run, command_line, capsys):
     assert main.main(command_line(run.parent.parent, run_name="first", folds="0")) == 2
     assert "--resume true" in capsys.readouterr().err
     assert (run / "fold0" / "stage1_last.pth").stat().st_mtime_ns == before
+
+
+def test_files_that_a_user_put_into_a_fold_do_not_stop_its_training(tmp_path):
+    for name in ("stage1_best (copy).pth", "mine.pth"):
+        (tmp_path / name).touch()
+    settings = config(tmp_path)
+    experiment._check_free(tmp_path, settings)
+    (tmp_path / "stage1_best.pth").touch()
+    experiment._check_free(tmp_path, replace(settings, mode="train_stage2", run_name="made"))
+    (tmp_path / "stage2_epoch1.pth").touch()
+    for mode in ("train", "train_stage2"):
+        with pytest.raises(InputError, match="already has checkpoints"):
+            experiment._check_free(tmp_path, replace(settings, mode=mode, run_name="made"))
 
 
 def test_a_finished_run_can_be_resumed_without_repeating_its_settings(run, root, capsys):

@@ -445,6 +445,23 @@ def test_a_folder_that_is_not_a_run_is_refused(predicted, tmp_path, capsys):
     assert "has no config.yaml" in refusal(capsys, predicted(run=tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("fold0/stage2_best", "fold1/stage2_best", ["fold 0, stage 2", "fold 1, stage 2 belongs"]),
+        ("fold1/stage1_best", "fold1/stage2_best", ["fold 1, stage 1", "fold 1, stage 2 belongs"]),
+    ],
+)
+def test_a_checkpoint_in_the_wrong_place_is_refused(
+    run, predicted, tmp_path, capsys, source, target, words
+):
+    copy, path = linked(run, tmp_path / "copy"), tmp_path / "copy" / f"{target}.pth"
+    path.unlink()
+    path.symlink_to(run / f"{source}.pth")
+    message = refusal(capsys, predicted(run=copy))
+    assert all(word in message for word in [f"{path} holds", *words]), message
+
+
 def test_a_missing_fold_is_reported_with_the_flag_to_leave_it_out(run, predicted, tmp_path, capsys):
     other = linked(run, tmp_path / "run")
     (other / "fold1" / "stage2_best.pth").unlink()

@@ -18,6 +18,7 @@ every file.
 import hashlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from datasets.sources.checksums import Checksums, checksum
 from datasets.sources.memmap import MappedRows, PackedMasks, unpack, write_rows
 from utils.console import print0
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, remove_temporaries
 from utils.parallel import map_in_order
 
 _FORMAT = 2
@@ -47,6 +48,11 @@ _PROBED = 512
 _SAMPLED = 16
 """Masks that are read to estimate the size of masks_original.bin."""
 _GB = 1e9
+_CACHE = re.compile(r"[0-9a-f]{16}")
+_FILE = re.compile(
+    r"(images_[0-9]+_(clahe|plain)|masks_([0-9]+|original))\.bin|shapes\.npy|checksums\.json"
+)
+"""The names of a cache and of its files; whatever else lies there is not touched."""
 _ORIGINALS, _SHAPES = "masks_original.bin", "shapes.npy"
 
 
@@ -209,8 +215,7 @@ class CacheSource:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _lock(self.folder):
-                for leftover in self.folder.glob(".*.*.*"):
-                    leftover.unlink()
+                remove_temporaries(self.folder, lambda name: bool(_FILE.fullmatch(name)))
                 self._check_space()
                 yield
         except OSError as error:
@@ -235,7 +240,7 @@ class CacheSource:
                 "--cache false"
             )
         if needed:
-            others = sum(path.is_dir() for path in self.root.iterdir()) - 1
+            others = sum(bool(_CACHE.fullmatch(path.name)) for path in self.root.iterdir()) - 1
             print0(text + (f" ({others} other caches in the same folder)" if others else ""))
 
     def _estimate_originals(self) -> int:

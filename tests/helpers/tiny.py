@@ -121,10 +121,16 @@ def write_run(folder: Path, root: Path, seed: int, **changes: Any) -> Path:
         (folder / f"fold{fold}").mkdir()
         for stage in build_stages(settings):
             kept = [f"epoch{e + 1}" for e in range(settings.keep_best) if settings.keep_best > 1]
-            for which in ("best", "last", *kept):
+            for number, which in enumerate(("best", "last", *kept), start=-2):
                 network = build_tiny(presence_head=settings.presence_head)
                 network.head.weight.data *= 8
-                content = {"state_dict": network.state_dict(), "model_type": settings.model_type}
+                content = {
+                    "state_dict": network.state_dict(),
+                    "model_type": settings.model_type,
+                    "fold": fold,
+                    "stage": stage.number,
+                    "epoch": max(0, number),
+                }
                 torch.save(content, folder / f"fold{fold}" / f"stage{stage.number}_{which}.pth")
     return folder
 

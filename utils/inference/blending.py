@@ -12,6 +12,7 @@ from datasets.folds import get_fold, read_folds, write_folds
 from datasets.siim import find_samples, read_excluded
 from datasets.sources.base import Pixels, Sample
 from datasets.sources.files import FileSource
+from utils.config.layout import OUT_OF_FOLD, finished_folds
 from utils.config.prediction import BlendOptions
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero
@@ -68,7 +69,7 @@ def choose_for_blend(fabric: Fabric, options: BlendOptions) -> None:
             checkpoints,
             pixels_of,
             ids,
-            plan.folder / f"fold{number}" / "oof.npz",
+            plan.folder / f"fold{number}" / OUT_OF_FOLD,
             options.num_workers,
             options.batch_size,
             mirror=options.tta == "hflip",
@@ -134,7 +135,7 @@ def _find_folds(runs: Sequence[WeightedRun]) -> dict[int, list[Checkpoints]]:
     """Find the checkpoints of every fold that all runs have finished; report the other folds."""
     folds = {}
     for number in runs[0].config.fold_numbers():
-        unfinished = [r for r in runs if not (r.folder / f"fold{number}" / "oof.npz").exists()]
+        unfinished = [run for run in runs if number not in finished_folds(run.folder)]
         if unfinished:
             print0(f"fold {number} is left out: {unfinished[0].folder} has not finished it")
             continue
@@ -162,7 +163,7 @@ def _clear(folder: Path, folds: dict[int, list[Checkpoints]], table: pd.DataFram
     try:
         for number in folds:
             (folder / f"fold{number}").mkdir(parents=True, exist_ok=True)
-        for old in (folder / "threshold.json", *folder.glob("fold*/oof.npz")):
+        for old in (folder / "threshold.json", *finished_folds(folder).values()):
             old.unlink(missing_ok=True)
         remove_leaks(folder)
         write_folds(table, folder / "folds.csv")

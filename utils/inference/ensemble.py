@@ -15,7 +15,8 @@ from utils.config.settings import Config
 from utils.errors import InputError
 from utils.inference.runs import Checkpoints, View, WeightedRun, view_of
 from utils.postprocessing.histograms import resize_probability, to_levels
-from utils.safe_load import load_file, reason_of
+from utils.safe_load import reason_of
+from utils.training.checkpoints import load_checkpoint
 
 
 class ProbabilityMaps(NamedTuple):
@@ -213,9 +214,10 @@ def load_network(path: Path, config: Config) -> nn.Module:
         config: the run's settings, which describe the network.
 
     Raises:
-        InputError: the file is damaged, belongs to another network, or its weights do not fit.
+        InputError: the file is damaged or in the wrong place, belongs to another network, or its
+            weights do not fit.
     """
-    content, model_type = load_file(path), config.model_type
+    content, model_type = load_checkpoint(path), config.model_type
     if content.get("model_type") != model_type:
         raise InputError(
             f"{path} has model_type {content.get('model_type')!r}, but the run's config.yaml has "

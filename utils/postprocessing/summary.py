@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets.folds import read_folds
+from utils.config.layout import finished_folds
 from utils.errors import InputError
 from utils.files import write_json
 from utils.postprocessing.histograms import Histograms, concatenate, load_histograms
@@ -52,12 +54,29 @@ def load_folds(folder: Path) -> dict[int, Histograms]:
     """Read the out-of-fold histograms of every finished fold, by fold number.
 
     Raises:
-        InputError: no fold is finished, or a file is damaged.
+        InputError: no fold is finished, or a file is damaged or of another fold.
     """
-    paths = {int(p.parent.name.removeprefix("fold")): p for p in folder.glob("fold*/oof.npz")}
+    paths = finished_folds(folder)
     if not paths:
         raise InputError(f"looked for {folder}/fold*/oof.npz: no fold of this run is finished")
-    return {number: load_histograms(paths[number]) for number in sorted(paths)}
+    folds = {number: load_histograms(path) for number, path in paths.items()}
+    if (folder / "folds.csv").exists():
+        table = read_folds(folder / "folds.csv")
+        fold_of = dict(zip(table["ImageId"], table["fold"], strict=True))
+        for number, histograms in folds.items():
+            _check_images(paths[number], number, histograms.ids.tolist(), fold_of)
+    return folds
+
+
+def _check_images(path: Path, number: int, ids: list[str], fold_of: dict[str, int]) -> None:
+    """Refuse the predictions of another fold, whose images would count twice."""
+    other = next((name for name in ids if fold_of.get(name, number) != number), None)
+    if other is not None:
+        raise InputError(
+            f"{path} holds predictions of fold {fold_of[other]} (image {other}), but lies where "
+            f"those of fold {number} belong. Put the right file there, or remove it and resume "
+            "with --resume true"
+        )
 
 
 def _row(histograms: Histograms) -> dict:

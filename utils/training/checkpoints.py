@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from utils.config.layout import OUT_OF_FOLD, fold_number, list_checkpoints, parse_checkpoint
 from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.errors import InputError
-from utils.files import atomic_write, link_or_copy
+from utils.files import atomic_write, link_or_copy, remove_temporaries
 from utils.safe_load import DamagedError, load_file, reason_of
 
 _GB = 1e9
@@ -67,6 +68,35 @@ def find_resume_point(
     return len(stages), 0
 
 
+def load_checkpoint(path: Path) -> dict:
+    """Load a checkpoint onto the CPU, and check that it is the one its place is for.
+
+    The networks of another fold were trained on the images that this fold is validated on.
+
+    Raises:
+        InputError: it is missing, damaged, or of another fold, stage or epoch than its folder and
+            its name say.
+    """
+    content = load_file(path)
+    place = {"fold": fold_number(path.parent)}
+    name = parse_checkpoint(path.name)
+    if name is not None:
+        place |= {"stage": name.stage, "epoch": None if name.epoch is None else name.epoch - 1}
+    # A file of weights alone, which a user may have made to share them, says nothing of these.
+    known = [key for key, value in place.items() if value is not None and key in content]
+    if any(content[key] != place[key] for key in known):
+        raise InputError(
+            f"{path} holds {_describe(content, known)}, but lies where {_describe(place, known)} "
+            "belongs. Put the right file there, or remove it"
+        )
+    return content
+
+
+def _describe(place: dict, keys: list[str]) -> str:
+    counted = {**place, "epoch": place["epoch"] + 1} if "epoch" in keys else place
+    return ", ".join(f"{key} {counted[key]}" for key in keys)
+
+
 class FoldCheckpoints:
     """The checkpoints of one fold: stageN_last.pth and stageN_best.pth.
 
@@ -85,11 +115,11 @@ class FoldCheckpoints:
         """Load a stage's checkpoint onto the CPU.
 
         Raises:
-            InputError: it is missing or damaged; if damaged, the error names an alternative.
+            InputError: see `load_checkpoint`; if it is damaged, the error names an alternative.
         """
         path = self.path(stage_number, which)
         try:
-            return load_file(path)
+            return load_checkpoint(path)
         except DamagedError as error:
             raise InputError(f"{error}. {self._alternative(stage_number, which)}") from error
 
@@ -116,7 +146,7 @@ class FoldCheckpoints:
 
     def best(self, stage_number: int) -> list[Path]:
         """List the checkpoints of a stage's best epochs: several with `keep_best`, else one."""
-        kept = sorted(self.folder.glob(f"stage{stage_number}_epoch*.pth"))
+        kept = list(self._kept_epochs(stage_number).values())
         return kept or [self.path(stage_number, "best")]
 
     def save(self, content: dict, several: bool = False) -> None:
@@ -159,28 +189,34 @@ class FoldCheckpoints:
         Raises:
             InputError: a checkpoint is damaged.
         """
-        for path in self.folder.glob(".*.*.*"):
-            path.unlink()
-        for number in {p.name[len("stage")] for p in self.folder.glob("stage?_epoch*.pth")}:
-            if self.path(int(number), "last").exists():
-                kept = self.load(int(number), "last")["kept"]
-                self._keep_only(int(number), [result["epoch"] for result in kept])
+        remove_temporaries(self.folder, _is_own)
+        for number in {name.stage for name, _ in list_checkpoints(self.folder) if name.epoch}:
+            if self.path(number, "last").exists():
+                kept = self.load(number, "last")["kept"]
+                self._keep_only(number, [result["epoch"] for result in kept])
 
     def _numbered(self, stage_number: int, epoch: int) -> Path:
         return self.folder / f"stage{stage_number}_epoch{epoch + 1}.pth"
 
     def _keep_only(self, stage_number: int, kept: list[int]) -> None:
-        names = {self._numbered(stage_number, epoch) for epoch in kept}
-        for path in self.folder.glob(f"stage{stage_number}_epoch*.pth"):
-            if path not in names:
+        for epoch, path in self._kept_epochs(stage_number).items():
+            if epoch not in kept:
                 path.unlink()
+
+    def _kept_epochs(self, stage_number: int) -> dict[int, Path]:
+        """Return the files stageN_epochE.pth of a stage, sorted by name, by epoch (from 0)."""
+        return {
+            name.epoch - 1: path
+            for name, path in list_checkpoints(self.folder)
+            if name.stage == stage_number and name.epoch is not None
+        }
 
     def _alternative(self, stage_number: int, which: str) -> str:
         """Return advice on how to continue without a damaged checkpoint."""
         last, best = (self.path(stage_number, name) for name in ("last", "best"))
         other = best if which == "last" else last
         try:
-            epoch = load_file(other)["epoch"] + 1
+            epoch = load_checkpoint(other)["epoch"] + 1
         except InputError:
             names = f"{last.name} and {best.name}"
             return f"Remove {names} from {self.folder}; --resume true then restarts the stage"
@@ -188,3 +224,8 @@ class FoldCheckpoints:
             f"{other.name} is intact (epoch {epoch}): copy it to "
             f"{self.path(stage_number, which)}, then resume with --resume true"
         )
+
+
+def _is_own(name: str) -> bool:
+    """Return whether a file of this name in the folder of a fold is written atomically."""
+    return name == OUT_OF_FOLD or parse_checkpoint(name) is not None

@@ -1,9 +1,11 @@
 """The summary of a run, against the scores of each fold."""
 
 import json
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.helpers.makers import histograms_of, predicted
@@ -16,17 +18,33 @@ from utils.postprocessing.summary import format_table, load_folds, summarise_run
 
 @pytest.fixture
 def folds(tmp_path):
-    """Three finished folds of a run and one that has only started."""
+    """Three finished folds of a run, one that has only started, and copies that a user made."""
     histograms = {n: histograms_of(predicted(n, count=6 + n)) for n in (0, 2, 10)}
     for number, part in histograms.items():
         (tmp_path / f"fold{number}").mkdir()
         part.save(tmp_path / f"fold{number}" / "oof.npz")
     (tmp_path / "fold1").mkdir()
+    for name in ("fold0_old", "fold2 (copy)", "my fold"):
+        shutil.copytree(tmp_path / "fold0", tmp_path / name)
     return histograms
 
 
 def test_finished_folds_are_loaded_in_numerical_order(folds, tmp_path):
     assert list(load_folds(tmp_path)) == [0, 2, 10]
+
+
+def test_predictions_of_another_fold_are_refused(folds, tmp_path):
+    rows = [(f"{n}-{i}", n, 1, "") for n in (0, 1) for i in range(2)]
+    table = pd.DataFrame(rows, columns=["ImageId", "fold", "positive", "PatientId"])
+    table.to_csv(tmp_path / "folds.csv", index=False)
+    part = histograms_of(predicted(0, count=2))
+    replace(part, ids=np.array(["0-0", "0-1"])).save(tmp_path / "fold0" / "oof.npz")
+    assert list(load_folds(tmp_path)) == [0, 2, 10]
+    shutil.copy(tmp_path / "fold0" / "oof.npz", tmp_path / "fold1")
+    with pytest.raises(
+        InputError, match=r"fold1/oof\.npz holds predictions of fold 0 \(image 0-0\)"
+    ):
+        load_folds(tmp_path)
 
 
 def test_every_fold_is_scored_by_its_own_rule_and_all_by_one(folds, tmp_path):

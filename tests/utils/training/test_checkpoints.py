@@ -14,7 +14,7 @@ import torch
 
 from utils.errors import InputError
 from utils.safe_load import load_file, reason_of
-from utils.training.checkpoints import FoldCheckpoints
+from utils.training.checkpoints import FoldCheckpoints, load_checkpoint
 
 
 def content_of(epoch, stage=1, kept=()):
@@ -253,11 +253,66 @@ def test_on_a_full_disk_the_old_checkpoint_stays_intact(checkpoints):
 
 
 def test_leftovers_are_removed_and_nothing_else(checkpoints):
-    save(checkpoints, content_of(0), is_best=True)
-    (checkpoints.folder / ".stage1_last.4711.pth").write_bytes(b"half")
-    (checkpoints.folder / "log.txt").touch()
+    checkpoints.save(content_of(0, kept=[0]), several=True)
+    own = ["stage1_best.pth", "stage1_epoch1.pth", "stage1_last.pth"]
+    for name in (".stage1_last.4711.pth", ".oof.12.npz", "stage1_epoch7.pth"):
+        (checkpoints.folder / name).write_bytes(b"half")
+    users = [".my.old.notes", ".stage1_last.mine.pth", "log.txt", "stage1_epoch1 (copy).pth"]
+    users += ["stage1_epoch7_mybackup.pth", "stage2_epoch1.pth"]
+    for name in users:
+        (checkpoints.folder / name).touch()
     checkpoints.remove_leftovers()
-    assert names(checkpoints) == ["log.txt", "stage1_best.pth", "stage1_last.pth"]
+    assert names(checkpoints) == sorted(own + users)
+    assert checkpoints.best(1) == [checkpoints.folder / "stage1_epoch1.pth"]
+    checkpoints.save(content_of(1, kept=[1]), several=True)
+    own[1] = "stage1_epoch2.pth"
+    assert names(checkpoints) == sorted(own + users)
+
+
+@pytest.fixture
+def fold(tmp_path):
+    """The checkpoints of fold 3: two epochs of stage 1, both kept."""
+    (tmp_path / "fold3").mkdir()
+    checkpoints = FoldCheckpoints(tmp_path / "fold3")
+    for epoch in range(2):
+        kept = list(range(epoch + 1))
+        checkpoints.save(content_of(epoch, kept=kept) | {"fold": 3}, several=True)
+    return checkpoints
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "held", "expected"),
+    [
+        ("stage1_last", "fold4/stage1_last", "fold 3, stage 1", "fold 4, stage 1"),
+        ("stage1_best", "fold3/stage2_best", "fold 3, stage 1", "fold 3, stage 2"),
+        ("stage1_epoch1", "fold3/stage1_epoch2", "stage 1, epoch 1", "stage 1, epoch 2"),
+    ],
+)
+def test_a_checkpoint_in_the_wrong_place_is_refused(fold, source, target, held, expected):
+    path = fold.folder.parent / f"{target}.pth"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(fold.folder / f"{source}.pth", path)
+    with pytest.raises(InputError) as refused:
+        load_checkpoint(path)
+    assert str(refused.value).startswith(f"{path} holds")
+    assert f"{held}, but lies where" in str(refused.value)
+    assert f"{expected} belongs" in str(refused.value)
+    if "epoch" not in path.stem:
+        stage, which = int(path.stem[5]), path.stem[7:]
+        with pytest.raises(InputError, match="belongs"):
+            FoldCheckpoints(path.parent).load(stage, which)
+
+
+def test_checkpoints_in_their_places_are_loaded(fold):
+    assert [load_checkpoint(path)["epoch"] for path in fold.best(1)] == [0, 1]
+    assert epochs(fold) == (1, 0)
+
+
+def test_a_misplaced_checkpoint_is_not_advised_as_the_intact_one(fold):
+    fold.path(1, "last").write_bytes(b"")
+    torch.save(content_of(4, stage=2) | {"fold": 3}, fold.path(1, "best"))
+    with pytest.raises(InputError, match=r"Remove stage1_last\.pth and stage1_best\.pth"):
+        fold.load(1, "last")
 
 
 def test_outdated_epochs_of_a_killed_process_are_removed(checkpoints, monkeypatch):
