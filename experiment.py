@@ -25,6 +25,7 @@ from datasets.sources.files import FileSource
 from models import build_model
 from models.interface import encoder_of
 from models.sizes import check_square_sizes
+from models.trial import check_single_images
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.config.checks import describe_unused
@@ -114,6 +115,7 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     _print_left_out(found)
     # Fails fast: reading the masks takes time, and nothing has been written yet.
     network = _try_network(config, is_new=not (folder / "config.yaml").exists())
+    _check_batch_sizes(network, config, processes)
     source = _open_source(config, found.samples)
     mask_fractions = source.mask_fractions()
     table = _make_folds(config, mask_fractions, stratified)
@@ -185,6 +187,19 @@ def _try_network(config: Config, is_new: bool) -> nn.Module:
         network, ((f"--image_size_stage{min(s.number, 2)}", s.image_size) for s in stages)
     )
     return network
+
+
+def _check_batch_sizes(network: nn.Module, config: Config, processes: int) -> None:
+    """Refuse batches of one image per process for a network that cannot be trained on them."""
+    first = 2 if config.mode == "train_stage2" else 1
+    check_single_images(
+        network,
+        (
+            (f"--batch_size_stage{min(stage.number, 2)} {stage.batch_size}", stage.image_size)
+            for stage in build_stages(config)
+            if stage.batch_size == processes and stage.number >= first
+        ),
+    )
 
 
 def _open_source(config: Config, samples: dict[str, Sample]) -> PixelSource:

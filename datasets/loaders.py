@@ -112,7 +112,9 @@ class StageData:
 
     def step_parts(self, epoch: int) -> list[StepPart]:
         """Assign each training batch of an epoch (from 0) to an optimizer step."""
-        return plan_steps(self.batches.sizes(epoch), self._stage.batches_per_step(epoch))
+        parts = plan_steps(self.batches.sizes(epoch), self._stage.batches_per_step(epoch))
+        paddings = self.batches.padding(epoch)
+        return [part._replace(padding=n) for part, n in zip(parts, paddings, strict=True)]
 
     def count_steps(self) -> int:
         """Return the number of optimizer steps in the stage."""

@@ -24,9 +24,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     Without a share of positives, an epoch has every image once. With one, it has every positive
     once, and as many empty images as the share allows, redrawn in each epoch.
 
-    A batch of `batch_size` is split over the processes. A last batch of less than two images per
-    process is merged with the batch before it, or balanced with it, because batch norm on 1x1
-    features cannot train on a single image.
+    A batch is split over the processes and never larger than `batch_size`. The left-over images of
+    an epoch are spread as `split_images` describes. A process that has fewer than two images in a
+    batch nevertheless, or none, while the batch size gives it more, is given images of another
+    batch after its own: padding, which takes part in batch norm (which on 1x1 features cannot train
+    on a single image) but not in the loss.
 
     Args:
         ids: image ids, in the order of the data set.
@@ -73,21 +75,27 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             epoch: from 0; None for the one set by `set_epoch`.
         """
         images = self.images(self.epoch if epoch is None else epoch)
-        ends = [*range(self.batch_size, images, self.batch_size), images]
-        sizes = np.diff([0, *ends]).tolist()
-        minimum = min(2 * self.world_size, self.batch_size)
-        if len(sizes) > 1 and sizes[-1] < minimum:
-            total = sizes[-2] + sizes[-1]
-            sizes[-2:] = [total - total // 2, total // 2] if total >= 2 * minimum else [total]
-        return sizes
+        return split_images(images, self.batch_size, self.world_size)
+
+    def padding(self, epoch: int | None = None) -> list[int]:
+        """Return how many images at the end of each batch of this process are padding.
+
+        Args:
+            epoch: from 0; None for the one set by `set_epoch`.
+        """
+        least = min(2, self.batch_size // self.world_size)
+        own = (len(range(self.rank, size, self.world_size)) for size in self.sizes(epoch))
+        return [max(0, least - count) for count in own]
 
     def __len__(self) -> int:
         return len(self.sizes())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in self._batches():
-            own = batch[self.rank :: self.world_size]
-            yield [(i, derive_seed(*self.seed_parts, self.epoch, self.ids[i])) for i in own]
+        batches = [batch[self.rank :: self.world_size] for batch in self._batches()]
+        for number, (own, missing) in enumerate(zip(batches, self.padding(), strict=True)):
+            # Of the batch before; the first batch takes those of the last.
+            padded = own + batches[number - 1][:missing]
+            yield [(i, derive_seed(*self.seed_parts, self.epoch, self.ids[i])) for i in padded]
 
     def ids_of(self, first: int, end: int) -> list[str]:
         """Return the image ids of batches `first` to `end` - 1 of the epoch, over all processes."""
@@ -110,16 +118,42 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return min(len(self._empty), round(len(self._positives) * (1 - share) / share))
 
 
+def split_images(images: int, batch_size: int, processes: int) -> list[int]:
+    """Return the sizes of the batches of an epoch, none of them above `batch_size`.
+
+    All are full but those at the end: as few of them as possible share the shortage, so that every
+    process has at least two images of each batch. Where that is impossible, as for five images in
+    batches of two, every process has at least one where that is possible, and the last batch is
+    left as it is otherwise.
+
+    Args:
+        images: images in the epoch.
+        batch_size: images per batch, over all processes; a multiple of `processes`.
+        processes: number of processes.
+    """
+    full, rest = divmod(images, batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    for least in (2 * processes, processes):
+        for count in range(1, len(sizes) + 1):
+            total = (count - 1) * batch_size + sizes[-1]
+            if total // count >= least:
+                larger = total % count
+                return sizes[:-count] + [total // count + (i < larger) for i in range(count)]
+    return sizes
+
+
 class StepPart(NamedTuple):
     """A batch as part of an optimizer step.
 
     Attributes:
         step_images: images in the step, over all its batches and processes.
         last: whether the optimizer steps after this batch.
+        padding: images at the end of this process's batch that do not count.
     """
 
     step_images: int
     last: bool
+    padding: int = 0
 
 
 def plan_steps(sizes: list[int], batches_per_step: int) -> list[StepPart]:

@@ -474,6 +474,17 @@ def test_a_network_that_cannot_be_built_leaves_no_run_folder(command_line, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
+def test_single_images_are_refused_for_a_network_that_cannot_train_on_them(
+    command_line, tmp_path, capsys
+):
+    changes = {"model_type": "deeplabv3plus", "batch_size_stage1": 2, "batch_size_stage2": 1}
+    assert main.main(command_line(tmp_path / "runs", run_name="x", **changes)) == 2
+    message = capsys.readouterr().err
+    assert "--batch_size_stage2 1: a process would train on one image of 32" in message
+    assert "DeepLabV3Plus" in message
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_invalid_image_size_is_refused_before_the_run(
     command_line, tmp_path, monkeypatch, capsys
 ):

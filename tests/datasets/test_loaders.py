@@ -156,6 +156,20 @@ def test_processes_validate_every_image_once(root, world_size):
     assert all(shard == sorted(shard) for shard in seen)
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_no_batch_exceeds_its_size_and_the_left_over_is_padded(root, world_size):
+    """Eleven images in batches of 2 or 4: the last one has a single image of one process."""
+    counted = 0
+    for rank in range(world_size):
+        data = open_data(root, rank=rank, world_size=world_size, batch_size_stage1=2 * world_size)
+        sizes = [len(image) for image, _ in data.train]
+        parts = data.step_parts(0)
+        assert sizes == [2] * len(parts)
+        counted += sum(sizes) - sum(part.padding for part in parts)
+        assert sum(part.step_images for part in parts) == len(data.fold.train)
+    assert counted == 11
+
+
 def test_validation_batches_have_all_their_parts(root):
     for batch in open_data(root, workers=1).valid:
         assert batch.positions.dtype == torch.int64

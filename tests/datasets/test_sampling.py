@@ -21,9 +21,11 @@ def names(count):
 
 
 def epoch_of(count, batch_size, seed_parts=(1, 0, 1), epoch=0, world=1, rank=0):
+    """Return the batches of an epoch without their padding."""
     batches = EpochBatches(names(count), batch_size, seed_parts, rank, world)
     batches.set_epoch(epoch)
-    return list(batches)
+    paddings = zip(batches, batches.padding(), strict=True)
+    return [batch[: len(batch) - padding] for batch, padding in paddings]
 
 
 def order_and_seeds(**settings):
@@ -44,14 +46,31 @@ def test_every_image_comes_once_in_an_epoch(split):
 
 
 @given(splits())
-def test_every_process_has_two_images_of_every_batch_that_is_large_enough(split):
+def test_every_process_has_two_images_of_every_batch_unless_its_share_is_one(split):
     """And always at least one: the other processes would wait for it."""
     count, batch_size, world = split
-    minimum = 2 if batch_size >= 2 * world else 1
+    minimum = min(2, batch_size // world)
     for rank in range(world):
-        assert all(
-            len(batch) >= minimum for batch in epoch_of(count, batch_size, world=world, rank=rank)
-        )
+        batches = EpochBatches(names(count), batch_size, (1,), rank, world)
+        for batch, padding in zip(batches, batches.padding(), strict=True):
+            assert minimum <= len(batch) <= batch_size // world
+            assert len(set(batch)) == len(batch)
+            assert 0 <= padding <= minimum
+            assert padding == 0 or len(batch) == minimum
+
+
+@given(splits())
+def test_padding_is_used_only_where_no_batches_can_do_without_it(split):
+    """Against all ways to deal the images to batches of two per process at least."""
+    count, batch_size, world = split
+    per_process = min(2, batch_size // world)
+    dealt = any(
+        n * per_process * world <= count <= n * batch_size for n in range(1, count // world + 1)
+    )
+    paddings = [
+        EpochBatches(names(count), batch_size, (1,), rank, world).padding() for rank in range(world)
+    ]
+    assert any(map(any, paddings)) == (not dealt)
 
 
 @given(splits())
@@ -61,8 +80,9 @@ def test_sizes_count_the_images_of_all_processes(split):
     sizes = EpochBatches(names(count), batch_size, (1,), 0, world).sizes()
     assert [sum(map(len, batch)) for batch in zip(*parts, strict=True)] == sizes
     assert len(EpochBatches(names(count), batch_size, (1,), 0, world)) == len(sizes)
-    assert set(sizes[:-2]) <= {batch_size}
-    assert max(sizes) < batch_size + min(2 * world, batch_size)
+    assert max(sizes) <= batch_size
+    assert len(sizes) == -(-count // batch_size)
+    assert sizes == sorted(sizes, reverse=True)
 
 
 @given(splits())
@@ -72,8 +92,8 @@ def test_a_batch_has_the_same_images_for_any_number_of_processes(split):
     together = [
         sorted(item for part in batch for item in part) for batch in zip(*parts, strict=True)
     ]
-    single = EpochBatches(names(count), batch_size, (1, 0, 1))
-    if single.sizes() == [len(batch) for batch in together]:
+    single = epoch_of(count, batch_size)
+    if [len(batch) for batch in single] == [len(batch) for batch in together]:
         assert [sorted(batch) for batch in single] == together
 
 
@@ -84,14 +104,18 @@ def test_a_batch_has_the_same_images_for_any_number_of_processes(split):
         (14, 4, 1, [4, 4, 4, 2]),
         (13, 4, 1, [4, 4, 3, 2]),
         (9, 8, 1, [5, 4]),
-        (5, 2, 1, [2, 3]),
+        (5, 2, 1, [2, 2, 1]),
         (3, 20, 1, [3]),
         (4, 1, 1, [1, 1, 1, 1]),
         (17, 8, 2, [8, 5, 4]),
-        (10, 3, 3, [3, 3, 4]),
+        (10, 3, 3, [3, 3, 3, 1]),
+        (19, 3, 1, [3, 3, 3, 3, 3, 2, 2]),
+        (37, 12, 4, [12, 9, 8, 8]),
+        (15, 8, 4, [8, 7]),
+        (9, 8, 4, [5, 4]),
     ],
 )
-def test_a_small_last_batch_is_balanced_with_the_batch_before(count, batch_size, world, sizes):
+def test_a_small_last_batch_is_balanced_with_batches_before(count, batch_size, world, sizes):
     assert EpochBatches(names(count), batch_size, (1,), 0, world).sizes() == sizes
 
 
@@ -170,7 +194,8 @@ def shared(epoch, share, positives=6, others=30, seed_parts=(1, 0, 1), world=1, 
 
 
 def drawn(batches):
-    return [batches.ids[i] for batch in batches for i, _ in batch]
+    parts = zip(batches, batches.padding(), strict=True)
+    return [batches.ids[i] for batch, padding in parts for i, _ in batch[: len(batch) - padding]]
 
 
 @given(
@@ -185,7 +210,7 @@ def test_a_share_takes_every_positive_once_and_as_many_empty_images_as_it_allows
     ]
     if ranks[0].images(2) < 2 * world:
         return  # refused before training
-    names = [name for batches in ranks for name in drawn(batches)]
+    names = [name for batches in ranks for name in drawn(batches)]  # without padding
     assert len(names) == len(set(names)) == ranks[0].images(2) == sum(ranks[0].sizes())
     found = [name for name in names if name[0] == "p"]
     assert len(found) == positives
@@ -218,7 +243,7 @@ def test_the_share_and_with_it_the_steps_can_change_with_the_epoch():
     )
     for epoch, images in enumerate((15, 17, 20, 24, 30)):
         batches.set_epoch(epoch)
-        assert batches.images(epoch) == sum(batches.sizes()) == sum(map(len, batches)) == images
+        assert batches.images(epoch) == sum(batches.sizes()) == len(drawn(batches)) == images
         assert len(batches) == len(batches.sizes(epoch))
 
 

@@ -67,13 +67,18 @@ def train_epoch(
     losses = []
     for number, (part, (image, mask)) in enumerate(zip(parts, batches, strict=True)):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (image, mask))
+        counted = len(image) - part.padding
         # DDP averages over processes, whose shares of a batch may differ in size.
-        weight = len(image) * fabric.world_size / part.step_images
+        weight = counted * fabric.world_size / part.step_images
         # Fabric's type for the modules that it sets up is private.
         with fabric.no_backward_sync(cast(Any, model), enabled=not part.last):
-            loss = loss_function(model(normalise(image)), mask)
+            output = model(normalise(image))
+            if part.padding:
+                # With no image that counts, the process takes part with a weight of 0.
+                output, mask = _first_images(output, mask, max(1, counted))
+            loss = loss_function(output, mask)
             fabric.backward(loss * weight)
-        losses.append(loss.detach() * len(image))
+        losses.append(loss.detach() * counted)
         monitor.record(number, loss)
         if part.last:
             _step(fabric, model, optimizer, clip_grad_norm)
@@ -154,6 +159,11 @@ def sum_losses(fabric: Fabric, losses: list[Tensor]) -> float:
     """
     mine = torch.stack(losses).tolist() if losses else []
     return sum(gather(fabric, mine))
+
+
+def _first_images(output: NetworkOutput, mask: Tensor, count: int) -> tuple[NetworkOutput, Tensor]:
+    parts = output[:count] if isinstance(output, Tensor) else (output[0][:count], output[1][:count])
+    return parts, mask[:count]
 
 
 def _step(fabric: Fabric, model: nn.Module, optimizer: Optimizer, clip_grad_norm: float) -> None:

@@ -5,9 +5,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from datasets.sampling import plan_steps
+from datasets.sampling import StepPart, plan_steps
 from models.interface import NetworkOutput, normalise, read_output
-from tests.helpers.tiny import TinyNet
+from tests.helpers.tiny import TinyNet, WithPresence
 from utils.signals import Stopped
 from utils.training.epoch import SYNC_EVERY, NonFiniteLoss, train_epoch
 from utils.training.losses import bce
@@ -25,10 +25,10 @@ def batches():
     ]
 
 
-def set_up():
+def set_up(kind=TinyNet):
     torch.manual_seed(0)
     fabric = Fabric(accelerator="cpu", devices=1)
-    module = TinyNet()
+    module = kind()
     model, optimizer = fabric.setup(module, torch.optim.SGD(module.parameters(), lr=0.1))
     model.train()
     return fabric, module, model, optimizer
@@ -68,6 +68,27 @@ def test_a_step_follows_every_group(batches, batches_per_step):
         steps.zero_grad()
     for ours, theirs in zip(module.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("counted", [0, 1, 3])
+@pytest.mark.parametrize("with_presence", [False, True])
+def test_padding_takes_part_in_batch_norm_but_not_in_the_loss(batches, counted, with_presence):
+    """Against the loss of the images that count; none count where other processes have all."""
+    fabric, module, model, optimizer = set_up(WithPresence if with_presence else TinyNet)
+    reference = type(module)()
+    reference.load_state_dict(module.state_dict())
+    part = StepPart(step_images=max(1, counted), last=True, padding=4 - counted)
+    trained = train_epoch(fabric, model, optimizer, batches[:1], [part], loss_of)
+    image, mask = batches[0]
+    logits = read_output(reference(normalise(image))).logits
+    loss = bce(logits[:counted], mask[:counted]) if counted else 0 * logits.sum()
+    loss.backward()
+    torch.optim.SGD(reference.parameters(), lr=0.1).step()
+    assert trained.loss == pytest.approx(loss.item())
+    for (name, ours), theirs in zip(
+        module.state_dict().items(), reference.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, msg=name)
 
 
 @pytest.mark.parametrize(("count", "checks"), [(3, 1), (SYNC_EVERY, 1), (2 * SYNC_EVERY + 1, 3)])
