@@ -2,7 +2,8 @@
 
     python -m benchmarks.kills [--kills 52] [--minutes 20]
 
-Trains a small ResNet34 U-Net through both stages twice: once undisturbed, and once with SIGKILLs,
+Trains a small ResNet34 U-Net with the settings of recipes/best.yaml, which has a presence head with
+dropout, two stages and two workers. It does so twice: once undisturbed, and once with SIGKILLs,
 equally often in a training step, in a validation, while a checkpoint is written, and in the change
 from stage 1 to stage 2. At the end all checkpoints, oof.npz and every curve must be bit-identical;
 exit code 1 if they are not.
@@ -30,7 +31,15 @@ from utils.console import open_parser
 from utils.training.checkpoints import FoldCheckpoints
 
 _IMAGES = 24
-_EPOCHS = {"epoch_stage1": "6", "epoch_stage2": "6", "epoch_stage2_accumulation": "2"}
+_RECIPE = Path(__file__).parents[1] / "recipes" / "best.yaml"
+_SETTINGS = {
+    "config": str(_RECIPE),
+    "two_stage": "true",
+    "num_workers": "2",
+    "epoch_stage1": "6",
+    "epoch_stage2": "6",
+    "epoch_stage2_accumulation": "2",
+}
 _OTHER, _STAGE = "other", "change of stage"
 _PHASES = {
     "step": (Solver, "train"),
@@ -103,7 +112,7 @@ def disturb(folder: Path, kills: int, deadline: float) -> Counter:
     for target in tqdm(targets[:kills], "kills", unit="kill"):
         phase.enter(_OTHER)
         resume = "true" if done else "false"
-        process = start(folder, "killed", {"resume": resume, **_EPOCHS}, phase.track)
+        process = start(folder, "killed", {"resume": resume, **_SETTINGS}, phase.track)
         if time.monotonic() > deadline or not kill_in(process, target, phase, rng):
             break
         done[target] += 1
@@ -163,10 +172,10 @@ def main() -> int:
     given = parser.parse_args()
     started = time.monotonic()
     with small_data(_IMAGES) as folder:
-        finish(folder, "undisturbed", _EPOCHS)
+        finish(folder, "undisturbed", _SETTINGS)
         undisturbed = time.monotonic() - started
         done = disturb(folder, given.kills, started + 60 * given.minutes)
-        finish(folder, "killed", {"resume": "true", **_EPOCHS})
+        finish(folder, "killed", {"resume": "true", **_SETTINGS})
         found = differences(fold_folder(folder, "undisturbed"), fold_folder(folder, "killed"))
     phases = ", ".join(f"{done[name]} in a {name}" for name in _PHASES)
     print(f"{done.total()} kills ({phases}) and as many resumes")
