@@ -15,6 +15,7 @@ from datasets.loaders import StageData
 from datasets.sampling import derive_seed
 from datasets.sources.base import Pixels, PixelSource
 from models import build_model
+from utils.config.resume_command import resume_command
 from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.distributed import any_rank, memory_format_for
@@ -92,8 +93,8 @@ class Solver:
                 first_epoch = 0
         if any_rank(self.fabric, self.stop_requested()):
             raise Stopped(
-                f"stopped after the last epoch of fold {self.fold.number}; resume with --run_name "
-                f"{self.config.run_name} --resume true"
+                f"stopped after the last epoch of fold {self.fold.number}; resume with:\n"
+                f"{resume_command(self.config, self.folder.parent)}"
             )
         self.write_out_of_fold()
 
@@ -152,8 +153,8 @@ class Solver:
             Stopped: the process was asked to stop; the epoch is discarded.
             InputError: a loss is not finite, or memory is exhausted.
         """
-        name, processes = self.config.run_name, self.fabric.world_size
-        context = EpochContext(name, self.folder, self.fold.number, stage, epoch, processes)
+        number, processes = self.fold.number, self.fabric.world_size
+        context = EpochContext(self.config, self.folder, number, stage, epoch, processes)
         with readable_errors(context, self.data.batches, self.stop_requested):
             model = self.begin_epoch(stage, epoch)
             self.set_train_mode(model)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.sampling import EpochBatches
+from utils.config.resume_command import resume_command
+from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.errors import InputError
 from utils.memory import is_out_of_memory
@@ -19,7 +21,7 @@ class EpochContext:
     """The position of an epoch in a run.
 
     Attributes:
-        run_name: name of the run.
+        config: settings of the run.
         folder: the fold's folder.
         fold: number of the fold.
         stage: the stage.
@@ -27,7 +29,7 @@ class EpochContext:
         processes: number of processes in the training.
     """
 
-    run_name: str | None
+    config: Config
     folder: Path
     fold: int
     stage: Stage
@@ -38,9 +40,9 @@ class EpochContext:
         return f"fold {self.fold}, stage {self.stage.number}, epoch {self.epoch + 1}"
 
     @property
-    def resume_flags(self) -> str:
-        """The flags that resume the run."""
-        return f"--run_name {self.run_name} --resume true"
+    def resume_command(self) -> str:
+        """The command that resumes the run."""
+        return resume_command(self.config, self.folder.parent)
 
 
 @contextmanager
@@ -88,7 +90,7 @@ def check_validation_loss(context: EpochContext, loss: float) -> None:
 
 
 def _describe_stop(context: EpochContext) -> str:
-    return f"stopped in {context}; resume with {context.resume_flags}"
+    return f"stopped in {context}; resume with:\n{context.resume_command}"
 
 
 def _describe_out_of_memory(context: EpochContext) -> str:
@@ -96,9 +98,10 @@ def _describe_out_of_memory(context: EpochContext) -> str:
     return (
         f"{context}: out of memory with {stage.batch_size // context.processes} images of "
         f"{stage.image_size} pixels per batch ({flag} {stage.batch_size}, {context.processes} "
-        f"processes). Resume with {context.resume_flags} and a smaller {flag} (or start a new run "
-        "with --precision bf16-mixed). A started stage keeps its batch size; to restart it, "
-        f"remove {context.folder}/stage{stage.number}_*.pth"
+        f"processes). Resume with a smaller {flag} (or start a new run with --precision "
+        "bf16-mixed). A started stage keeps its batch size; to restart it, remove "
+        f"{context.folder}/stage{stage.number}_*.pth. To resume, add {flag} to:\n"
+        f"{context.resume_command}"
     )
 
 
