@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from lightning_fabric import Fabric
 from torch import nn
 
 from datasets.folds import (
@@ -12,11 +13,8 @@ from datasets.folds import (
     describe_unknown,
     get_fold,
     make_folds,
-    read_folds,
     read_patients,
-    write_folds,
 )
-from datasets.formats.depth import bits_file, read_bits, write_bits
 from datasets.loaders import check_batch_split, check_positives
 from datasets.siim import FoundSamples, find_samples, read_excluded
 from datasets.sources.base import PixelSource, Sample
@@ -29,16 +27,26 @@ from models.trial import check_single_images
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.config.checks import describe_unused
-from utils.config.layout import list_checkpoints
 from utils.config.settings import Config
-from utils.config.stages import build_stages
+from utils.config.stages import Stage, build_stages
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch
 from utils.errors import InputError
 from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
-from utils.training.run_folder import create_run, open_run
+from utils.signals import EXIT_RETRY
+from utils.training.run_data import compare_bits, compare_files, compare_folds, record_data
+from utils.training.run_folder import (
+    check_fold,
+    claim_fold,
+    create_run,
+    hold_run,
+    is_finished,
+    lock_fold,
+    make_folder,
+    open_run,
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,7 @@ def run(
         choose_lr: returns the learning rate of stage 1, given settings with a seed.
 
     Returns:
-        The exit code, 0.
+        The exit code: 0, or `EXIT_RETRY` if another process is still training a fold.
 
     Raises:
         InputError: data, settings or the files of an earlier run cannot be used.
@@ -85,7 +93,9 @@ def run(
     if config.mode == "choose_threshold":
         config, folder = open_run(config, given)
         _print_unused(config, given)
-        print0(describe_thresholds(choose_thresholds(folder)))
+        with hold_run(folder):
+            chosen = choose_thresholds(folder)
+        print0(describe_thresholds(chosen))
         return 0
     fabric = launch(
         config.accelerator,
@@ -98,17 +108,38 @@ def run(
         fabric, lambda: _make_plan(config, given, stratified, fabric.world_size)
     )
     stages = build_stages(plan.config, choose_lr(plan.config))
+    folds = plan.config.fold_numbers()
+    trained = [number for number in folds if _train_fold(fabric, plan, stages, number)]
+    finished = decide_on_rank_zero(
+        fabric, lambda: all(is_finished(plan.folder / f"fold{number}") for number in folds)
+    )
+    if trained and fabric.is_global_zero:
+        with hold_run(plan.folder):
+            _summarise(plan.folder)
+    return 0 if finished else EXIT_RETRY
+
+
+def _train_fold(fabric: Fabric, plan: RunPlan, stages: tuple[Stage, ...], number: int) -> bool:
+    """Train a fold unless another process trains it; return whether this process has."""
+    folder = plan.folder / f"fold{number}"
+    lock = lock_fold(folder)
+    owner = decide_on_rank_zero(fabric, lambda: claim_fold(lock, folder, plan.config))
+    if owner is not None:
+        print0(f"fold {number} is left out: it is being trained by {owner}")
+        return False
+    fold = get_fold(plan.table, number)
+    prior = sum(plan.mask_fractions[name] for name in fold.train) / len(fold.train)
     solver_class = _solver_class(plan.config, plan.has_encoder)
-    for number in plan.config.fold_numbers():
-        fold, folder = get_fold(plan.table, number), plan.folder / f"fold{number}"
-        prior = sum(plan.mask_fractions[name] for name in fold.train) / len(fold.train)
+    try:
         solver_class(fabric, plan.config, stages, fold, plan.source, folder, prior).fit()
-    if fabric.is_global_zero:
-        _summarise(plan.folder)
-    return 0
+    finally:
+        lock.release()
+    return True
 
 
 def _make_plan(config: Config, given: frozenset[str], stratified: bool, processes: int) -> RunPlan:
+    # The folder of a run without a name may become that of another run until it is created.
+    is_named = config.run_name is not None
     config, folder = open_run(config, given)
     _print_unused(config, given)
     found = find_samples(config.dataset_root, read_excluded(config.exclude))
@@ -116,13 +147,17 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     # Fails fast: reading the masks takes time, and nothing has been written yet.
     network = _try_network(config, is_new=not (folder / "config.yaml").exists())
     _check_batch_sizes(network, config, processes)
+    if is_named:
+        compare_bits(folder, config.dataset_root)
+        compare_files(folder, found.samples)
     source = _open_source(config, found.samples)
     mask_fractions = source.mask_fractions()
     table = _make_folds(config, mask_fractions, stratified)
-    _compare_folds(table, folder / "folds.csv")
-    bits = _compare_bits(bits_file(config.dataset_root), folder)
+    if is_named:
+        compare_folds(folder, table)
     for number in config.fold_numbers():
-        _check_free(folder / f"fold{number}", config)
+        if is_named:
+            check_fold(folder / f"fold{number}", config)
         fold = get_fold(table, number)
         if not config.allow_empty:
             check_positives(fold, config.dataset_root)
@@ -130,11 +165,11 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
             check_batch_split(stage, fold, processes)
     leaks = _find_leaks(config, table)
     source.build()
-    config = create_run(config, given, folder)
-    add_leaks(folder, leaks)
-    if bits is not None:
-        write_bits(bits_file(folder), bits)
-    write_folds(table, folder / "folds.csv")
+    folder = make_folder(folder, is_named)
+    with hold_run(folder):
+        config = create_run(config, given, folder)
+        record_data(folder, table, found.samples, config.dataset_root)
+        add_leaks(folder, leaks)
     for number in config.fold_numbers():
         (folder / f"fold{number}").mkdir(exist_ok=True)
     print0(f"run {folder}, seed {config.seed}")
@@ -233,42 +268,6 @@ def _check_patients(config: Config, path: str | Path | None, unknown: str | None
     if unknown:
         print0(
             f"warning: {path}: {unknown}. Intervals and shared patients count the rest as unknown"
-        )
-
-
-def _compare_folds(table: pd.DataFrame, path: Path) -> None:
-    if path.exists() and not read_folds(path).equals(table):
-        raise InputError(
-            f"{path} holds other folds than this call would create: images, masks, patients or the "
-            "--exclude list have changed, or the run was started with the other script of main.py "
-            "and train_sfold.py"
-        )
-
-
-def _compare_bits(path: Path, folder: Path) -> int | None:
-    """Return the depth of the data set's 16-bit originals, or refuse one other than the run's."""
-    bits, of_run = read_bits(path), read_bits(bits_file(folder))
-    if bits != of_run and (folder / "folds.csv").exists():
-        raise InputError(
-            f"run {folder} was started on images read as {of_run or 'an unknown number of'} bits, "
-            f"but {path} says {bits or 'nothing'}: the images were prepared again. Set "
-            "--dataset_root to the run's images, or choose another --run_name"
-        )
-    return bits
-
-
-def _check_free(folder: Path, config: Config) -> None:
-    """Refuse a fold whose checkpoints training would overwrite, or whose stage 1 is missing."""
-    if config.mode == "train_stage2" and not (folder / "stage1_best.pth").exists():
-        raise InputError(
-            f"--mode train_stage2 needs {folder}/stage1_best.pth; train stage 1 of this fold with "
-            "--mode train"
-        )
-    first = 2 if config.mode == "train_stage2" else 1
-    if not config.resume and any(name.stage >= first for name, _ in list_checkpoints(folder)):
-        raise InputError(
-            f"{folder} already has checkpoints; resume with --resume true, or choose other --folds "
-            "or another --run_name"
         )
 
 

@@ -39,7 +39,7 @@ from utils.console import print0
 from utils.errors import InputError, command
 from utils.safe_load import load_file, reason_of
 from utils.training.checkpoints import FoldCheckpoints
-from utils.training.run_folder import create_run, open_run
+from utils.training.run_folder import create_run, hold_run, make_folder, open_run
 
 
 @command
@@ -52,9 +52,12 @@ def main(args: list[str] | None = None) -> int:
     config, given = parse_config(rest, f"{__doc__}\n{describe_models()}")
     folds = _folds(options.checkpoint, config)
     states = {fold: read_weights(path, config) for fold, path in folds.items()}
+    is_named = config.run_name is not None
     config, folder = open_run(config, given)
     _check_new(folder)
-    create_run(config, given, folder)
+    folder = make_folder(folder, is_named)
+    with hold_run(folder):
+        config = create_run(config, given, folder)
     for fold, state in states.items():
         write_checkpoints(folder / f"fold{fold}", fold, state, config, options.stage)
         print0(f"fold {fold}: {folds[fold]}, {len(state)} weights")

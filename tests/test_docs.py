@@ -60,6 +60,7 @@ RUN = {
     "python train_sfold.py": TINY,
     "python train_sfold.py --groups datasets/SIIM_data/patients.csv": TINY,
     "python train_sfold.py --run_name shared --folds 0,3": f"{TINY} --n_splits 4",
+    "python train_sfold.py --run_name shared --folds 1,2,4": "--folds 1,2",
     "python train_sfold.py --run_name big --mode train_stage2": "",
     "python train_sfold.py --run_name big --resume true": "",
     "python train_sfold.py --config recipes/original_final.yaml": f"{TINY} --epoch_stage3 1",
@@ -107,7 +108,16 @@ NOT_RUN = {
 """Documented commands that are not run, and why."""
 
 OTHER_TOOLS = {"venv", "pytest"}
-OTHER_FLAGS = {"requeue", "signal", "logdir", "logdir_spec", "bind_all", "flag", "help"}
+OTHER_FLAGS = {
+    "node_rank",
+    "requeue",
+    "signal",
+    "logdir",
+    "logdir_spec",
+    "bind_all",
+    "flag",
+    "help",
+}
 """Flags of other programs, and `--flag true|false`, an example."""
 
 

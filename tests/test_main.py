@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,10 +21,13 @@ import predict
 import train_sfold
 from models import model_types
 from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, config, write_dataset
+from utils import files
 from utils.config.command_line import load_config
 from utils.errors import InputError
 from utils.postprocessing.histograms import load_histograms
+from utils.signals import EXIT_RETRY
 from utils.training.checkpoints import FoldCheckpoints
+from utils.training.run_folder import lock_fold
 
 REPOSITORY = Path(__file__).parent.parent
 QUICK = {"image_size_stage2": 32, "epoch_stage1": 1, "epoch_stage2": 1}
@@ -57,13 +59,13 @@ def run(command_line, tmp_path_factory):
 
 def test_a_run_folder_has_the_documented_files(run):
     names = {path.name for path in run.iterdir() if "tfevents" not in path.name}
-    files = {"config.yaml", "environment.json", "folds.csv", "summary.json"}
+    files = {"config.yaml", "environment.json", "folds.csv", "data.csv", "summary.json", "lock"}
     assert names == files | {"threshold.json", "threshold.png", "fold0", "fold1"}
     for fold in ("fold0", "fold1"):
         names = {path.name for path in (run / fold).iterdir()}
         checkpoints = {f"stage{s}_{which}.pth" for s in (1, 2) for which in ("last", "best")}
         events = {name for name in names if name.startswith("events.out.tfevents")}
-        assert names == checkpoints | events | {"log.txt", "oof.npz"}
+        assert names == checkpoints | events | {"log.txt", "oof.npz", "lock"}
         assert len(events) == 1
 
 
@@ -172,21 +174,66 @@ def test_a_recipe_with_every_feature_is_trained_searched_and_predicted_with(
 def test_a_fold_with_checkpoints_is_not_overwritten(run, command_line, capsys):
     before = (run / "fold0" / "stage1_last.pth").stat().st_mtime_ns
     assert main.main(command_line(run.parent.parent, run_name="first", folds="0")) == 2
-    assert "--resume true" in capsys.readouterr().err
+    assert "--run_name first --resume true --folds 0 " in capsys.readouterr().err
     assert (run / "fold0" / "stage1_last.pth").stat().st_mtime_ns == before
 
 
-def test_files_that_a_user_put_into_a_fold_do_not_stop_its_training(tmp_path):
-    for name in ("stage1_best (copy).pth", "mine.pth"):
-        (tmp_path / name).touch()
-    settings = config(tmp_path)
-    experiment._check_free(tmp_path, settings)
-    (tmp_path / "stage1_best.pth").touch()
-    experiment._check_free(tmp_path, replace(settings, mode="train_stage2", run_name="made"))
-    (tmp_path / "stage2_epoch1.pth").touch()
-    for mode in ("train", "train_stage2"):
-        with pytest.raises(InputError, match="already has checkpoints"):
-            experiment._check_free(tmp_path, replace(settings, mode=mode, run_name="made"))
+def test_images_replaced_after_the_first_fold_are_refused(run, root, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "_try_network", lambda *_, **__: TinyNet())
+    folder = tmp_path / "runs" / "unet_resnet34" / "first"
+    shutil.copytree(run, folder, copy_function=os.link)
+    shutil.copytree(root, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
+    victim = tmp_path / "data" / "train_images" / "image03.png"
+    shutil.copy(victim.with_name("image04.png"), victim)
+    flags = ["--model_path", str(tmp_path / "runs"), "--dataset_root", str(tmp_path / "data")]
+    for more in (["--folds", "1"], ["--resume", "true"]):
+        assert main.main([*flags, "--run_name", "first", *more]) == 2
+        message = capsys.readouterr().err
+        assert f"1 of 28 files have changed, the first is {victim}" in message
+
+
+def test_a_fold_that_another_process_trains_is_left_out(
+    run, command_line, tmp_path, capsys, monkeypatch
+):
+    """The call trains its other folds, and its exit code says that not all are finished."""
+    summarised = []
+    monkeypatch.setattr(files, "_PATIENCE", 0.01)
+    monkeypatch.setattr(experiment, "_try_network", lambda *_, **__: TinyNet())
+    monkeypatch.setattr(experiment, "_summarise", summarised.append)
+    folder = tmp_path / "unet_resnet34" / "first"
+    shutil.copytree(run, folder, copy_function=os.link)
+    (folder / "fold0" / "oof.npz").unlink()
+    lock = lock_fold(folder / "fold0")
+    assert lock.acquire() is None
+    state = (folder / "fold0" / "stage2_last.pth").stat().st_mtime_ns
+    flags = ["--model_path", str(tmp_path), "--run_name", "first"]
+    for more, count in ((["--folds", "0"], 0), (["--resume", "true"], 1)):
+        assert main.main([*flags, *more]) == EXIT_RETRY
+        said = f"fold 0 is left out: it is being trained by process {os.getpid()} on "
+        assert said in capsys.readouterr().out
+        assert len(summarised) == count
+    assert (folder / "fold0" / "stage2_last.pth").stat().st_mtime_ns == state
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_begin_one_run_one_trains_a_fold(command_line, tmp_path):
+    """Both learn from one decision, here the seed; each says what it did."""
+    flags = command_line(tmp_path, run_name="both", seed=None, folds="0", two_stage=False)
+    words = [sys.executable, "main.py", *flags, "--epoch_stage1", "30"]
+    pair = [
+        subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    texts = [process.communicate()[0] for process in pair]
+    assert sorted(process.returncode for process in pair) == [0, EXIT_RETRY]
+    trainer, other = sorted(pair, key=lambda process: process.returncode)
+    text = texts[pair.index(other)]
+    assert f"fold 0 is left out: it is being trained by process {trainer.pid} on " in text
+    seed = load_config(tmp_path / "unet_resnet34" / "both" / "config.yaml").seed
+    assert all(f"seed {seed}\n" in text for text in texts)
+    rates = {line for text in texts for line in text.splitlines() if "drawn from the seed" in line}
+    assert len(rates) == 1
+    log = (tmp_path / "unet_resnet34" / "both" / "fold0" / "log.txt").read_text()
+    assert log.count("stage 1 epoch 30/30") == 1
 
 
 def test_a_finished_run_can_be_resumed_without_repeating_its_settings(run, root, capsys):

@@ -1,4 +1,8 @@
-"""Atomic writes: a file is complete or absent, never half written."""
+"""Files that several processes use: atomic writes, and the locks of folders.
+
+A written file is complete or absent, never half written. The operating system releases a lock when
+the process that holds it ends, however it ends; on a disk that machines share, they share the lock.
+"""
 
 import errno
 import json
@@ -6,13 +10,25 @@ import math
 import os
 import re
 import shutil
+import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from filelock import BaseFileLock, FileLock, Timeout
+
+from utils.console import print0
+from utils.errors import InputError
+from utils.limits import SETTINGS_BYTES, read_bytes
+
 _TEMPORARY = re.compile(r"\.(?P<stem>.+?)\.[0-9]+(?P<suffix>\.[^.]+)?")
+_LOCK, _OWNER = "lock", "lock.json"
+_PATIENCE = 0.5
+"""Seconds to try; `OwnedLock.owner` takes the lock for a moment, and a new owner signs after it."""
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -157,6 +173,97 @@ def write_json(
     with write(Path(path)) as temporary:
         text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def hold_lock(folder: Path, purpose: str, advice: str) -> Iterator[None]:
+    """Hold the lock of a folder; if another process holds it, say so and wait.
+
+    Args:
+        folder: the folder, which must exist.
+        purpose: what this process waits for, for the line that says so.
+        advice: what to do if the folder cannot be written to.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    lock = FileLock(folder / _LOCK)
+    if not _acquire(lock, advice, timeout=0):
+        print0(f"waiting for another process {purpose}")
+        _acquire(lock, advice, timeout=-1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class OwnedLock:
+    """The lock of a folder that one process works in, which tells the others who that is.
+
+    Args:
+        folder: the folder, which must exist.
+        advice: what to do if it cannot be written to.
+    """
+
+    def __init__(self, folder: Path, advice: str):
+        self._folder = folder
+        self._advice = advice
+        self._lock = FileLock(folder / _LOCK)
+
+    def acquire(self) -> str | None:
+        """Take the lock.
+
+        Returns:
+            None if this process holds it now; otherwise which process does, and since when.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        if not _acquire(self._lock, self._advice, _PATIENCE):
+            return self._describe_owner()
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+        write_json(self._folder / _OWNER, owner)
+        return None
+
+    def owner(self) -> str | None:
+        """Return which process holds the lock and since when; None if it is free."""
+        if not _acquire(self._lock, self._advice, timeout=0):
+            return self._describe_owner()
+        self._lock.release()
+        return None
+
+    def release(self) -> None:
+        """Release the lock, if this process holds it."""
+        if self._lock.is_locked:
+            (self._folder / _OWNER).unlink(missing_ok=True)
+            self._lock.release()
+
+    def _describe_owner(self) -> str:
+        try:
+            owner = json.loads(read_bytes(self._folder / _OWNER, SETTINGS_BYTES))
+            return f"process {owner['process']} on {owner['host']}, since {owner['since']}"
+        except (OSError, ValueError, KeyError, TypeError, InputError):
+            return "another process"
+
+
+def _acquire(lock: BaseFileLock, advice: str, timeout: float) -> bool:
+    """Take a lock within `timeout` seconds (-1: wait); return whether this process has it."""
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        return False
+    except OSError as error:
+        folder = Path(lock.lock_file).parent
+        if error.errno not in _UNSUPPORTED:
+            raise InputError(
+                f"{folder} cannot be written to ({error.strerror}). {advice}"
+            ) from error
+        print0(
+            f"warning: the file system of {folder} has no locks ({error.strerror}): make sure that "
+            "no other process works in this folder"
+        )
+    return True
 
 
 def _without_nan(value: object) -> object:

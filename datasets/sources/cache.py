@@ -17,7 +17,6 @@ every file.
 
 import hashlib
 import io
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from datasets.formats.images import read_image
@@ -34,17 +32,16 @@ from datasets.formats.masks import read_mask
 from datasets.preprocessing import equalise, resize_image, resize_mask
 from datasets.sources.base import Sample, check_same_size, read_all
 from datasets.sources.checksums import Checksums, checksum
+from datasets.sources.fingerprint import probe
 from datasets.sources.memmap import MappedRows, PackedMasks, unpack, write_rows
 from utils.console import print0
 from utils.errors import InputError
-from utils.files import atomic_write, remove_temporaries
+from utils.files import atomic_write, hold_lock, remove_temporaries
 from utils.parallel import map_in_order
 
 _FORMAT = 2
 """Part of the fingerprint. Rises whenever the file format changes, and whenever pixels do: with any
 change of how images or masks are decoded, equalised or resized."""
-_PROBED = 512
-"""Bytes read from the middle and from the end of every file for the fingerprint."""
 _SAMPLED = 16
 """Masks that are read to estimate the size of masks_original.bin."""
 _GB = 1e9
@@ -53,6 +50,7 @@ _FILE = re.compile(
     r"(images_[0-9]+_(clahe|plain)|masks_([0-9]+|original))\.bin|shapes\.npy|checksums\.json"
 )
 """The names of a cache and of its files; whatever else lies there is not touched."""
+_ADVICE = "Choose another folder with --cache_dir, or train without a cache: --cache false"
 _ORIGINALS, _SHAPES = "masks_original.bin", "shapes.npy"
 
 
@@ -214,14 +212,13 @@ class CacheSource:
         """Hold the lock of this cache, and raise an `InputError` for any disk error."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _lock(self.folder):
+            with hold_lock(self.folder, f"to build the cache {self.folder}", _ADVICE):
                 remove_temporaries(self.folder, lambda name: bool(_FILE.fullmatch(name)))
                 self._check_space()
                 yield
         except OSError as error:
             raise InputError(
-                f"the cache {self.folder} cannot be written ({error.strerror or error}). Choose "
-                "another folder with --cache_dir, or train without a cache: --cache false"
+                f"the cache {self.folder} cannot be written ({error.strerror or error}). {_ADVICE}"
             ) from error
 
     def _check_space(self) -> None:
@@ -235,10 +232,7 @@ class CacheSource:
             f"write to {self.folder}, which has {free / _GB:.2f} GB free"
         )
         if needed > free:
-            raise InputError(
-                f"{text}. Choose another folder with --cache_dir, or train without a cache: "
-                "--cache false"
-            )
+            raise InputError(f"{text}. {_ADVICE}")
         if needed:
             others = sum(bool(_CACHE.fullmatch(path.name)) for path in self.root.iterdir()) - 1
             print0(text + (f" ({others} other caches in the same folder)" if others else ""))
@@ -292,43 +286,10 @@ def _packed_size(sample: Sample) -> int:
 
 
 def _fingerprint(samples: dict[str, Sample]) -> str:
-    """Hash the ids of all files and what `_probe` finds, `_FORMAT` and the version of OpenCV."""
+    """Hash the ids and probes of all files, `_FORMAT` and the version of OpenCV."""
     digest = hashlib.sha256(f"{_FORMAT} {cv2.__version__}".encode())
     for sample in samples.values():
         for path in (sample.image, sample.mask):
-            try:
-                probed = _probe(path)
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-            digest.update(f"\n{sample.id}\0".encode() + probed)
+            size, modified, content = probe(path)
+            digest.update(f"\n{sample.id}\0{size}\0{modified}\0".encode() + content)
     return digest.hexdigest()[:16]
-
-
-def _probe(path: Path) -> bytes:
-    """Return a file's size, time, and bytes from its middle and its end.
-
-    Another file of the same size and time differs there: a PNG ends in checksums of its pixels, and
-    what follows a change in a JPEG is shifted. Reading all bytes would take longer than training
-    should take to start.
-    """
-    with open(path, "rb", buffering=0) as file:
-        state = os.fstat(file.fileno())
-        found = f"{state.st_size}\0{state.st_mtime_ns}\0".encode()
-        for offset in (state.st_size // 2, state.st_size - _PROBED):
-            file.seek(max(0, offset))
-            found += file.read(_PROBED)
-    return found
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        print0(f"waiting for another process to build the cache {folder}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

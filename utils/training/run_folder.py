@@ -1,4 +1,4 @@
-"""The folder of a run: created once, reopened by name."""
+"""The folder of a run: created once, reopened by name; each fold trained by one process."""
 
 import glob
 import importlib.metadata
@@ -6,17 +6,21 @@ import platform
 import secrets
 import subprocess
 import time
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
+from itertools import count
 from pathlib import Path
 
 import torch
 
 from utils.config.checks import check_settings
 from utils.config.command_line import load_config
+from utils.config.layout import OUT_OF_FOLD, list_checkpoints
+from utils.config.resume_command import resume_command
 from utils.config.settings import Config
 from utils.console import print0
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import OwnedLock, hold_lock, write_json
 from utils.training.checkpoints import FoldCheckpoints
 
 _PACKAGES = (
@@ -36,18 +40,22 @@ _MAY_CHANGE = frozenset(
     | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude", "allow_empty"}
 )
 """Settings that may change when a run is resumed; the split must still match folds.csv."""
+_THIS_CALL = ("folds", "mode", "resume")
+"""Settings that apply to one call, and not to the saved run."""
 _BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}
-"""The stage of each setting that may change until an unfinished fold has started the stage."""
+"""The stage of each setting that a resumed run may change until an unfinished fold has started the
+stage."""
+_ADVICE = "Make it writable, or choose another folder for runs with --model_path"
 
 
 def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     """Determine settings and folder of a new run, or of the existing run with this --run_name.
 
-    Nothing is written; `create_run` does that once the data has been found.
+    Nothing is written; `make_folder` and `create_run` do that once the data has been found.
 
     1. An existing run keeps the settings of its config.yaml. A given setting that differs is
        refused, unless it cannot change the result, or is the batch size of a stage that no
-       unfinished fold has started.
+       unfinished fold has started, and the run is resumed.
     2. Otherwise the run is new, unless it was to be resumed. Its name defaults to the current time,
        and its seed is random if none is given.
 
@@ -63,7 +71,9 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     """
     folder = _find(config, given)
     if folder is not None:
-        return _continue(config, given, folder), folder
+        continued = _continue(config, given, folder)
+        _print_changes(load_config(folder / "config.yaml"), continued)
+        return continued, folder
     if config.resume or config.mode != "train" or config.run_name == "last":
         raise InputError(
             f"no run {config.run_name!r} under {config.model_path}; "
@@ -75,36 +85,129 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     return replace(config, run_name=name, seed=seed), folder
 
 
-def create_run(config: Config, given: frozenset[str], folder: Path) -> Config:
-    """Create the folder of a new run, with config.yaml and environment.json.
+def make_folder(folder: Path, is_named: bool) -> Path:
+    """Create the folder of a run, if it does not exist.
 
-    If the run exists, changed batch sizes are saved to its config.yaml.
+    Args:
+        folder: the folder that `open_run` returned.
+        is_named: whether the call named the run. If not, another run of the same second may have
+            the folder, and this one gets another.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: it cannot be created.
+    """
+    name, numbers = folder.name, count(2)
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=is_named)
+        except OSError as error:
+            if is_named or not isinstance(error, FileExistsError):
+                raise InputError(
+                    f"{folder} cannot be created ({error.strerror}). {_ADVICE}"
+                ) from error
+            folder = folder.with_name(f"{name}_{next(numbers)}")
+        else:
+            return folder
+
+
+def hold_run(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a run, under which one process at a time decides about it or sums it up.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    return hold_lock(folder, f"that starts or summarises run {folder.name}", _ADVICE)
+
+
+def create_run(config: Config, given: frozenset[str], folder: Path) -> Config:
+    """Write config.yaml and environment.json of a new run.
+
+    If the run exists, changed batch sizes are saved to its config.yaml. The caller holds the run's
+    lock, so that of several processes that start a run together, one decides for all.
 
     Args:
         config: the settings that `open_run` returned.
         given: names of the settings that were given rather than left at their defaults.
-        folder: the run's folder.
+        folder: the run's folder, which must exist.
 
     Returns:
-        The settings to train with: those of another process if it created the run in the meantime.
+        The settings to train with: those of another process if it created the run since `open_run`.
 
     Raises:
         InputError: that process created the run with other settings.
     """
     path = folder / "config.yaml"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        config = replace(config, run_name=folder.name)
         try:
             config.save(path, replace=False)
-        except FileExistsError:
+        except FileExistsError:  # another process, on a file system without locks
             return _continue(config, given, folder)
         write_json(folder / "environment.json", describe_environment())
         return config
     saved = load_config(path)
+    config = _continue(config, given, folder)
     updated = replace(saved, **{name: getattr(config, name) for name in _BATCH_SIZES})
     if updated != saved:
         updated.save(path)
     return config
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a fold is finished, from its folder."""
+    return (folder / OUT_OF_FOLD).exists()
+
+
+def lock_fold(folder: Path) -> OwnedLock:
+    """Return the lock of a fold, which the process that trains the fold holds."""
+    return OwnedLock(folder, _ADVICE)
+
+
+def check_fold(folder: Path, config: Config) -> None:
+    """Refuse a fold as `claim_fold` would, unless another process is training it.
+
+    Raises:
+        InputError: the fold has checkpoints that training would overwrite, or lacks its stage 1.
+    """
+    if not folder.exists() or lock_fold(folder).owner() is None:
+        _check_free(folder, config)
+
+
+def claim_fold(lock: OwnedLock, folder: Path, config: Config) -> str | None:
+    """Take the lock of a fold before training it.
+
+    Returns:
+        None if this process holds it now; otherwise which process does, and since when.
+
+    Raises:
+        InputError: the fold has checkpoints that training would overwrite, or lacks its stage 1.
+    """
+    owner = lock.acquire()
+    # Another process may have finished the fold, or begun it and ended, since `check_fold`.
+    if owner is None and not is_finished(folder):
+        try:
+            _check_free(folder, config)
+        except InputError:
+            lock.release()
+            raise
+    return owner
+
+
+def _check_free(folder: Path, config: Config) -> None:
+    if config.mode == "train_stage2" and not (folder / "stage1_best.pth").exists():
+        raise InputError(
+            f"--mode train_stage2 needs {folder}/stage1_best.pth; train stage 1 of this fold with "
+            "--mode train"
+        )
+    first = 2 if config.mode == "train_stage2" else 1
+    if not config.resume and any(name.stage >= first for name, _ in list_checkpoints(folder)):
+        raise InputError(
+            f"{folder} already has checkpoints; choose other --folds or another --run_name, or "
+            f"resume with:\n{resume_command(config, folder.parent)}"
+        )
 
 
 def _find(config: Config, given: frozenset[str]) -> Path | None:
@@ -132,7 +235,9 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     requested["run_name"] = saved.run_name
     changed = {name: value for name, value in requested.items() if getattr(saved, name) != value}
     started = _started_stages(folder, replace(saved, folds=config.folds).fold_numbers())
-    allowed = _MAY_CHANGE | {name for name, stage in _BATCH_SIZES.items() if stage not in started}
+    allowed = set(_MAY_CHANGE)
+    if config.resume:
+        allowed |= {name for name, stage in _BATCH_SIZES.items() if stage not in started}
     refused = [field.name for field in fields(Config) if field.name in changed.keys() - allowed]
     if refused:
         changes = "; ".join(f"{n} {getattr(saved, n)} -> {changed[n]}" for n in refused)
@@ -140,18 +245,22 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
             f"run {folder} was started with other settings: {changes}. Omit these flags to "
             "continue it, or choose another --run_name"
         )
-    for name in sorted(changed.keys() - {"folds", "mode", "resume", "run_name"}):
-        print0(f"run {folder.name}: {name} changed from {getattr(saved, name)} to {changed[name]}")
-    # These apply to this call only, and not to the saved run.
-    this_call = {name: getattr(config, name) for name in ("folds", "mode", "resume")}
+    this_call = {name: getattr(config, name) for name in _THIS_CALL}
     continued = replace(saved, **(this_call | changed))
     check_settings(continued)
     return continued
 
 
+def _print_changes(saved: Config, continued: Config) -> None:
+    for name in sorted(field.name for field in fields(Config)):
+        old, new = getattr(saved, name), getattr(continued, name)
+        if old != new and name not in _THIS_CALL:
+            print0(f"run {saved.run_name}: {name} changed from {old} to {new}")
+
+
 def _started_stages(folder: Path, folds: list[int]) -> set[int]:
     """Return the stages that an unfinished one of the folds has a checkpoint of."""
-    unfinished = [folder / f"fold{n}" for n in folds if not (folder / f"fold{n}/oof.npz").exists()]
+    unfinished = [folder / f"fold{n}" for n in folds if not is_finished(folder / f"fold{n}")]
     return {
         stage
         for stage in _BATCH_SIZES.values()

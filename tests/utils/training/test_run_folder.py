@@ -2,15 +2,41 @@
 
 import json
 import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from utils import files
 from utils.config.command_line import load_config
 from utils.config.settings import Config
 from utils.errors import InputError
-from utils.training.run_folder import create_run, open_run
+from utils.training import run_folder
+from utils.training.run_folder import (
+    check_fold,
+    claim_fold,
+    create_run,
+    lock_fold,
+    make_folder,
+    open_run,
+)
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def environment():
+    """Describe the environment once, which takes time."""
+    with pytest.MonkeyPatch.context() as patch:
+        described = run_folder.describe_environment()
+        patch.setattr(run_folder, "describe_environment", lambda: described)
+        yield
 
 
 @pytest.fixture
@@ -31,7 +57,8 @@ def create(call):
 
     def create_with(**settings):
         config, folder = call(**settings)
-        create_run(config, frozenset(settings), folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = create_run(config, frozenset(settings), folder)
         os.utime(folder / "config.yaml", (next(count) * 1000,) * 2)
         return config, folder
 
@@ -132,30 +159,128 @@ def test_a_batch_size_may_change_until_a_fold_starts_the_stage(create, call):
 
 def test_only_a_changed_batch_size_is_saved(create, call):
     saved, folder = create(run_name="first", seed=7)
-    config, _ = call(run_name="first", resume=True, batch_size_stage2=2, num_workers=3)
-    create_run(config, frozenset(), folder)
+    changes = {"batch_size_stage2": 2, "num_workers": 3}
+    config, _ = call(run_name="first", resume=True, **changes)
+    create_run(config, frozenset(changes), folder)
     assert load_config(folder / "config.yaml") == replace(saved, batch_size_stage2=2)
     assert call(run_name="first", resume=True)[0].batch_size_stage2 == 2
 
 
-def test_of_two_processes_that_create_a_run_the_second_uses_the_settings_of_the_first(call):
+def test_processes_that_create_a_run_together_use_the_settings_of_the_first(call):
     """Neither finds a run, and each draws a seed."""
     (one, folder), (two, _) = call(run_name="both", folds="0"), call(run_name="both", folds="1")
     assert one.seed != two.seed
     given = frozenset({"run_name", "folds"})
+    folder = make_folder(folder, is_named=True)
     assert create_run(one, given, folder) == one
-    assert create_again(two, given, folder) == replace(one, folds="1")
+    assert create_run(two, given, folder) == replace(one, folds="1")
     assert load_config(folder / "config.yaml") == one
-    with pytest.raises(InputError, match=r"lr 0\.0002 -> 0\.5"):
-        create_again(replace(two, lr=0.5), given | {"lr"}, folder)
+    for name, value in (("lr", 0.5), ("batch_size_stage1", 2)):
+        with pytest.raises(InputError, match=rf"{name} .* -> {value}"):
+            create_run(replace(two, **{name: value}), given | {name}, folder)
+    assert load_config(folder / "config.yaml") == one
 
 
-def create_again(config, given, folder):
-    """Create a run that another process created after this one had looked for it."""
+def test_without_locks_the_first_settings_still_count(call, monkeypatch):
+    """On a file system without locks, both processes may find no config.yaml."""
+    (one, folder), (two, _) = call(run_name="both"), call(run_name="both")
+    folder = make_folder(folder, is_named=True)
+    create_run(one, frozenset({"run_name"}), folder)
     real = Path.exists
-    with pytest.MonkeyPatch.context() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", lambda path: path.name != "config.yaml" and real(path))
-        return create_run(config, given, folder)
+        assert create_run(two, frozenset({"run_name"}), folder) == one
+
+
+def test_runs_without_a_name_never_share_a_folder(call, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda _: "2026-01-01_00-00-00")
+    opened = [call() for _ in range(3)]
+    runs = []
+    for config, folder in opened:
+        folder = make_folder(folder, is_named=False)
+        runs.append((create_run(config, frozenset(), folder), folder))
+    assert [folder.name[-3:] for _, folder in runs] == ["-00", "0_2", "0_3"]
+    for (config, _), (run, folder) in zip(opened, runs, strict=True):
+        assert (run.seed, run.run_name) == (config.seed, folder.name)
+        assert call(run_name=folder.name, resume=True)[0] == replace(run, resume=True)
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path, is_named):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/run cannot be created .* --model_path"):
+        make_folder(tmp_path / "file" / "run", is_named)
+    with pytest.raises(InputError, match=r"file cannot be created"):
+        make_folder(tmp_path / "file", is_named=True)
+
+
+def claim(folder, **settings):
+    """Try to take the lock of a fold; return the lock, and who holds it."""
+    lock = lock_fold(folder)
+    return lock, claim_fold(lock, folder, Config(run_name="x", **settings))
+
+
+def test_a_fold_is_claimed_by_one_process(tmp_path, monkeypatch):
+    """The other learns which, and need not resume what is being trained."""
+    monkeypatch.setattr(files, "_PATIENCE", 0.01)
+    check_fold(tmp_path / "absent", Config())
+    lock, owner = claim(tmp_path)
+    assert owner is None
+    (tmp_path / "stage1_last.pth").touch()
+    _, owner = claim(tmp_path)
+    start = rf"process {os.getpid()} on {re.escape(socket.gethostname())}, since 20\d\d-"
+    assert re.match(start, owner)
+    check_fold(tmp_path, Config())
+    lock.release()
+    with pytest.raises(InputError, match="already has checkpoints"):
+        check_fold(tmp_path, Config(run_name="x"))
+    with pytest.raises(InputError, match=r"resume with:\n.* --run_name x --resume true"):
+        claim(tmp_path)
+    resumed, owner = claim(tmp_path, resume=True)
+    assert owner is None
+    resumed.release()
+    (tmp_path / "oof.npz").touch()  # another process finished it after the plan was made
+    assert claim(tmp_path)[1] is None
+
+
+def test_files_that_a_user_put_into_a_fold_do_not_stop_its_training(tmp_path):
+    for name in ("stage1_best (copy).pth", "mine.pth"):
+        (tmp_path / name).touch()
+    settings = Config(run_name="made")
+    check_fold(tmp_path, settings)
+    (tmp_path / "stage1_best.pth").touch()
+    check_fold(tmp_path, replace(settings, mode="train_stage2"))
+    (tmp_path / "stage2_epoch1.pth").touch()
+    for mode in ("train", "train_stage2"):
+        with pytest.raises(InputError, match="already has checkpoints"):
+            check_fold(tmp_path, replace(settings, mode=mode))
+
+
+def test_a_killed_process_holds_no_fold(tmp_path, monkeypatch):
+    """Its loader workers, which may live on for seconds, do not hold it either."""
+    monkeypatch.setattr(files, "_PATIENCE", 0.01)
+    script = (
+        "import os, sys, time\n"
+        "from pathlib import Path\n"
+        "from utils.files import OwnedLock\n"
+        "lock = OwnedLock(Path(sys.argv[1]), '')\n"
+        "assert lock.acquire() is None\n"
+        "worker = os.fork()\n"
+        "if worker: print(worker, flush=True)\n"
+        "time.sleep(20)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        assert claim(tmp_path)[1].startswith(f"process {process.pid} on ")
+        process.kill()
+        process.wait()
+        try:
+            assert claim(tmp_path)[1] is None
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_last_is_the_newest_run_of_any_network(create, call):
