@@ -26,7 +26,12 @@ from utils.postprocessing.search import best_pair
 from utils.signals import Stopped, deferred_signals
 from utils.training.checkpoints import FoldCheckpoints, find_resume_point, keep_best
 from utils.training.epoch import TrainResult, train_epoch
-from utils.training.failures import EpochContext, check_validation_loss, readable_errors
+from utils.training.failures import (
+    EpochContext,
+    check_validation_loss,
+    readable_deaths,
+    readable_errors,
+)
 from utils.training.logger import FoldLog
 from utils.training.losses import build_loss
 from utils.training.state import TrainingState
@@ -151,17 +156,20 @@ class Solver:
 
         Raises:
             Stopped: the process was asked to stop; the epoch is discarded.
-            InputError: a loss is not finite, or memory is exhausted.
+            InputError: a loss is not finite, memory is exhausted, or a worker process died.
         """
         number, processes = self.fold.number, self.fabric.world_size
         context = EpochContext(self.config, self.folder, number, stage, epoch, processes)
-        with readable_errors(context, self.data.batches, self.stop_requested):
+        with (
+            readable_deaths(str(context), context.resume_command, self.source.check_files),
+            readable_errors(context, self.data.batches, self.stop_requested),
+        ):
             model = self.begin_epoch(stage, epoch)
             self.set_train_mode(model)
             trained = self.train(model, epoch, title=f"{context}/{stage.epochs}")
             validation = self.validate()
             check_validation_loss(context, validation.loss)
-        self.end_epoch(stage, epoch, trained, validation)
+            self.end_epoch(stage, epoch, trained, validation)
 
     def begin_epoch(self, stage: Stage, epoch: int) -> nn.Module:
         """Seed the epoch, and return the network set up for training."""
@@ -239,7 +247,10 @@ class Solver:
         def pixels_of(view: View) -> Pixels:
             return self.source.pixels(ids, view.size)
 
-        self.fabric.barrier()
+        where = f"fold {self.fold.number}, prediction of its validation images"
         workers = self.config.num_workers
-        write_out_of_fold(self.fabric, runs, checkpoints, pixels_of, ids, path, workers)
+        self.fabric.barrier()
+        command = resume_command(self.config, self.folder.parent)
+        with readable_deaths(where, command, self.source.check_files):
+            write_out_of_fold(self.fabric, runs, checkpoints, pixels_of, ids, path, workers)
         self.fabric.barrier()

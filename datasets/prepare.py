@@ -30,18 +30,10 @@ Exit code: 0; 1 if an image was refused (all others are converted); 2 if nothing
 """
 
 import argparse
-import functools
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
-
-import cv2
 
 from datasets.formats.annotations import RleRow, check_extent, parse_size, read_annotations
 from datasets.formats.depth import DEPTHS, bits_file
@@ -56,7 +48,7 @@ from datasets.tools.originals import (
 from utils.console import argument_type, open_parser
 from utils.errors import InputError, command
 from utils.files import atomic_write
-from utils.parallel import usable_cores
+from utils.parallel import open_processes, usable_cores
 
 MAX_PRINTED = 20
 # Starting a process costs about as much as preparing this many images.
@@ -146,7 +138,7 @@ def prepare(
     paths = find_originals(images, folders)
     csv = rle or (out / names.rle if names.rle else None)
     rows = read_annotations(csv) if csv else {}
-    with _processes(min(num_workers, len(paths) // IMAGES_PER_PROCESS)) as run:
+    with open_processes(min(num_workers, len(paths) // IMAGES_PER_PROCESS), 16) as run:
         files, sizes, deep, refused = identify_originals(run, paths)
         chosen = [name for name in files if csv is None or name in rows]
         if files and not chosen:
@@ -232,25 +224,6 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     if options.num_workers < 0:
         parser.error(f"--num_workers {options.num_workers}: must be 0 or more")
     return options
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[Callable[..., Iterable]]:
-    if count < 1:
-        yield map
-        return
-    # Forking a process that has threads (torch, OpenCV) can hang.
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _start_process)
-    try:
-        yield functools.partial(pool.map, chunksize=16)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_process() -> None:
-    # On Ctrl-C the main process submits no more work; images in progress are finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
 
 
 def _print(report: Report, out: Path, split: str, seconds: float) -> None:

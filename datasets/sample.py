@@ -15,12 +15,10 @@ Kaggle's images. Image i depends only on SEED, SIZE and i.
 
 import argparse
 import io
-import multiprocessing
 import sys
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -33,7 +31,7 @@ from datasets.tools.phantom import draw_chest
 from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.files import atomic_write
-from utils.parallel import usable_cores
+from utils.parallel import open_processes, usable_cores
 
 # pydicom's root: no hospital's identifiers start with it.
 UID_ROOT = "1.2.826.0.1.3680043.8.498"
@@ -161,12 +159,8 @@ def _write_images(out: Path, options: argparse.Namespace) -> list[list[str]]:
     work = partial(_write_image, out, options.seed, options.size)
     indices = range(options.count + 1)
     progress = partial(tqdm, total=len(indices), desc="drawing", unit="image")
-    if options.num_workers == 0:
-        return list(progress(map(work, indices)))
-    # A forked process would inherit the locks of OpenCV's threads and could hang.
-    processes = multiprocessing.get_context("spawn")
-    with processes.Pool(options.num_workers, cv2.setNumThreads, (0,)) as pool:
-        return list(progress(pool.imap(work, indices)))
+    with open_processes(options.num_workers) as run:
+        return list(progress(run(work, indices)))
 
 
 def _write_image(out: Path, seed: int, size: int, index: int) -> list[str]:

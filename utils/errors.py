@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from utils.console import print0
-from utils.signals import EXIT_RETRY, Stopped
+from utils.signals import EXIT_RETRY, Stopped, find_death
 
 MAX_LISTED = 20
 """Maximum number of problems to list; the rest are only counted."""
@@ -74,6 +74,17 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 f"error: {error.strerror}: cannot write {error.filename or 'a file'}. Earlier "
                 "files are complete: free some space, then run the command again (to continue a "
                 "training, with --resume true)",
+                file=sys.stderr,
+            )
+            return 2
+        except RuntimeError as error:
+            # Commands explain this better; but another worker may die while they do.
+            death = find_death(error)
+            if death is None:
+                raise
+            print(
+                f"error: a worker process {death.cause}. Run the command again with fewer "
+                "--num_workers (to continue a training, with --resume true)",
                 file=sys.stderr,
             )
             return 2

@@ -1,4 +1,4 @@
-"""Peak memory of a process, and readable out-of-memory errors."""
+"""Peak memory of a process, and readable errors where memory is exhausted."""
 
 import resource
 import sys
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from utils.errors import InputError
+from utils.parallel import describe_death
+from utils.signals import find_death
 
 _GIB = 2**30
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -32,14 +34,20 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 @contextmanager
 def readable_memory_errors() -> Iterator[None]:
-    """Turn an out-of-memory error of a prediction into advice.
+    """Turn an out-of-memory error of a prediction, or a worker killed for memory, into advice.
 
     Raises:
-        InputError: memory is exhausted.
+        InputError: memory is exhausted, or a worker process died.
     """
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise InputError(f"out of memory; try a smaller --batch_size ({error})") from error
+        death = find_death(error)
+        if death is not None:
+            raise InputError(
+                f"{describe_death(death)}. Nothing was written: run the command again with fewer "
+                "--num_workers (0 loads in the main process) or a smaller --batch_size"
+            ) from error
         raise

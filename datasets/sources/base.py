@@ -40,6 +40,10 @@ class PixelSource(Protocol):
         """Do the work that can be done before the first epoch."""
         ...
 
+    def check_files(self) -> None:
+        """Refuse memory-mapped files that have been removed or cut since `build`."""
+        ...
+
     def pixels(self, ids: Sequence[str], size: int) -> "Pixels":
         """Return the pixels of the images `ids`, in this order, at one size."""
         ...

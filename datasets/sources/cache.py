@@ -103,6 +103,16 @@ class CacheSource:
                 self._build_masks(self._missing_sizes(self._masks))
                 self._build_images(self._missing_sizes(self._images))
 
+    def check_files(self) -> None:
+        """Check that all files that training reads are complete.
+
+        Raises:
+            InputError: one has been removed or cut since it was built.
+        """
+        for rows in (*map(self._images, self.sizes), *map(self._masks, self.sizes)):
+            rows.check()
+        self._originals().rows.check()
+
     def pixels(self, ids: Sequence[str], size: int) -> "CachedPixels":
         """Return the pixels of the images `ids`, in this order, at one of the built sizes.
 

@@ -36,6 +36,9 @@ class FileSource:
     def build(self) -> None:
         """Do nothing: pixels are prepared at every access."""
 
+    def check_files(self) -> None:
+        """Do nothing: no file is memory-mapped."""
+
     def pixels(self, ids: Sequence[str], size: int) -> "FilePixels":
         """Return the pixels of the images `ids`, in this order, at one size."""
         return FilePixels([self.samples[name] for name in ids], size, self.clahe)

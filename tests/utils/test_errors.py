@@ -53,6 +53,17 @@ def test_a_full_disk_is_reported_and_other_os_errors_are_raised(capsys):
         main(IsADirectoryError(21, "Is a directory", "run"))
 
 
+def test_a_dead_worker_that_nothing_else_explains_is_one_line(capsys):
+    assert main(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: a worker process was killed, as the kernel does")
+    assert "--num_workers" in message
+    assert "--resume true" in message
+    assert message.count("\n") == 1
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(RuntimeError("shapes differ"))
+
+
 def test_ctrl_c_ends_without_a_traceback(capsys):
     assert main(KeyboardInterrupt()) == 130
     assert capsys.readouterr().out == "interrupted\n"

@@ -34,6 +34,12 @@ def test_an_out_of_memory_prediction_names_the_flag(work):
         work()
 
 
+def test_a_killed_worker_of_a_prediction_is_told_with_what_to_do():
+    message = r"a worker process was killed, as the kernel does .*fewer --num_workers"
+    with pytest.raises(InputError, match=message), readable_memory_errors():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+
 def test_other_errors_of_a_prediction_are_reraised():
     with pytest.raises(RuntimeError, match="must match"), readable_memory_errors():
         torch.zeros(2) + torch.zeros(3)

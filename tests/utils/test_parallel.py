@@ -1,12 +1,17 @@
-"""Work in threads: results in order, few of them pending, and a stop at the first error."""
+"""Work in threads and processes: results in order, and errors that say what to do."""
 
+import errno
+import os
+import signal
 import threading
 import time
+from multiprocessing import synchronize
 
 import pytest
 
 from utils import parallel
-from utils.parallel import map_in_order
+from utils.errors import InputError
+from utils.parallel import describe_lack, map_in_order, open_processes
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -47,3 +52,49 @@ def test_the_first_error_is_raised_and_cancels_the_rest(monkeypatch):
     with pytest.raises(ValueError, match="five"):
         next(results)
     assert len(started) < 20
+
+
+def kill_this_process(i):
+    if i == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return i
+
+
+def test_without_processes_the_work_is_done_here():
+    with open_processes(0) as run:
+        assert list(run(lambda i: (i, os.getpid()), [1, 2])) == [(1, os.getpid()), (2, os.getpid())]
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_an_error_and_no_wait():
+    message = r"one of 1 worker processes ended unexpectedly.*again, with fewer --num_workers"
+    with pytest.raises(InputError, match=message), open_processes(1) as run:
+        list(run(kill_this_process, range(5)))
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, r"No space left on device.*/dev/shm.*--shm-size.*--num_workers 0"),
+        (errno.EMFILE, r"too many open files.*ulimit -n"),
+    ],
+)
+def test_processes_that_cannot_start_are_an_error(monkeypatch, number, hint):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(synchronize.SemLock, "__init__", fail)
+    with pytest.raises(InputError, match=hint), open_processes(2):
+        pytest.fail("they have started")
+
+
+def test_missing_shared_memory_is_named(monkeypatch):
+    monkeypatch.setattr(parallel, "_SHARED_MEMORY", "/no/such/folder")
+    lack = describe_lack(FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    assert "shared memory, /no/such/folder, is missing" in lack
+    assert "--num_workers 0" in lack
+
+
+def test_errors_of_the_work_are_its_own():
+    with pytest.raises(FileNotFoundError), open_processes(0) as run:
+        list(run(open, ["/no/such/file"]))

@@ -5,11 +5,13 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 
 import solver as solver_module
+from solver import Solver
 from tests.helpers.tiny import TinyNet, write_dataset
 from tests.test_solver import assert_same, checkpoints, make, scalars, wait_for_next_second
-from utils.errors import command
+from utils.errors import InputError, command
 from utils.inference import ensemble
 from utils.postprocessing.histograms import load_histograms
 from utils.signals import Stopped, deferred_signals
@@ -135,15 +137,31 @@ def test_a_worker_killed_by_the_same_stop_request_is_no_error(root, tmp_path, mo
         solver.fit()
 
 
-def test_a_worker_that_dies_on_its_own_is_an_error(root, tmp_path, monkeypatch):
-    solver = make(root, tmp_path)
-
+def dies(signal_name):
     def die(*_, **__):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        raise RuntimeError(f"DataLoader worker (pid 7) is killed by signal: {signal_name}. ")
 
-    monkeypatch.setattr(solver, "train", die)
-    with pytest.raises(RuntimeError, match="pid 7"):
-        solver.fit()
+    return die
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "where"),
+    [
+        (Solver, "train", "fold 0, stage 1, epoch 1: "),
+        (Solver, "validate", "fold 0, stage 1, epoch 1: "),
+        (torch, "save", "fold 0, stage 1, epoch 1: "),
+        (solver_module, "write_out_of_fold", "fold 0, prediction of its validation images: "),
+    ],
+)
+def test_a_worker_that_dies_on_its_own_is_told_with_how_to_resume(
+    root, tmp_path, monkeypatch, owner, name, where
+):
+    monkeypatch.setattr(owner, name, dies("Killed"))
+    with pytest.raises(InputError) as error:
+        make(root, tmp_path, run_name="mine").fit()
+    assert str(error.value).startswith(f"{where}a worker process was killed, as the kernel does")
+    assert "fewer --num_workers" in str(error.value)
+    assert str(error.value).endswith("resume with --run_name mine --resume true")
 
 
 def test_a_stopped_command_says_how_to_resume_and_exits_with_75(capsys):

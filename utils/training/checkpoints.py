@@ -15,6 +15,7 @@ from utils.config.stages import Stage
 from utils.errors import InputError
 from utils.files import atomic_write, link_or_copy, remove_temporaries
 from utils.safe_load import DamagedError, load_file, reason_of
+from utils.signals import find_death
 
 _GB = 1e9
 
@@ -176,6 +177,8 @@ class FoldCheckpoints:
                     with atomic_write(name) as link:
                         link_or_copy(temporary, link)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+            if find_death(error):
+                raise
             free = shutil.disk_usage(self.folder).free / _GB
             raise InputError(
                 f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB free). Existing "

@@ -12,7 +12,8 @@ from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.errors import InputError
 from utils.memory import is_out_of_memory
-from utils.signals import Stopped
+from utils.parallel import describe_death
+from utils.signals import Stopped, find_death
 from utils.training.epoch import NonFiniteLoss
 
 
@@ -73,6 +74,35 @@ def readable_errors(
         if is_out_of_memory(error):
             raise InputError(_describe_out_of_memory(context)) from error
         raise
+
+
+@contextmanager
+def readable_deaths(
+    where: str, command: str, check_files: Callable[[], None]
+) -> Iterator[None]:
+    """Say why a worker process died, and how to resume.
+
+    Args:
+        where: position in the run.
+        command: the command that resumes the run.
+        check_files: raises `InputError` if a file that workers map into memory was cut, which ends
+            them with a bus error.
+
+    Raises:
+        InputError: a worker process died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        death = find_death(error)
+        if death is None:
+            raise
+        if death.bus_error:
+            check_files()
+        raise InputError(
+            f"{where}: {describe_death(death)}. Use fewer --num_workers (0 loads in the main "
+            f"process) or give it more memory; resume with:\n{command}"
+        ) from error
 
 
 def check_validation_loss(context: EpochContext, loss: float) -> None:
