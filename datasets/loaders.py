@@ -1,19 +1,18 @@
 """Data loaders of a stage for one process: images and masks, uint8 [B,1,S,S]."""
 
 import itertools
-import signal
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset
 
 from datasets.augmentation import Augmentation, build_augmentation
 from datasets.folds import Fold
 from datasets.sampling import EpochBatches, StepPart, plan_steps
 from datasets.sources.base import Pixels, PixelSource
+from datasets.workers import Loader
 from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.errors import InputError
@@ -86,28 +85,22 @@ class StageData:
         augmentation = build_augmentation(
             config.augmentation if config.augmentation_flag else "none"
         )
-        self.train: DataLoader = DataLoader(
+        self.train = Loader(
             TrainImages(source.pixels(fold.train, stage.image_size), augmentation),
-            batch_sampler=self.batches,
-            num_workers=config.num_workers,
-            persistent_workers=config.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=start_worker,
-            generator=own_generator(),
+            self.batches,
+            _collate_train,
+            config.num_workers,
+            keep_workers=True,
         )
         own = range(rank, len(fold.valid), world_size)
         positives = (i for i in own if fold.valid[i] in fold.positive)
         self.overlay_positions = set(itertools.islice(positives, _OVERLAYS))
-        self.valid: DataLoader = DataLoader(
+        self.valid = Loader(
             ValidImages(source.pixels(fold.valid, stage.image_size)),
-            batch_size=max(1, stage.batch_size // world_size),
-            sampler=own,
-            collate_fn=_collate_valid,
-            num_workers=config.num_workers,
-            persistent_workers=config.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=start_worker,
-            generator=own_generator(),
+            BatchSampler(own, max(1, stage.batch_size // world_size), drop_last=False),
+            _collate_valid,
+            config.num_workers,
+            keep_workers=True,
         )
 
     def step_parts(self, epoch: int) -> list[StepPart]:
@@ -229,20 +222,9 @@ def check_batch_split(stage: Stage, fold: Fold, processes: int) -> None:
         )
 
 
-def start_worker(_: int) -> None:
-    """Initialise a worker: OpenCV starts no threads, and Ctrl-C is left to the training process."""
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def own_generator() -> torch.Generator:
-    """Return a generator for a loader, which draws a seed from it whenever it starts.
-
-    Drawn from the global one, the seed would shift the random numbers of dropout, once a process
-    with workers and once an epoch without: a resumed run would differ, and so would one with other
-    --num_workers. The seed itself has no effect here, as every image brings its own.
-    """
-    return torch.Generator().manual_seed(0)
+def _collate_train(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, masks = zip(*items, strict=True)
+    return torch.stack(images), torch.stack(masks)
 
 
 def _collate_valid(items: list[tuple[int, Tensor, Tensor, Tensor]]) -> ValidBatch:

@@ -23,6 +23,7 @@ DATASET = (
     "datasets.loaders",
     "datasets.sampling",
     "datasets.siim",
+    "datasets.workers",
 )
 FLOORS = (
     ("main", "train_sfold", "predict", "evaluate"),

@@ -1,6 +1,6 @@
 """Speed of loading augmented training batches: from the cache, and as in the original."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch.utils.data import DataLoader
@@ -9,10 +9,11 @@ from benchmarks.speed.compare import Ratio, in_turns
 from benchmarks.speed.data import Data
 from benchmarks.speed.original import OriginalImages
 from datasets.folds import Fold
-from datasets.loaders import StageData, start_worker
+from datasets.loaders import StageData
 from datasets.sources.cache import CacheSource
 from utils.config.settings import Config
 from utils.config.stages import Stage
+from utils.parallel import start_worker
 
 _BATCHES = {512: 20, 1024: 4}
 """Images per batch, by size."""
@@ -58,7 +59,7 @@ def _open_original(data: Data, size: int, workers: int) -> Callable[[], int]:
     return partial(load, _BASELINE)
 
 
-def _count(loader: DataLoader, images: int) -> int:
+def _count(loader: Iterable, images: int) -> int:
     """Load complete epochs until there are `images` images or more; return their number."""
     count = 0
     while count < images:

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.formats.images import read_image
 from datasets.formats.rle import encode
 from datasets.preprocessing import preprocess
+from datasets.workers import Loader
 from utils.errors import InputError
 from utils.inference.ensemble import Blend, FullSizeMaps
 from utils.inference.loop import Batch, make_batch, open_prediction_loader, predict_batch
@@ -85,7 +86,7 @@ class ImageFiles(Dataset):
         return LoadedImage(image, (grey.shape[0], grey.shape[1]), views, original)
 
 
-def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> DataLoader:
+def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> Loader:
     """Load `LoadedBatch`es of at most `batch_size` images, in order."""
     return open_prediction_loader(dataset, batch_size, num_workers, _collate, range(len(dataset)))
 
@@ -93,7 +94,7 @@ def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> DataL
 def predict_images(
     fabric: Fabric,
     blend: Blend,
-    loader: DataLoader,
+    loader: Loader,
     rule: PostProcess,
     pictures: Pictures,
     skip_bad: bool,

@@ -6,9 +6,9 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, Dataset
 
-from datasets.loaders import own_generator, start_worker
+from datasets.workers import Loader
 from utils.inference.ensemble import Blend, FullSizeMaps
 
 Item = TypeVar("Item")
@@ -47,7 +47,7 @@ def open_prediction_loader(
     num_workers: int,
     collate: Callable,
     positions: Sequence[int],
-) -> DataLoader:
+) -> Loader:
     """Load batches in order, in worker processes.
 
     Args:
@@ -57,17 +57,8 @@ def open_prediction_loader(
         collate: turns a list of items into a batch.
         positions: indices of the items to load, in order.
     """
-    batches = -(-len(positions) // batch_size)
-    return DataLoader(
-        dataset,
-        batch_size,
-        sampler=positions,
-        num_workers=min(num_workers, batches),
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=start_worker,
-        generator=own_generator(),
-    )
+    batches = BatchSampler(positions, batch_size, drop_last=False)
+    return Loader(dataset, batches, collate, min(num_workers, len(batches)))
 
 
 def predict_batch(

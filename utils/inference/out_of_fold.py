@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.sources.base import Pixels
+from datasets.workers import Loader
 from utils.console import print0
 from utils.distributed import gather
 from utils.inference.ensemble import Blend, open_blend
@@ -220,7 +221,7 @@ def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Hist
 
 
 def _predict(
-    fabric: Fabric, blend: Blend, loader: DataLoader, ids: Sequence[str]
+    fabric: Fabric, blend: Blend, loader: Loader, ids: Sequence[str]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray | None, float | None]]:
     """Yield the arguments of `measure_prediction`, image by image."""
     for batch in loader:

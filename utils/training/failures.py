@@ -77,9 +77,7 @@ def readable_errors(
 
 
 @contextmanager
-def readable_deaths(
-    where: str, command: str, check_files: Callable[[], None]
-) -> Iterator[None]:
+def readable_deaths(where: str, command: str, check_files: Callable[[], None]) -> Iterator[None]:
     """Say why a worker process died, and how to resume.
 
     Args:

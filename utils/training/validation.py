@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.loaders import ValidBatch
+from datasets.workers import Loader
 from models.interface import NetworkOutput, normalise, read_output
 from utils.postprocessing.histograms import (
     LEVELS,
@@ -60,7 +60,7 @@ class Validation:
 def validate(
     fabric: Fabric,
     module: nn.Module,
-    loader: DataLoader,
+    loader: Loader,
     ids: list[str],
     loss_function: Callable[[NetworkOutput, Tensor], Tensor],
     overlay_positions: set[int],
