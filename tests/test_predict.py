@@ -244,7 +244,8 @@ def test_folds_and_mirror_images_are_averaged(run, images, predicted, tmp_path):
 def test_the_last_epoch_can_be_used(run, images, predicted, tmp_path):
     other = linked(run, tmp_path / "run")
     (other / "fold0" / "stage2_last.pth").unlink()
-    shutil.copy(run / "fold1" / "stage2_last.pth", other / "fold0" / "stage2_last.pth")
+    content = torch.load(run / "fold1" / "stage2_last.pth")
+    torch.save(content | {"fold": 0}, other / "fold0" / "stage2_last.pth")
     flags = ["--checkpoint", "last", "--folds", 0, "--probabilities", tmp_path / "maps"]
     assert predicted(*flags, run=other) == 0
     expected = maps_by_hand(other, images, folds=(0,), which="last")["plain"]
