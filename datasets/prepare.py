@@ -1,26 +1,39 @@
-"""Convert downloaded images and a csv of run-length masks to the folders that training reads.
+"""Convert downloaded images and their masks to the folders that training reads.
 
     python -m datasets.prepare --images dicom-images-train --rle train-rle.csv
-    python -m datasets.prepare --images stage_1 --rle stage_2_train.csv --out datasets/SIIM_data
+    python -m datasets.prepare --images png_images --masks png_masks \\
+        --names stage_1_train_images.csv
+    python -m datasets.prepare --images CXR_png --masks ManualMask/leftMask ManualMask/rightMask
     python -m datasets.prepare --images dicom-images-test --split test
     python -m datasets.prepare --images sample --split sample
 
-Searches IMAGES and its subfolders for .dcm, .png and .jpg files and converts 200 to 400 images per
+Searches IMAGES and its subfolders for DICOM, PNG and JPEG files and converts 200 to 400 images per
 second on two cores. Images that an earlier run converted are kept. Writes to OUT:
 
     train_images/<id>.jpg|png   8-bit grey: the JPEG inside a DICOM byte for byte, a copy of an
                                 8-bit grey JPEG or PNG, or else a PNG
-    train_mask/<id>.png         0 and 255, same size as the image: the union of the image's rows
-    train_unannotated.txt       the images without a row in the csv, if too many to print
+    train_mask/<id>.png         0 and 255, same size as the image: the union of the image's rows or
+                                mask files
+    train_unannotated.txt       the images without a row or mask file, if too many to print
     train_refused.txt           the images that cannot be used and why, if too many to print
+    train_ids.json              how the images are named, if --ids says so
     train_bits.json             how many bits 16-bit images were read with, if there are any
 
 --split test writes test_images/, --split sample writes sample_images/ and sample_mask/.
 
-An image without a row in the csv is unannotated, not empty, and is left out. If an earlier run
+Masks are the run lengths of a csv (--rle), or PNG and JPEG files (--masks) that have the names of
+their images. Several folders of masks are joined: a pixel in any of them belongs to the mask. The
+names of masks may end in _mask or .mask, or in MASK_SUFFIX, and those of images in nnU-Net's _0000.
+A mask of another size than its image is resized by area and cut at half.
+
+An image without a row or mask file is unannotated, not empty, and is left out. If an earlier run
 wrote an image that is unannotated or refused in this run, it is removed from OUT. Other images
 stay, so several folders can be prepared into one OUT, one after the other. Files with the same id
 and the same pixels count once; if their pixels differ, all of them are refused.
+
+NAMES is a csv with the columns new_filename (or filename), ImageId and perhaps has_pneumo: only the
+images that it lists are converted, under its ids. An image whose mask contradicts its label there
+is refused.
 
 16-bit PNGs, and 16-bit DICOMs without a window or lookup table, do not say how many bits they use.
 All of them are read with one depth, the fewest of 8, 10, 12 and 16 bits that hold the largest value
@@ -35,9 +48,19 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.formats.annotations import RleRow, check_extent, parse_size, read_annotations
+from datasets.annotations.names import read_names, row_of, select_named
+from datasets.annotations.reading import (
+    CsvMasks,
+    FolderMasks,
+    Found,
+    MaskSource,
+    add_mask_flags,
+    mask_flags,
+    unused_mask_flags,
+)
 from datasets.formats.depth import DEPTHS, bits_file
-from datasets.tools.convert import Job, Outcome, convert, remove
+from datasets.formats.ids import ID_KINDS, IDS_HELP, IdRule, check_id_kind, record_id_kind
+from datasets.tools.convert import Job, convert, remove
 from datasets.tools.originals import (
     decide_bits,
     find_originals,
@@ -45,18 +68,17 @@ from datasets.tools.originals import (
     record_bits,
     show_progress,
 )
-from utils.console import argument_type, open_parser
+from datasets.tools.report import Report
+from utils.console import open_parser
 from utils.errors import InputError, command
-from utils.files import atomic_write
 from utils.parallel import open_processes, usable_cores
 
-MAX_PRINTED = 20
 # Starting a process costs about as much as preparing this many images.
 IMAGES_PER_PROCESS = 64
 
 
 class Split(NamedTuple):
-    """Names in OUT: the two folders, and the csv that is read unless --rle is given."""
+    """Names in OUT: the two folders, and the csv that is read without --rle and --masks."""
 
     images: str
     masks: str | None = None
@@ -70,31 +92,19 @@ SPLITS = {
 }
 
 
-class Report(NamedTuple):
-    """Results of all images; `absent` counts the ids in the csv without an image."""
-
-    outcomes: list[Outcome]
-    unannotated: list[str]
-    refused: list[str]
-    absent: int
-
-
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line."""
     options, started = _parse(args), time.perf_counter()
+    split = SPLITS[options.split]
     try:
-        report = prepare(
-            options.images,
-            options.out,
-            options.split,
-            options.rle,
-            options.num_workers,
-            options.rle_size,
-            options.any_modality == "true",
-            options.bits,
+        report = prepare(options)
+        report.print(
+            options.out / split.images,
+            options.out / options.split,
+            has_masks=split.masks is not None,
+            seconds=time.perf_counter() - started,
         )
-        _print(report, options.out, options.split, time.perf_counter() - started)
     except KeyboardInterrupt:
         print(
             "interrupted: all files written so far are complete; run the same command to continue"
@@ -107,69 +117,64 @@ def main(args: list[str] | None = None) -> int:
     return 1 if report.refused else 0
 
 
-def prepare(
-    images: Path,
-    out: Path,
-    split: str = "train",
-    rle: Path | None = None,
-    num_workers: int = 0,
-    rle_size: tuple[int, int] | None = None,
-    any_modality: bool = False,
-    bits: int | None = None,
-) -> Report:
+def prepare(options: argparse.Namespace) -> Report:
     """Convert the images of one split and write their masks.
 
     Args:
-        images: folder of the original images.
-        out: parent of the folders of all splits.
-        split: a key of `SPLITS`.
-        rle: csv of the masks; the split's own by default.
-        num_workers: maximum number of processes; 0 works in this one.
-        rle_size: height and width that the csv is for, if not those of the images.
-        any_modality: accept DICOMs that are no X-rays.
-        bits: bits that 16-bit images use; found in their values by default.
+        options: of the command line.
 
     Raises:
-        InputError: there are no images, the csv is unusable, none of its rows matches an image, or
-            `out` has 16-bit images of another depth.
+        InputError: there are no images, the masks are unusable, none of them belongs to an image,
+            or OUT has 16-bit images of another depth, or images named by another rule.
     """
-    names = SPLITS[split]
-    folders = [out / name for name in (names.images, names.masks) if name]
-    paths = find_originals(images, folders)
-    csv = rle or (out / names.rle if names.rle else None)
-    rows = read_annotations(csv) if csv else {}
-    with open_processes(min(num_workers, len(paths) // IMAGES_PER_PROCESS), 16) as run:
-        files, sizes, deep, refused = identify_originals(run, paths)
-        chosen = [name for name in files if csv is None or name in rows]
-        if files and not chosen:
-            raise InputError(
-                f"{csv}: has no row for any of the {len(files)} images in {images}; check --images "
-                "and --rle"
-            )
-        if rle_size is None:
-            _check_extents(rows, sizes, csv)
-        bits = decide_bits(run, deep, [bits_file(out, s) for s in SPLITS], bits, any_modality)
+    out, split = options.out, SPLITS[options.split]
+    folders = [out / name for name in (split.images, split.masks) if name]
+    any_modality = options.any_modality == "true"
+    masks = _open_masks(options)
+    paths = find_originals(options.images, folders, masks.files() if masks else ())
+    names, notes = None, []
+    if options.names:
+        names = read_names(options.names)
+        paths, absent = select_named(paths, names, options.names)
+        notes += [f"{absent:,} files that {options.names} names are missing"] if absent else []
+    check_id_kind(out, options.split, options.ids, folders[0])
+    rule = IdRule.of_folder(options.ids, options.images, paths)
+    with open_processes(min(options.num_workers, len(paths) // IMAGES_PER_PROCESS), 16) as run:
+        files, sizes, deep, refused = identify_originals(run, paths, rule, names)
+        found = masks.find(files, options.images) if masks else Found.without_masks(files)
+        for name, annotation in found.annotations.items():
+            if annotation is not None and name in sizes:
+                annotation.check(name, sizes[name])
+        records = [bits_file(out, each) for each in SPLITS]
+        bits = decide_bits(run, deep, records, options.bits, any_modality)
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
+        record_id_kind(out, options.split, options.ids)
         if bits is not None:
-            record_bits(bits_file(out, split), bits, folders, deep.values())
-        unannotated = sorted(set(files) - set(chosen))
-        for name in unannotated:
+            record_bits(bits_file(out, options.split), bits, folders, deep.values())
+        unannotated = sorted(files.keys() - found.annotations.keys() - found.refused.keys())
+        for name in (*unannotated, *found.refused):
             remove(name, folders)
         jobs = [
-            Job(name, files[name], folders, rows.get(name, []), csv, any_modality, rle_size, bits)
-            for name in chosen
+            Job(name, files[name], folders, mask, row_of(names, files[name]), any_modality, bits)
+            for name, mask in found.annotations.items()
         ]
         outcomes = list(show_progress(run(convert, jobs), len(jobs), "converting"))
-    refused += [outcome.refused for outcome in outcomes if outcome.refused]
-    return Report(outcomes, unannotated, refused, len(set(rows) - set(files)))
+    refused += [*found.refused.values(), *(each.refused for each in outcomes if each.refused)]
+    return Report(outcomes, unannotated, refused, notes + found.notes)
 
 
-def _check_extents(
-    rows: dict[str, list[RleRow]], sizes: dict[str, tuple[int, int]], csv: Path | None
-) -> None:
-    for name in rows.keys() & sizes.keys():
-        check_extent(name, rows[name], sizes[name], csv)
+def _open_masks(options: argparse.Namespace) -> MaskSource | None:
+    """Open the masks that the command line names; None for a split without masks."""
+    split = SPLITS[options.split]
+    if options.masks:
+        missing_empty = options.missing_mask == "empty"
+        return FolderMasks.open(
+            options.masks, mask_flags(options), options.images, options.ids, missing_empty
+        )
+    if split.rle is None:
+        return None
+    return CsvMasks.open(options.rle or options.out / split.rle, mask_flags(options))
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
@@ -179,26 +184,41 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         "--images",
         type=Path,
         required=True,
-        help="folder of .dcm, .png or .jpg files, subfolders included",
+        help="folder of DICOM, PNG or JPEG files, subfolders included",
     )
     add(
         "--rle",
         type=Path,
         help="csv of masks (default: OUT/train-rle.csv; for sample, OUT/train-rle-sample.csv)",
     )
+    add(
+        "--masks",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="folders of mask files, instead of a csv; several are joined (default: none)",
+    )
+    add(
+        "--missing_mask",
+        choices=("unannotated", "empty"),
+        default="unannotated",
+        help="what an image without a file in MASKS is (default: unannotated, so that it is left "
+        "out)",
+    )
+    add_mask_flags(add, "MASKS")
+    add(
+        "--names",
+        type=Path,
+        help="csv of file names and image ids, of the images to convert (default: all images)",
+    )
+    add("--ids", choices=ID_KINDS, default="uid", help=f"{IDS_HELP} (default: uid)")
     add("--split", choices=SPLITS, default="train", help="which folders to write (default: train)")
     add(
         "--out",
         type=Path,
         default=Path("datasets/SIIM_data"),
         help="folder to write to (default: datasets/SIIM_data)",
-    )
-    add(
-        "--rle_size",
-        type=argument_type(parse_size),
-        metavar="HxW",
-        help="height and width of the images that the csv is for, such as 1024x1024; masks are "
-        "resized to the images (default: the size of each image)",
     )
     add(
         "--any_modality",
@@ -219,41 +239,27 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         help="number of worker processes; 0 uses the main process (default: number of CPU cores)",
     )
     options = parser.parse_args(args)
-    if options.rle and SPLITS[options.split].masks is None:
-        parser.error(f"--split {options.split} has no masks; leave out --rle")
-    if options.num_workers < 0:
-        parser.error(f"--num_workers {options.num_workers}: must be 0 or more")
+    _check(options, parser)
     return options
 
 
-def _print(report: Report, out: Path, split: str, seconds: float) -> None:
-    done = [outcome for outcome in report.outcomes if not outcome.refused]
-    written = sum(outcome.written for outcome in done)
-    positive = sum(outcome.positive for outcome in done)
-    copies = sum(outcome.copies for outcome in done)
-    _list("unannotated, left out", report.unannotated, out / f"{split}_unannotated.txt")
-    _list("refused", report.refused, out / f"{split}_refused.txt")
-    if copies:
-        print(f"{copies} files skipped: same id and pixels as another file")
-    if report.absent:
-        print(f"{report.absent} ids in the csv have no image")
-    print(
-        f"{out / SPLITS[split].images}: {written} images written, {len(done) - written} up to date"
-        + (f", {positive} positive" if SPLITS[split].masks else "")
-        + f"; {len(report.unannotated)} unannotated, {len(report.refused)} refused; "
-        f"{seconds:.1f} s, {len(done) / seconds:.0f} images/s"
-    )
-
-
-def _list(what: str, lines: list[str], path: Path) -> None:
-    path.unlink(missing_ok=True)
-    if len(lines) > MAX_PRINTED:
-        with atomic_write(path, flush=False) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(f"{len(lines)} {what}: listed in {path}")
-    else:
-        for line in lines:
-            print(f"{what}: {line}")
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse flags that contradict each other or have no effect."""
+    given = [f"--{name}" for name in ("rle", "masks") if getattr(options, name)]
+    if given and SPLITS[options.split].masks is None:
+        parser.error(f"--split {options.split} has no masks; leave out {given[0]}")
+    if len(given) > 1:
+        parser.error("--rle and --masks: give one of them, a csv or folders of masks")
+    unused = unused_mask_flags(options, folders=bool(options.masks))
+    if options.missing_mask == "empty" and not options.masks:
+        unused.append("--missing_mask")
+    if unused:
+        kind = "a csv (--rle)" if options.masks else "folders of masks (--masks)"
+        parser.error(f"{', '.join(unused)}: only for {kind}; leave it out")
+    if options.names and options.ids != "uid":
+        parser.error(f"--names gives the ids; leave out --ids {options.ids}")
+    if options.num_workers < 0:
+        parser.error(f"--num_workers {options.num_workers}: must be 0 or more")
 
 
 if __name__ == "__main__":

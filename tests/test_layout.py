@@ -38,6 +38,7 @@ FLOORS = (
     DATASET,
     ("datasets.tools",),
     ("datasets.sources",),
+    ("datasets.annotations",),
     ("datasets.formats",),
     ("datasets.preprocessing",),
     ("models",),

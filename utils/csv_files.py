@@ -34,8 +34,12 @@ def open_csv(path: str | Path) -> Iterator:
         csv.field_size_limit(previous)
 
 
+Columns = Sequence[str | tuple[str, ...]]
+"""Names of columns; of several names for one, the first that the header has counts."""
+
+
 def read_columns(
-    path: str | Path, columns: Sequence[str], what: str
+    path: str | Path, columns: Columns, what: str, optional: Columns = ()
 ) -> list[tuple[int, list[str]]]:
     """Read columns of a csv file with a header; spaces around values are stripped.
 
@@ -43,10 +47,11 @@ def read_columns(
         path: the file.
         columns: their names.
         what: what the file is expected to be, for error messages.
+        optional: names of columns that may be missing; their values are then empty.
 
     Returns:
         For each row that is not blank, its line number (from 1, counting the header) and the values
-        of `columns`, in that order.
+        of `columns` and `optional`, in that order.
 
     Raises:
         InputError: the file is missing, empty or not csv, lacks a column, or has a row whose length
@@ -54,21 +59,39 @@ def read_columns(
     """
     try:
         with open_csv(path) as reader:
-            return _rows(reader, columns)
+            return _rows(reader, columns, optional)
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as {what}: {error}") from error
 
 
-def _rows(reader: Any, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+def find_column(header: Sequence[str], names: str | Sequence[str]) -> int | None:
+    """Return the index of the column with the first of several names that the header has."""
+    names = [names] if isinstance(names, str) else names
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def describe_columns(columns: Columns) -> str:
+    """List columns with their other names: `ImageId (or image_id) and EncodedPixels`."""
+    texts = [
+        name if isinstance(name, str) else f"{name[0]} (or {', '.join(name[1:])})"
+        for name in columns
+    ]
+    return f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+
+def _rows(reader: Any, columns: Columns, optional: Columns) -> list[tuple[int, list[str]]]:
     header = [name.strip() for name in next(reader, [])]
-    if not set(columns) <= set(header):
-        names = f"{', '.join(columns[:-1])} and {columns[-1]}"
+    required = [find_column(header, names) for names in columns]
+    if None in required:
+        names = describe_columns(columns)
         raise ValueError(f"looked for the columns {names}, found {str(header)[:80]}")
-    indices, rows = [header.index(name) for name in columns], []
+    indices = required + [find_column(header, names) for names in optional]
+    rows = []
     for values in reader:
         if values and len(values) != len(header):
             count = f"{len(values)} values for {len(header)} columns"
             raise ValueError(f"row {reader.line_num} has {count}")
         if values:
-            rows.append((reader.line_num, [values[index].strip() for index in indices]))
+            chosen = ["" if index is None else values[index].strip() for index in indices]
+            rows.append((reader.line_num, chosen))
     return rows

@@ -10,13 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.formats import rle
+from datasets.formats.finding import stem_of
 from datasets.preprocessing import fit_mask
-from utils.csv_files import open_csv
+from utils.csv_files import describe_columns, find_column, open_csv
 from utils.errors import InputError
 from utils.limits import PIXELS, ROWS_PER_IMAGE
 
 RLE_COLUMNS = ("ImageId", "EncodedPixels")
+ID_COLUMNS = ("ImageId", "ImageID", "image_id", "SOPInstanceUID", "patientId")
+"""Names of the column of ids; if a csv has several, the first of these counts."""
+RLE_FORMS = ("relative", "absolute")
+"""What the first number of each pair counts from: the end of the previous run, or the image."""
 RUN_LENGTHS = re.compile(r"\s*(-1|\d+(\s+\d+)*)\s*")
+_OR_ABSOLUTE = "; or it counts every run from the first pixel, which --rle_form absolute says"
+_LIST = re.compile(r"\[(.*)\]", re.DOTALL)
 
 
 class RleRow(NamedTuple):
@@ -26,23 +33,29 @@ class RleRow(NamedTuple):
     rle: str
 
 
-def read_annotations(path: str | Path) -> dict[str, list[RleRow]]:
+def read_annotations(path: str | Path, form: str = "relative") -> dict[str, list[RleRow]]:
     """Read all rows by image id, in the order of the file.
 
-    Surrounding spaces, a byte-order mark and additional columns are ignored. A file without a
-    header has two columns, the id and the run lengths.
+    Surrounding spaces, a byte-order mark, additional columns and the suffix of an image file after
+    an id are ignored. Run lengths may be written as a list, `[12, 5]`. A file without a header has
+    two columns, the id and the run lengths.
+
+    Args:
+        path: the file.
+        form: one of `RLE_FORMS`; absolute run lengths are converted to relative ones.
 
     Raises:
         InputError: the file is missing, empty, too large, not text, lacks the columns, or a row has
-            no id.
+            no id, or its run lengths cannot be absolute.
     """
     path = Path(path)
     try:
         with open_csv(path) as reader:
-            return _by_image(_rows(reader, path), path)
+            return _by_image(_rows(reader, path, form), path)
     except OSError as error:
         raise InputError(
-            f"{path}: the csv of masks cannot be read ({error.strerror}); set its path with --rle"
+            f"{path}: the csv of masks cannot be read ({error.strerror}); set its path with --rle, "
+            "or the folder of mask files with --masks"
         ) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not a csv file in UTF-8 ({error})") from error
@@ -104,9 +117,11 @@ def check_extent(name: str, rows: Sequence[RleRow], size: tuple[int, int], sourc
         if rle.extent(row.rle) > height * width:
             raise InputError(
                 f"{source} row {row.number}: its runs reach pixel {rle.extent(row.rle):,}, but "
-                f"image {name} has {width}x{height} = {height * width:,}. The csv is for images of "
-                "another size: give that size, such as --rle_size 1024x1024 for Kaggle's csv, and "
-                "its masks are resized to the images"
+                f"image {name} has {width}x{height} = {height * width:,}. "
+                "The csv is for images of another size: give that size, such as --rle_size "
+                "1024x1024 for Kaggle's csv, and its masks are resized to the images"
+                + _OR_ABSOLUTE
+                * rle.may_be_absolute(row.rle, height * width)
             )
 
 
@@ -135,38 +150,58 @@ def _by_image(rows: Iterator[tuple[str, RleRow]], path: Path) -> dict[str, list[
     images: dict[str, list[RleRow]] = {}
     for name, row in rows:
         if not name:
-            raise InputError(f"{path} row {row.number}: has no {RLE_COLUMNS[0]}")
+            raise InputError(f"{path} row {row.number}: has no id of an image")
         images.setdefault(name, []).append(row)
         if len(images[name]) > ROWS_PER_IMAGE:
             raise InputError(
                 f"{path} row {row.number}: is one of more than {ROWS_PER_IMAGE:,} rows of {name}"
             )
     if not images:
-        raise InputError(f"{path}: has no rows; expected the columns {' and '.join(RLE_COLUMNS)}")
+        columns = describe_columns((ID_COLUMNS, RLE_COLUMNS[1]))
+        raise InputError(f"{path}: has no rows; expected the columns {columns}")
     return images
 
 
-def _rows(reader: Any, path: Path) -> Iterator[tuple[str, RleRow]]:
-    columns = None
+def _rows(reader: Any, path: Path, form: str) -> Iterator[tuple[str, RleRow]]:
+    columns: tuple[int, int] | None = None
     for fields in reader:
         values = [field.strip() for field in fields]
         if not any(values):
             continue
         if columns is None:
-            columns = _columns(values, path)
-            if columns == values:
+            columns, is_header = _columns(values, path)
+            if is_header:
                 continue
-        found = dict(zip(columns, values, strict=False))
-        name, text = (found.get(column, "") for column in RLE_COLUMNS)
-        yield name, RleRow(reader.line_num, text)
+        name, text = (values[i] if i < len(values) else "" for i in columns)
+        yield stem_of(name), RleRow(reader.line_num, _read_runs(text, form, path, reader.line_num))
 
 
-def _columns(first: list[str], path: Path) -> list[str]:
-    if set(RLE_COLUMNS) <= set(first):
-        return first
-    if len(first) == 2 and RUN_LENGTHS.fullmatch(first[1]):
-        return list(RLE_COLUMNS)
+def _columns(first: list[str], path: Path) -> tuple[tuple[int, int], bool]:
+    """Return the columns of ids and run lengths, and whether the first row is a header."""
+    name, text = (find_column(first, names) for names in (ID_COLUMNS, RLE_COLUMNS[1]))
+    if name is not None and text is not None:
+        return (name, text), True
+    if len(first) == 2 and RUN_LENGTHS.fullmatch(_without_brackets(first[1])):
+        return (0, 1), False
     raise InputError(
-        f"{path}: expected the columns {' and '.join(RLE_COLUMNS)}; "
+        f"{path}: expected the columns {describe_columns((ID_COLUMNS, RLE_COLUMNS[1]))}; "
         f"the first row is {', '.join(first)[:80]!r}"
     )
+
+
+def _read_runs(text: str, form: str, path: Path, line: int) -> str:
+    text = _without_brackets(text)
+    if form == "relative":
+        return text
+    try:
+        return rle.from_absolute(text)
+    except ValueError as error:
+        raise InputError(f"{path} row {line}: {error}; check it, and --rle_form") from error
+
+
+def _without_brackets(text: str) -> str:
+    """Write a list of run lengths, `[12, 5]`, as Kaggle does: `12 5`; `[]` is an empty mask."""
+    found = _LIST.fullmatch(text)
+    if found is None:
+        return text
+    return " ".join(found[1].replace(",", " ").split()) or rle.EMPTY

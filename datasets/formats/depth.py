@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.formats.dicom import largest_pixel, read_dicom
+from datasets.formats.finding import is_dicom
 from datasets.formats.images import read_values
 from datasets.formats.pixels import luminance
 from utils.errors import InputError
@@ -43,7 +44,7 @@ def largest_value(path: Path, any_modality: bool = False) -> int | None:
         The value; None if the file cannot be used, which reading it as an image will report.
     """
     try:
-        if path.suffix.lower() == ".dcm":
+        if is_dicom(path):
             return largest_pixel(read_dicom(path), path, any_modality)
         return int(luminance(read_values(path)).max())
     except InputError:

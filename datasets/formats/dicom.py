@@ -57,15 +57,15 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
 
 
 def instance_uid(dataset: pydicom.Dataset, path: Path) -> str:
-    """Return the SOPInstanceUID; several values are joined as DICOM writes them.
+    """Return the SOPInstanceUID, empty if there is none.
+
+    Several values are joined as DICOM writes them.
 
     Raises:
-        InputError: it is missing or cannot be read.
+        InputError: it cannot be read.
     """
     with _readable_errors(dataset, path):
-        uid = dataset.get("SOPInstanceUID")
-        if not uid:
-            raise InputError(f"{path}: has no SOPInstanceUID, the id of a DICOM image")
+        uid = dataset.get("SOPInstanceUID") or ""
         return uid if isinstance(uid, str) else "\\".join(uid)
 
 

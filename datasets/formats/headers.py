@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from datasets.formats.finding import is_dicom
 from utils.errors import InputError
 from utils.limits import check_pixels
 
@@ -57,7 +58,7 @@ def palette_indices_differ(path: Path) -> bool:
 
     The file has to be one that was decoded before.
     """
-    if path.suffix.lower() == ".dcm":
+    if is_dicom(path):
         return False
     with Image.open(path) as image:
         if image.mode != "P":

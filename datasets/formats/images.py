@@ -1,6 +1,5 @@
-"""Finding, identifying and reading image files, for training and prediction."""
+"""Identifying and reading image files, for training and prediction."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +16,14 @@ from datasets.formats.dicom import (
     jpeg_frame,
     read_dicom,
 )
+from datasets.formats.finding import find_images, is_dicom
 from datasets.formats.headers import image_header, is_16_bit_png
+from datasets.formats.ids import IdKind, IdRule, check_id
 from datasets.formats.pixels import check_depth, decode_image, luminance
 from utils.errors import InputError
 from utils.limits import IMAGE_BYTES, read_bytes
 
-SUFFIXES = (".dcm", ".jpeg", ".jpg", ".png")
-# File systems allow 255 bytes; a temporary name adds a dot, a process id and a suffix.
-MAX_ID_BYTES = 200
+BY_UID = IdRule()
 
 
 class ImageIdentity(NamedTuple):
@@ -41,30 +40,13 @@ class ImageIdentity(NamedTuple):
     deep: bool
 
 
-def find_images(folder: str | Path) -> list[Path]:
-    """List the .dcm, .jpg, .jpeg and .png files in a folder and its subfolders, sorted.
-
-    Hidden files and folders are skipped, and links to folders are followed.
-
-    Raises:
-        InputError: the folder is missing or cannot be listed.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; expected a folder of images")
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_listing):
-        real = os.path.realpath(root)
-        # A link to a parent folder would otherwise recurse forever.
-        folders[:] = [] if real in seen else [name for name in folders if name[0] != "."]
-        names = [] if real in seen else names
-        seen.add(real)
-        found += [Path(root, name) for name in names if _is_image_name(name)]
-    return sorted(found)
-
-
-def find_images_by_id(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
+def find_images_by_id(folder: Path, ids: Iterable[str], kind: IdKind = "uid") -> dict[str, Path]:
     """Find the files of images in a folder and its subfolders, with a progress bar.
+
+    Args:
+        folder: the folder.
+        ids: the images.
+        kind: how files get their ids.
 
     Raises:
         InputError: the folder is missing, has none of them or one of them twice, or the id of a
@@ -72,36 +54,39 @@ def find_images_by_id(folder: Path, ids: Iterable[str]) -> dict[str, Path]:
     """
     wanted: set[str] = set(ids)
     found: dict[str, Path] = {}
-    for path in tqdm(find_images(folder), "finding images", unit="image", disable=None):
-        name = image_id(path)
+    name, paths = "", find_images(folder)
+    rule = IdRule.of_folder(kind, folder, paths)
+    for path in tqdm(paths, "finding images", unit="image", disable=None):
+        name = image_id(path, rule)
         if name in wanted and found.setdefault(name, path) != path:
             raise InputError(f"{found[name]} and {path} are both image {name}; remove one")
     if not found:
-        raise InputError(f"{folder}: has none of the {len(wanted)} images; choose another folder")
+        raise InputError(
+            f"{folder}: has none of the {len(wanted)} images, such as {min(wanted, default='none')}"
+            + (f", but images such as {name}" if name else "")
+            + "; choose another folder or --ids"
+        )
     return found
 
 
-def image_id(path: str | Path) -> str:
-    """Return the id of an image: the SOPInstanceUID of a DICOM, the stem of any other file.
+def image_id(path: str | Path, rule: IdRule = BY_UID) -> str:
+    """Return the id of an image.
 
     Raises:
         InputError: the file cannot be read, or the id is unusable as a file name.
     """
     path = Path(path)
-    return _id_of(_read_header(path), path)
+    return _id_of(_read_header(path) if rule.kind == "uid" else None, path, rule)
 
 
 def _read_header(path: Path) -> Dataset | None:
     """Read a DICOM without its pixels; None for other files."""
-    return read_dicom(path, pixels=False) if path.suffix.lower() == ".dcm" else None
+    return read_dicom(path, pixels=False) if is_dicom(path) else None
 
 
-def _id_of(dataset: Dataset | None, path: Path) -> str:
-    name = path.stem if dataset is None else instance_uid(dataset, path)
-    usable = name.isprintable() and not set(name) & set("/\\") and name == name.strip()
-    if not name or name[0] == "." or not usable or len(name.encode()) > MAX_ID_BYTES:
-        raise InputError(f"{path}: its image id {name[:MAX_ID_BYTES]!r} is not a plain file name")
-    return name
+def _id_of(dataset: Dataset | None, path: Path, rule: IdRule) -> str:
+    uid = instance_uid(dataset, path) if dataset is not None and rule.kind == "uid" else ""
+    return check_id(uid or rule.name(path), path)
 
 
 def read_image(path: str | Path, any_modality: bool = False, bits: int | None = 16) -> np.ndarray:
@@ -139,7 +124,7 @@ def read_values(path: str | Path, any_modality: bool = False, bits: int | None =
         InputError: see `read_image`.
     """
     path = Path(path)
-    if path.suffix.lower() != ".dcm":
+    if not is_dicom(path):
         return decode_image(read_file(path), path)
     dataset = read_dicom(path)
     frame = jpeg_frame(dataset, path, any_modality)
@@ -165,7 +150,7 @@ def copyable_bytes(path: str | Path, any_modality: bool = False) -> bytes | None
         InputError: the file is missing, truncated, damaged or not an image.
     """
     path = Path(path)
-    if path.suffix.lower() == ".dcm":
+    if is_dicom(path):
         data = jpeg_frame(read_dicom(path), path, any_modality)
     else:
         data = read_file(path)
@@ -175,14 +160,6 @@ def copyable_bytes(path: str | Path, any_modality: bool = False) -> bytes | None
         return None
     decode_image(data, path)
     return data
-
-
-def _is_image_name(name: str) -> bool:
-    return name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def _refuse_listing(error: OSError) -> None:
-    raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
 
 def read_file(path: Path) -> bytes:
@@ -199,14 +176,14 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def identify(path: Path) -> ImageIdentity:
+def identify(path: Path, rule: IdRule = BY_UID) -> ImageIdentity:
     """Read id, size and kind of an image, without decoding it.
 
     Raises:
         InputError: see `image_id`.
     """
     dataset = _read_header(path)
-    name = _id_of(dataset, path)
+    name = _id_of(dataset, path, rule)
     try:
         if dataset is not None:
             size, deep = dicom_size(dataset, path), has_unknown_depth(dataset, path)

@@ -17,6 +17,10 @@ class MaskError(InputError):
     """
 
 
+class SmoothedMaskError(MaskError):
+    """A mask file with more than two values, which `cut_at_half` can use."""
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask file.
 
@@ -41,7 +45,7 @@ def binary_mask(values: np.ndarray, path: str | Path) -> np.ndarray:
         path: the file that they come from.
 
     Raises:
-        MaskError: see `read_mask`.
+        MaskError: see `read_mask`; `SmoothedMaskError` for more than two values.
     """
     colours = values if values.ndim == 2 else _pack(values)
     low, high = colours.min(), colours.max()
@@ -56,7 +60,7 @@ def binary_mask(values: np.ndarray, path: str | Path) -> np.ndarray:
             )
         return np.zeros(colours.shape, np.uint8)
     if (colours[~is_high] != low).any():
-        raise MaskError(_describe_values(np.unique(colours), values, path))
+        raise SmoothedMaskError(_describe_values(np.unique(colours), values, path))
     grey = luminance(values)
     value_high, value_low = grey[is_high].flat[0], grey[~is_high].flat[0]
     if value_high == value_low:
@@ -65,6 +69,32 @@ def binary_mask(values: np.ndarray, path: str | Path) -> np.ndarray:
             f"{path}: is no mask; its shapes are only in {where}. Save it as white on black"
         )
     return (is_high if value_high > value_low else ~is_high).astype(np.uint8)
+
+
+def cut_at_half(values: np.ndarray, path: str | Path) -> tuple[np.ndarray, int]:
+    """Convert a smoothed mask to 0 and 1: what is brighter than half of the range is mask.
+
+    Args:
+        values: see `binary_mask`; of colours, the brightest channel counts.
+        path: the file that they come from.
+
+    Returns:
+        [H,W] uint8 mask of 0 and 1, and the number of ambiguous pixels, those between a quarter and
+        three quarters of the range.
+
+    Raises:
+        MaskError: nothing is brighter than half of the range, so that the mask would vanish.
+    """
+    grey = values if values.ndim == 2 else values[..., :3].max(axis=2)
+    full, brightest = int(np.iinfo(grey.dtype).max), int(grey.max())
+    if 2 * brightest <= full:
+        raise MaskError(
+            f"{path}: no pixel is above half of the range; the brightest has {brightest:,} of "
+            f"{full:,}, so that nothing would be left of this mask. Get a larger version of it, or "
+            "stretch its values to the whole range"
+        )
+    ambiguous = int(np.count_nonzero((grey > full // 4) & (grey < full - full // 4)))
+    return (grey > full // 2).astype(np.uint8), ambiguous
 
 
 def _pack(values: np.ndarray) -> np.ndarray:
@@ -80,7 +110,6 @@ def _describe_values(found: np.ndarray, values: np.ndarray, path: str | Path) ->
     return (
         f"{path}: is no mask; it has {len(found):,} {kind} where a mask has two. It was smoothed "
         "when it was resized, or saved as JPEG. Do not exclude it, which would leave out positives "
-        "only: threshold it at half of its range and save it as PNG (for example with ImageMagick: "
-        "magick MASK -threshold 50% MASK.png), or prepare the images again from Kaggle's csv of "
-        "run lengths"
+        "only: cut such masks at half of their range with python -m datasets.prepare --images DIR "
+        "--masks DIR --binarize, or prepare the images again from Kaggle's csv of run lengths"
     )

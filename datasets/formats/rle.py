@@ -68,13 +68,45 @@ def extent(rle: str) -> int:
     return sum(map(int, words)) if all(word.isdecimal() for word in words) else 0
 
 
-def _runs(rle: str, pixels: int) -> tuple[list[int], list[int]]:
+def from_absolute(text: str) -> str:
+    """Convert absolute run-length text to this module's.
+
+    Absolute text has the first pixel of each run in place of the gap. Pixels are numbered from 1,
+    as in Kaggle's other competitions (the evaluation pages of Airbus Ship Detection or Severstal).
+
+    Args:
+        text: `start length ...` or `-1`.
+
+    Raises:
+        ValueError: a value is not an integer, their count is odd, or a run does not start after the
+            end of the previous one.
+    """
+    if text.strip() == EMPTY:
+        return EMPTY
+    numbers = _numbers(text)
+    previous, relative = 0, []
+    for start, length in zip(numbers[0::2].tolist(), numbers[1::2].tolist(), strict=True):
+        gap = start - 1 - previous
+        if gap < 0:
+            raise ValueError(
+                f"its run lengths are not absolute; one starts at pixel {start:,}, where it cannot "
+                f"be before {previous + 1:,}"
+            )
+        relative += [gap, length]
+        previous = start - 1 + length
+    return " ".join(map(str, relative))
+
+
+def may_be_absolute(text: str, pixels: int) -> bool:
+    """Return whether run-length text fits into an image of `pixels` pixels if it is absolute."""
     try:
-        numbers = np.array([int(word) for word in rle.split()], dtype=np.int64)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"run-length text is not all integers: {rle.strip()[:40]!r}") from error
-    if numbers.size == 0 or numbers.size % 2:
-        raise ValueError(f"run-length text has {numbers.size} numbers; expected pairs")
+        return extent(from_absolute(text)) <= pixels
+    except ValueError:
+        return False
+
+
+def _runs(rle: str, pixels: int) -> tuple[list[int], list[int]]:
+    numbers = _numbers(rle)
     if numbers.min() < 0:
         raise ValueError(f"run-length text has a negative number ({numbers.min()})")
     if (numbers[1::2] == 0).any():
@@ -83,3 +115,13 @@ def _runs(rle: str, pixels: int) -> tuple[list[int], list[int]]:
         raise ValueError(f"run-length text extends past the last of {pixels} pixels")
     edges = np.cumsum(numbers)
     return edges[0::2].tolist(), edges[1::2].tolist()
+
+
+def _numbers(rle: str) -> np.ndarray:
+    try:
+        numbers = np.array([int(word) for word in rle.split()], dtype=np.int64)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"run-length text is not all integers: {rle.strip()[:40]!r}") from error
+    if numbers.size == 0 or numbers.size % 2:
+        raise ValueError(f"run-length text has {numbers.size} numbers; expected pairs")
+    return numbers

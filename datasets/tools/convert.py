@@ -1,16 +1,18 @@
-"""Converting one original image and its rows to an image file and a mask file for training."""
+"""Converting one original image and its annotation to an image file and a mask file."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from datasets.formats.annotations import RleRow, annotated_mask
+from datasets.annotations.kinds import Annotation, Changes
+from datasets.annotations.names import Named
+from datasets.formats.finding import SUFFIXES
 from datasets.formats.headers import JPEG_START, image_header, is_complete
-from datasets.formats.images import SUFFIXES, copyable_bytes, read_image
+from datasets.formats.ids import PATH_HINT
+from datasets.formats.images import copyable_bytes, read_image
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -21,21 +23,19 @@ class Job(NamedTuple):
     Attributes:
         image_id: its id.
         paths: its files, several if it was copied.
-        folders: to write image and mask to.
-        rows: of its mask in the csv.
-        csv: the csv.
+        folders: to write image and mask to; one folder for an image without a mask.
+        annotation: says what its mask is.
+        named: its row in a table of names, if there is one.
         any_modality: accept a DICOM that is no X-ray.
-        rle_size: height and width that the csv is for, if not those of the image.
         bits: bits that 16-bit images use; None if they are unknown.
     """
 
     image_id: str
     paths: list[Path]
     folders: list[Path]
-    rows: Sequence[RleRow] = ()
-    csv: Path | None = None
+    annotation: Annotation | None = None
+    named: Named | None = None
     any_modality: bool = False
-    rle_size: tuple[int, int] | None = None
     bits: int | None = None
 
 
@@ -45,6 +45,7 @@ class Outcome(NamedTuple):
     written: bool = False
     positive: bool = False
     copies: int = 0
+    changes: Changes = Changes()
     refused: str = ""
 
 
@@ -70,7 +71,7 @@ def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
 
 
 def _convert(job: Job) -> Outcome:
-    images, *masks = job.folders
+    images, changes, positive = job.folders[0], Changes(), False
     path = _check_copies(job)
     data = copyable_bytes(path, job.any_modality)
     suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"
@@ -80,11 +81,12 @@ def _convert(job: Job) -> Outcome:
     if not kept:
         content = _png(_read(path, job)) if data is None else data
     # The mask first, so that an image never exists without one.
-    positive = bool(masks) and _write_mask(job, masks[0], image_header(content, target)[1])
+    if job.annotation is not None:
+        positive, changes = _write_mask(job, job.annotation, image_header(content, target)[1])
     remove(job.image_id, [images], keep=target)
     if not kept:
         _write(target, content)
-    return Outcome(not kept, positive, len(job.paths) - 1)
+    return Outcome(not kept, positive, len(job.paths) - 1, changes)
 
 
 def _read(path: Path, job: Job) -> np.ndarray:
@@ -96,18 +98,25 @@ def _check_copies(job: Job) -> Path:
     for other in others:
         if not np.array_equal(_read(first, job), _read(other, job)):
             raise InputError(
-                f"{first} and {other} have the same id but different pixels; remove one"
+                f"{first} and {other} have the same id but different pixels; remove one, or, "
+                f"{PATH_HINT}"
             )
     return first
 
 
-def _write_mask(job: Job, folder: Path, shape: tuple[int, int]) -> bool:
-    mask = annotated_mask(job.rows, *shape, job.csv, job.rle_size)
+def _write_mask(job: Job, annotation: Annotation, shape: tuple[int, int]) -> tuple[bool, Changes]:
+    mask, changes = annotation.draw(*shape)
     positive = bool(mask.any())
-    # The mask is decoded in column order; OpenCV transposes it ten times as fast as numpy.
-    data = _png(cv2.transpose(mask.T) * 255) if positive else _empty_mask(*shape)
-    _write(folder / f"{job.image_id}.png", data)
-    return positive
+    if job.named is not None and job.named.has_mask not in (None, positive):
+        raise InputError(
+            f"{job.named.source}: says that there is {'no' if positive else 'a'} mask, but "
+            f"{annotation.describe()} has {'one' if positive else 'none'}; correct one of the two"
+        )
+    # Run lengths are decoded in column order; OpenCV transposes ten times as fast as numpy.
+    rows = mask if mask.flags.c_contiguous else cv2.transpose(mask.T)
+    data = _png(rows * 255) if positive else _empty_mask(*shape)
+    _write(job.folders[1] / f"{job.image_id}.png", data)
+    return positive, changes
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,15 +1,18 @@
 """The images to convert: their ids and sizes, and the depth of those with 16 bits."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
 
+from datasets.annotations.names import Named
 from datasets.formats.depth import choose_depth, largest_value, read_bits, write_bits
-from datasets.formats.images import SUFFIXES, ImageIdentity, find_images, identify
+from datasets.formats.finding import SUFFIXES, find_images, stem_of
+from datasets.formats.ids import IdRule
+from datasets.formats.images import ImageIdentity, identify
 from datasets.tools.convert import remove
 from utils.errors import InputError
 
@@ -30,8 +33,13 @@ class Originals(NamedTuple):
     refused: list[str]
 
 
-def find_originals(images: Path, folders: list[Path]) -> list[Path]:
+def find_originals(images: Path, folders: list[Path], masks: Collection[Path] = ()) -> list[Path]:
     """List the image files in a folder and its subfolders, sorted.
+
+    Args:
+        images: the folder.
+        folders: to write to.
+        masks: mask files, which are no images.
 
     Raises:
         InputError: there are none, or the folder overlaps one of the output `folders`.
@@ -41,33 +49,45 @@ def find_originals(images: Path, folders: list[Path]) -> list[Path]:
         target = folder.resolve()
         if source == target or source in target.parents or target in source.parents:
             raise InputError(f"{images}: overlaps the output folder {folder}; choose another --out")
-    paths = find_images(images)
+    paths, taken = find_images(images), {path.resolve() for path in masks}
+    if taken:
+        paths = [path for path in paths if path.resolve() not in taken]
     if not paths:
         raise InputError(
-            f"{images}: has no {', '.join(SUFFIXES)} files, subfolders included; check --images"
+            f"{images}: has no {', '.join(SUFFIXES)} files"
+            + (" but masks" if masks else "")
+            + ", subfolders included; check --images"
         )
     return paths
 
 
-def identify_originals(run: Callable[..., Iterable], paths: list[Path]) -> Originals:
+def identify_originals(
+    run: Callable[..., Iterable],
+    paths: list[Path],
+    rule: IdRule,
+    names: Mapping[str, Named] | None = None,
+) -> Originals:
     """Read the header of every file.
 
     Args:
         run: maps a function over items, in this process or in several.
         paths: the files.
+        rule: how they get their ids.
+        names: a table of ids by the stem of the files, all of which it has; it replaces the rule.
     """
     files: dict[str, list[Path]] = defaultdict(list)
     found = Originals(files, {}, {}, [])
-    identities = show_progress(run(_identify, paths), len(paths), "reading ids")
+    identities = show_progress(run(partial(_identify, rule=rule), paths), len(paths), "reading ids")
     for path, identity in zip(paths, identities, strict=True):
         if isinstance(identity, str):
             found.refused.append(identity)
             continue
-        files[identity.id].append(path)
+        name = identity.id if names is None else names[stem_of(path.name)].id
+        files[name].append(path)
         if identity.size is not None:
-            found.sizes[identity.id] = identity.size
+            found.sizes[name] = identity.size
         if identity.deep:
-            found.deep[path] = identity.id
+            found.deep[path] = name
     return found
 
 
@@ -131,8 +151,8 @@ def show_progress(results: Iterable, total: int, what: str) -> Iterable:
     return tqdm(results, total=total, desc=what, unit="image", disable=None)
 
 
-def _identify(path: Path) -> ImageIdentity | str:
+def _identify(path: Path, rule: IdRule) -> ImageIdentity | str:
     try:
-        return identify(path)
+        return identify(path, rule)
     except InputError as error:
         return str(error)

@@ -303,7 +303,7 @@ def below_the_output(workspace):
         (lambda workspace: workspace.csv.unlink(), "rle.csv: the csv of masks cannot be read"),
         (
             lambda workspace: workspace.csv.write_text("a,b,c\n"),
-            "rle.csv: expected the columns ImageId and Encoded",
+            r"rle.csv: expected the columns ImageId \(or ImageID, .*\) and EncodedPixels",
         ),
         (lambda workspace: workspace.csv.write_text(""), "rle.csv: has no rows"),
         (

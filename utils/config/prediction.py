@@ -44,9 +44,13 @@ class PredictOptions(RunOptions):
     """Settings of predict.py."""
 
     images: list[Path]
-    """Images (.dcm, .jpg, .png), or folders to search for them at any depth."""
+    """Images (DICOM, JPEG, PNG), or folders to search for them at any depth."""
     out: str = "submission.csv"
     """Path of the submission csv; scores.csv is written next to it."""
+    ids: Literal["uid", "file", "path"] = "uid"
+    """Ids of the images, as in python -m datasets.prepare: uid, the SOPInstanceUID of a DICOM and
+    the stem of any other file; file, the stem of every file; path, the path below the folder in
+    --images with __ between its parts."""
     sample_submission: Path | None = None
     """Csv with the ids to predict; the submission has the same order. Other images are skipped.
     Default: all images."""
@@ -109,7 +113,7 @@ def parse_predict_options(args: list[str] | None, description: str) -> PredictOp
         nargs="+",
         type=str,
         required=True,
-        help="Images (.dcm, .jpg, .png), or folders to search for them at any depth.",
+        help="Images (DICOM, JPEG, PNG), or folders to search for them at any depth.",
     )
     settings = _parse(parser, args, PredictOptions, skip={"images"})
     return PredictOptions(**settings | {"images": [Path(word) for word in settings["images"]]})

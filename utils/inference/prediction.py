@@ -108,7 +108,7 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
     runs = read_runs(options.run, options.weights, options.folds)
     checkpoints = [find_checkpoints(run.folder, run.config, options.checkpoint) for run in runs]
     rule = choose_rule(options, runs)
-    images, problems = find_input_images(options.images)
+    images, problems = find_input_images(options.images, options.ids)
     if options.sample_submission is not None:
         ids, found = read_sample(options.sample_submission), len(images)
         images, problems = select_by_sample(images, problems, ids, options.sample_submission)

@@ -1,7 +1,7 @@
 """The images to predict, their order, and the csv files of the results."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +9,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from datasets.formats.annotations import RLE_COLUMNS, read_annotations
-from datasets.formats.images import SUFFIXES, find_images, identify
+from datasets.formats.finding import SUFFIXES, find_images, is_image_file
+from datasets.formats.ids import PATH_HINT, IdKind, IdRule
+from datasets.formats.images import identify
 from utils.errors import InputError
 from utils.files import is_stream, write_output
 
@@ -48,8 +50,14 @@ class Prediction(NamedTuple):
     area: int
 
 
-def find_input_images(paths: Iterable[Path]) -> tuple[list[InputImage], list[Problem]]:
+def find_input_images(
+    paths: Iterable[Path], kind: IdKind = "uid"
+) -> tuple[list[InputImage], list[Problem]]:
     """Find the images in files and folders, in the order given; a folder's images by name.
+
+    Args:
+        paths: files and folders.
+        kind: how images get their ids.
 
     Returns:
         The images, and the files whose id cannot be read.
@@ -59,19 +67,22 @@ def find_input_images(paths: Iterable[Path]) -> tuple[list[InputImage], list[Pro
             the same id.
     """
     # A file may be given twice, directly and by its folder.
-    files = list(dict.fromkeys(file for path in paths for file in _images_at(path)))
+    rules = {file: rule for path in paths for file, rule in _images_at(path, kind)}
     images: dict[str, InputImage] = {}
     problems: list[Problem] = []
-    for file in tqdm(files, "reading ids", unit="image", leave=False, disable=None):
+    progress = tqdm(rules.items(), "reading ids", unit="image", leave=False, disable=None)
+    for file, rule in progress:
         try:
-            identity = identify(file)
+            identity = identify(file, rule)
         except InputError as error:
             problems.append(Problem(file.stem, str(error)))
             continue
         image = InputImage(identity.id, file, identity.deep)
         other = images.setdefault(image.id, image)
         if other is not image:
-            raise InputError(f"{other.path} and {file} are both image {image.id}; remove one")
+            raise InputError(
+                f"{other.path} and {file} are both image {image.id}; remove one, or, {PATH_HINT}"
+            )
     return list(images.values()), problems
 
 
@@ -133,7 +144,14 @@ def scores_path(submission: Path) -> Path | None:
     return None if is_stream(submission) else submission.with_name(SCORES)
 
 
-def _images_at(path: Path) -> list[Path]:
+def _images_at(path: Path, kind: IdKind) -> Iterator[tuple[Path, IdRule]]:
+    """Yield the image files of a folder, or a file, and the rule by which they are named."""
+    files = _list_images(path)
+    rule = IdRule.of_folder(kind, path if path.is_dir() else path.parent, files)
+    yield from ((file, rule) for file in files)
+
+
+def _list_images(path: Path) -> list[Path]:
     if path.is_dir():
         files = find_images(path)
         if not files:
@@ -144,7 +162,7 @@ def _images_at(path: Path) -> list[Path]:
             f"{path}: is neither a file nor a folder; --images takes image files and folders of "
             "images"
         )
-    if path.suffix.lower() not in SUFFIXES:
+    if not is_image_file(path):
         raise InputError(f"{path}: is not a {', '.join(SUFFIXES)} file")
     return [path]
 

@@ -299,6 +299,6 @@ def test_left_aligned_pixels_are_refused(tmp_path):
         read_image(path)
 
 
-def test_a_dicom_without_an_id_is_refused(tmp_path):
-    with pytest.raises(InputError, match="has no SOPInstanceUID"):
-        image_id(write_dicom(tmp_path / "a.dcm", picture(), uid=""))
+def test_a_dicom_without_a_uid_has_the_stem_of_its_file_as_id(tmp_path):
+    for name in ("a.dcm", "a.dicom", "a"):
+        assert image_id(write_dicom(tmp_path / name, picture(), uid="")) == "a"

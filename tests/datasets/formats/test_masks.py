@@ -109,7 +109,7 @@ def test_a_smoothed_mask_is_refused_and_its_message_says_what_to_do(tmp_path):
     for name in ("saved.jpg", "resized.png", "blurred.png"):
         message = refusal(tmp_path / name)
         assert "smoothed when it was resized, or saved as JPEG" in message
-        assert "-threshold 50%" in message
+        assert "--masks DIR --binarize" in message
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tests.helpers.tiny import SETTINGS, as_flags, write_dataset
 from utils.errors import InputError, command
 
 CAUSE = "smoothed when it was resized, or saved as JPEG"
-THRESHOLD = "threshold it at half of its range"
+THRESHOLD = "cut such masks at half of their range with python -m datasets.prepare"
 
 
 def smooth_masks(root):
