@@ -6,7 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.formats.images import find_images, image_id
+from datasets.formats.finding import find_images
+from datasets.formats.images import image_id
 from datasets.sources.base import FIX_HINT, Sample
 from utils.errors import InputError, raise_problems
 from utils.limits import LIST_BYTES, read_bytes
@@ -19,6 +20,7 @@ MASK_SIZES: tuple[tuple[int, int | None], ...] = (
 )
 """Buckets of mask sizes in pixels, first and last inclusive; None for no upper limit."""
 
+_PREPARE = "python -m datasets.prepare --images DIR and --rle CSV or --masks DIR"
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
@@ -55,8 +57,8 @@ def find_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> Fo
     if not found.samples:
         raise InputError(
             f"no mask in {root}/train_mask has the name of an image in {root}/train_images "
-            f"({len(found.unannotated)} images, {len(found.without_image)} masks). Prepare them "
-            "with python -m datasets.prepare --images DIR --rle CSV"
+            f"({_example(found.unannotated, 'images')}; {_example(found.without_image, 'masks')}). "
+            f"Prepare them with {_PREPARE}"
         )
     return found
 
@@ -120,12 +122,16 @@ def check_excluded(excluded: Collection[str], known: Collection[str]) -> None:
         )
 
 
+def _example(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}" + (f", such as {names[0]}" if names else "")
+
+
 def _by_id(folder: Path) -> tuple[dict[str, Path], list[tuple[str, str]]]:
     """Return the files by id, and the problems as pairs of id (or else file stem) and reason."""
     if not folder.is_dir():
         raise InputError(
-            f"looked for images in {folder}, which is not a folder. Prepare it with "
-            "python -m datasets.prepare --images DIR --rle CSV, or set --dataset_root"
+            f"looked for images in {folder}, which is not a folder. Prepare it with {_PREPARE}, or "
+            "set --dataset_root"
         )
     found: dict[str, Path] = {}
     problems = []

@@ -24,7 +24,7 @@ from datasets.formats.rle import decode
 from datasets.preprocessing import preprocess
 from models import build_model
 from models.interface import normalise
-from tests.helpers.dicoms import write_dicom, write_jpeg_dicom
+from tests.helpers.dicoms import picture, write_dicom, write_jpeg_dicom
 from tests.helpers.tiny import SETTINGS, as_flags, write_dataset
 from utils.drawing import PANEL, TILE
 from utils.postprocessing.rule import load_rule
@@ -364,12 +364,23 @@ def test_two_files_with_the_same_id_are_refused(images, predicted, tmp_path, cap
     assert predicted(inputs=[images / "plain.png", images]) == 0
 
 
+@pytest.mark.parametrize("rule", ["uid", "file"])
+def test_files_with_the_same_id_are_refused_by_the_name_of_a_rule(
+    predicted, tmp_path, capsys, rule
+):
+    for folder in ("one", "two"):
+        write_dicom(tmp_path / f"patients/{folder}/view1.dcm", picture())
+    message = refusal(capsys, predicted("--ids", rule, inputs=[tmp_path / "patients"]))
+    assert f"are both image {'1.2.3' if rule == 'uid' else 'view1'}; remove one, or, if" in message
+    assert "--ids path" in message
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("ImageId,EncodedPixels\nplain,-1\ndeep,-1\nplain,-1\n", ["row 4", "repeats plain"]),
         ("ImageId,EncodedPixels\nplain,-1\nnobody,-1\n", ["names 1 images", "nobody"]),
-        ("Id,Pixels\nplain,-1\n", ["ImageId and EncodedPixels"]),
+        ("ImageId,EncodedPixels\nnobody,-1\n", ["names 1 images", "nobody", "has 1.2.3.4"]),
+        ("Id,Pixels\nplain,-1\n", ["ImageId (or ImageID"]),
         (None, ["sample.csv", "is not a file"]),
     ],
 )

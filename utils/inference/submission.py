@@ -12,6 +12,7 @@ from datasets.formats.annotations import RLE_COLUMNS, read_annotations
 from datasets.formats.finding import SUFFIXES, find_images, is_image_file
 from datasets.formats.ids import PATH_HINT, IdKind, IdRule
 from datasets.formats.images import identify
+from utils.console import print0
 from utils.errors import InputError
 from utils.files import is_stream, write_output
 
@@ -87,20 +88,20 @@ def find_input_images(
 
 
 def read_sample(path: Path) -> list[str]:
-    """Read the ids of a sample submission, in its order.
+    """Read the ids of a sample submission, in its order; repeated ones count once, with a word.
 
     Raises:
-        InputError: the file is missing, is not a csv of masks, or repeats an image.
+        InputError: the file is missing, or is not a csv of masks.
     """
     if not path.is_file():
         raise InputError(f"{path}: is not a file; --sample_submission takes a csv of image ids")
     rows = read_annotations(path)
-    for name, several in rows.items():
-        if len(several) > 1:
-            raise InputError(
-                f"{path} row {several[1].number}: repeats {name} of row {several[0].number}; keep "
-                "one row per image (Kaggle's sample submission of stage 1 repeats ids)"
-            )
+    repeated = sum(map(len, rows.values())) - len(rows)
+    if repeated:
+        print0(
+            f"{path}: {repeated:,} rows repeat an id and are dropped, as in Kaggle's of stage 1; "
+            "the submission has one row per image"
+        )
     return list(rows)
 
 
@@ -118,6 +119,7 @@ def select_by_sample(
         hint = "".join(f"\n  {problem.reason}" for problem in problems[:1])
         raise InputError(
             f"{sample} names {len(missing)} images that --images lacks, the first is {missing[0]}"
+            + (f"; --images has {min(files)}" if files and len(missing) == len(ids) else "")
             + (f"; {len(problems)} files cannot be read:{hint}" if problems else "")
         )
     return (

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets.formats.annotations import RleRow, annotated_mask, read_annotations
+from datasets.formats.annotations import RleRow, annotated_mask, check_extent, read_annotations
 from utils.errors import InputError
 
 FORMATS = {
@@ -9,6 +9,15 @@ FORMATS = {
     "stage 2": b"ImageId,EncodedPixels\na,-1\nb,0 2\nb,3 1\n",
     "sample": b"\xef\xbb\xbfa,-1\r\nb, 0 2\r\nb, 3 1",
     "more columns": b"id,EncodedPixels,ImageId\n0,-1,a\n1,0 2,b\n2,3 1,b\n",
+    "suffixes": b"ImageId,EncodedPixels\na.dcm,-1\nb.png,0 2\nb.JPG,3 1\n",
+    "SOPInstanceUID": b"SOPInstanceUID,StudyInstanceUID,EncodedPixels,Report\n"
+    b'a,1,-1,"no, none"\nb,2,0 2,\nb,2,3 1,large\n',
+    "image_id": b"patientId,image_id,EncodedPixels\n1,a,-1\n2,b,0 2\n2,b,3 1\n",
+    "ImageID": b"ImageID,EncodedPixels\na,-1\nb,0 2\nb,3 1\n",
+    "patientId": b"EncodedPixels,patientId\n-1,a\n0 2,b\n3 1,b\n",
+    "lists": b'ImageId,EncodedPixels\na,[]\nb,"[0, 2]"\nb,"[3,1]"\n',
+    "lists without commas": b"ImageId,EncodedPixels\na,[-1]\nb,[0 2]\nb,[3  1]\n",
+    "lists without header": b'\na,[]\nb,"[0, 2]"\nb,"[3, 1]"\n',
     "quoted": b'"ImageId","EncodedPixels"\n"a","-1"\n"b","0 2"\n"b","3 1"\n',
 }
 
@@ -26,6 +35,30 @@ def test_every_format_yields_the_same_rows_and_line_numbers(tmp_path, csv_format
         "a": [RleRow(first, "-1")],
         "b": [RleRow(first + 1, "0 2"), RleRow(first + 2, "3 1")],
     }
+
+
+def test_absolute_run_lengths_are_converted_to_relative_ones(tmp_path):
+    text = b"ImageId,EncodedPixels\na,-1\nb,1 2 6 3\nb,9 1\n"
+    assert read_annotations(write(tmp_path, text), "absolute") == {
+        "a": [RleRow(2, "-1")],
+        "b": [RleRow(3, "0 2 3 3"), RleRow(4, "8 1")],
+    }
+
+
+def test_a_csv_whose_runs_overlap_if_they_are_absolute_is_relative(tmp_path):
+    path = write(tmp_path, b"ImageId,EncodedPixels\na,5 10\nb,100 9 50 9\n")
+    with pytest.raises(InputError, match=r"rle\.csv row 3: .* not absolute; .* pixel 50, .*form"):
+        read_annotations(path, "absolute")
+
+
+@pytest.mark.parametrize("text", ["30 6 40 5", "3 5 60 1"])
+def test_runs_beyond_an_image_that_fit_as_absolute_ones_name_the_form(text):
+    rows, advice = [RleRow(2, text)], "--rle_form absolute says"
+    with pytest.raises(InputError, match=advice):
+        check_extent("a", rows, (8, 8), "x.csv")
+    with pytest.raises(InputError) as caught:
+        check_extent("a", [RleRow(2, "30 6 40 50")], (8, 8), "x.csv")
+    assert advice not in str(caught.value)
 
 
 def test_blank_lines_are_counted_but_skipped(tmp_path):

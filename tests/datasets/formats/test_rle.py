@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from datasets.formats.rle import decode, encode
+from datasets.formats.rle import decode, encode, from_absolute, may_be_absolute
 
 MASKS = arrays(
     np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1)
@@ -120,3 +120,21 @@ def test_every_real_row_survives_decoding_and_encoding(siim_data):
     assert len(rows) == 12954
     for text in rows:
         assert encode(decode(text)) == text
+
+
+@given(MASKS)
+def test_absolute_runs_are_the_starts_of_the_relative_ones(mask):
+    """Against the encoder of Kaggle's other competitions: pixels are numbered from 1."""
+    pixels = np.concatenate([[0], mask.T.flatten(), [0]])
+    runs = np.where(pixels[1:] != pixels[:-1])[0] + 1
+    runs[1::2] -= runs[::2]
+    absolute = " ".join(map(str, runs)) or "-1"
+    assert from_absolute(absolute) == encode(mask)
+    assert may_be_absolute(absolute, mask.size)
+
+
+@pytest.mark.parametrize("text", ["0 3", "5 2 6 1", "5 2 3 1", "1", "a b", "", "-2 1"])
+def test_what_cannot_be_absolute_is_refused(text):
+    with pytest.raises(ValueError, match="run"):
+        from_absolute(text)
+    assert not may_be_absolute(text, 100)
