@@ -2,12 +2,14 @@
 
     python evaluate.py --submission submission.csv --truth train-rle.csv
     python evaluate.py --submission submission.csv --truth train-rle.csv --scores scores.csv
+    python evaluate.py --submission submission.csv --truth datasets/unseen/train_mask
     python evaluate.py --submission submission.csv --truth train-rle.csv \\
         --images datasets/SIIM_data/train_images --worst worst.png
     python evaluate.py --submission submission.csv --truth train-rle.csv \\
         --patients datasets/SIIM_data/patients.csv --out evaluation.json
 
-SUBMISSION has one row per image, TRUTH one or more, whose union is the true mask. Only the images
+SUBMISSION has one row per image. TRUTH is a csv with one or more per image, whose union is the true
+mask, or a folder of mask files with the names of the images, as for prepare. Only the images
 in SUBMISSION are scored, so the predictions of one fold can be compared with the csv of all images;
 the number of other images in TRUTH is printed. An image that is not in TRUTH is an error.
 
@@ -30,11 +32,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from datasets.annotations.kinds import Changes, MaskFiles
+from datasets.annotations.names import read_names
+from datasets.annotations.reading import add_mask_flags, mask_flags, unused_mask_flags
 from datasets.folds import describe_unknown, read_patients
 from datasets.formats import rle
-from datasets.formats.annotations import parse_size
+from datasets.formats.ids import ID_KINDS, IDS_HELP
 from datasets.formats.images import find_images_by_id, image_size
-from utils.console import argument_type, open_parser
+from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.evaluation.image_level import (
     ImageLevelScores,
@@ -55,6 +60,8 @@ from utils.evaluation.worst_cases import write_worst_sheet
 from utils.files import write_json, write_output
 
 PICTURES = (".png", ".jpg", ".jpeg")
+SIDE = 1024
+"""Of Kaggle's images, in pixels."""
 FEW_MASKS = 5
 """Fewer predicted masks say nothing about the size of their images."""
 
@@ -63,19 +70,22 @@ FEW_MASKS = 5
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
-    pairs = read_mask_pairs(options.submission, options.truth, options.rle_size)
+    names = read_names(options.names) if options.names else None
+    pairs = read_mask_pairs(options.submission, options.truth, mask_flags(options), names)
     scores = read_scores(options.scores, pairs.ids) if options.scores else None
     groups = _groups(pairs.ids, options.patients)
-    files = find_images_by_id(options.images, pairs.ids) if options.images else {}
-    default = (options.height, options.width)
+    files = find_images_by_id(options.images, pairs.ids, options.ids) if options.images else {}
+    default = (options.height or SIDE, options.width or SIDE)
     if not files:
         _warn_of_another_size(pairs, default)
-    counts = count_pixels(pairs, _sizes(pairs.ids, files, default))
+    # Without images, masks say their size, unless it is given.
+    masks = {} if options.height or options.width else _mask_files(pairs)
+    counts = count_pixels(pairs, _sizes(pairs.ids, masks | files, default))
     summary, image_level = score_submission(counts, groups), None
     if scores is not None:
         _warn_of_other_areas(options.scores, counts.predicted, scores["area"].to_numpy())
         image_level = score_image_level(scores["probability"].to_numpy(), counts.positive, groups)
-    _print(options, pairs, summary, image_level)
+    _print(options, pairs, counts.changes, summary, image_level)
     try:
         if options.out:
             write_json(options.out, _content(options, pairs, summary, image_level), write_output)
@@ -92,13 +102,20 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python evaluate.py", __doc__)
     add = parser.add_argument
     add("--submission", type=Path, required=True, help="csv of predicted masks, one row per image")
-    add("--truth", type=Path, required=True, help="csv of true masks; may have other images, too")
     add(
-        "--rle_size",
-        type=argument_type(parse_size),
-        metavar="HxW",
-        help="height and width of the images that TRUTH is for, such as 1024x1024; its masks are "
-        "resized to the images (default: the size of each image)",
+        "--truth",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="csv of true masks, or folders of mask files, several of which are joined; may have "
+        "other images, too",
+    )
+    add_mask_flags(add, "TRUTH")
+    add(
+        "--names",
+        type=Path,
+        help="csv of file names and image ids, where mask files are not named by the ids of "
+        "SUBMISSION (default: none)",
     )
     add(
         "--scores",
@@ -113,8 +130,9 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add(
         "--images",
         type=Path,
-        help="folder of .dcm, .png or .jpg files, for image sizes and --worst (default: none)",
+        help="folder of DICOM, PNG or JPEG files, for image sizes and --worst (default: none)",
     )
+    add("--ids", choices=ID_KINDS, default="uid", help=f"{IDS_HELP} (default: uid)")
     add(
         "--worst",
         type=Path,
@@ -124,22 +142,26 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add(
         "--height",
         type=int,
-        default=1024,
-        help="height in pixels of images that are not in IMAGES (default: 1024)",
+        help="height in pixels of images that are not in IMAGES (default: that of the mask file, "
+        f"with a csv {SIDE})",
     )
     add(
         "--width",
         type=int,
-        default=1024,
-        help="width in pixels of images that are not in IMAGES (default: 1024)",
+        help="width in pixels of images that are not in IMAGES (default: that of the mask file, "
+        f"with a csv {SIDE})",
     )
     options = parser.parse_args(args)
     if options.worst and not options.images:
         parser.error("--worst needs the images; set their folder with --images")
     if options.worst and options.worst.suffix.lower() not in PICTURES:
         parser.error(f"--worst {options.worst} does not end in {', '.join(PICTURES)}")
-    if min(options.height, options.width) < 1:
-        parser.error(f"--height {options.height} --width {options.width}: must be at least 1")
+    for name in ("height", "width"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} {getattr(options, name)}: must be at least 1")
+    unused = unused_mask_flags(options, folders=any(path.is_dir() for path in options.truth))
+    if unused:
+        parser.error(f"{', '.join(unused)}: without effect on this kind of --truth; leave it out")
     return options
 
 
@@ -154,6 +176,10 @@ def _groups(ids: list[str], patients: Path | None) -> np.ndarray:
     return np.array([known.get(name) or name for name in ids])
 
 
+def _mask_files(pairs: MaskPairs) -> dict[str, Path]:
+    return {name: true.paths[0] for name, true in pairs.true.items() if isinstance(true, MaskFiles)}
+
+
 def _sizes(
     ids: list[str], files: dict[str, Path], default: tuple[int, int]
 ) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -166,7 +192,7 @@ def _warn_of_another_size(pairs: MaskPairs, size: tuple[int, int]) -> None:
     height, width = size
     ends = [rle.extent(row.rle) for row in pairs.predicted.values()]
     masks, furthest = np.count_nonzero(ends), max(ends, default=0)
-    true = max((rle.extent(row.rle) for name in pairs.ids for row in pairs.true[name]), default=0)
+    true = max((annotation.extent() for annotation in pairs.true.values()), default=0)
     if masks >= FEW_MASKS and furthest <= height * width // 4 < true:
         print(
             f"warning: all {masks:,} predicted masks end within the first quarter of "
@@ -188,12 +214,16 @@ def _warn_of_other_areas(path: Path, predicted: np.ndarray, area: np.ndarray) ->
 def _print(
     options: argparse.Namespace,
     pairs: MaskPairs,
+    changes: Changes,
     summary: Summary,
     image_level: ImageLevelScores | None,
 ) -> None:
-    print(f"{options.submission} against {options.truth}")
+    print(f"{options.submission} against {pairs.truth}")
     if pairs.left_out:
-        print(f"{pairs.left_out:,} annotated images are not in the submission and not scored")
+        what = "mask files" if options.truth[0].is_dir() else "annotated images"
+        print(f"{pairs.left_out:,} {what} are not in the submission and not scored")
+    for line in changes.describe():
+        print(line)
     print(f"{summary.predicted:,} of {len(pairs.ids):,} images have a predicted mask\n")
     over = "patients" if options.patients else "images"
     print(f"{'':46}{'images':>8}{'value':>9}   95 % interval over {over}")
@@ -248,7 +278,7 @@ def _content(
 ) -> dict:
     return {
         "submission": str(options.submission),
-        "truth": str(options.truth),
+        "truth": pairs.truth,
         "not_in_submission": pairs.left_out,
         "intervals_over": "patients" if options.patients else "images",
         **asdict(summary),

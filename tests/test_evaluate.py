@@ -49,7 +49,8 @@ class Workspace:
 
     def run(self, *extra, code=0):
         files = ("--submission", self.folder / "submission.csv", "--truth")
-        size = ("--height", self.size[0], "--width", self.size[1])
+        height, width = self.size
+        size = ("--height", height, "--width", width) if height else ()
         args = (*files, self.folder / "truth.csv", *size, *extra)
         result = main([str(arg) for arg in args])
         text = "".join(self.capsys.readouterr())
@@ -273,9 +274,9 @@ def test_results_are_written_through_links(workspace):
 def test_unusable_files_are_reported(workspace):
     assert "submission.csv: is not a file; --submission" in workspace.run(code=2)
     workspace.csv("submission.csv", [("a", "-1")], "ImageId,Mask")
-    assert "submission.csv: expected the columns ImageId and EncodedPixels" in workspace.run(code=2)
+    assert "submission.csv: expected the columns ImageId (or ImageID, " in workspace.run(code=2)
     workspace.csv("submission.csv", [("a", "-1")])
-    assert "truth.csv: is not a file; --truth" in workspace.run(code=2)
+    assert "truth.csv: is not a folder or file; --truth takes a csv" in workspace.run(code=2)
     workspace.csv("truth.csv", [("a", "-1")])
     text = workspace.run("--out", "nowhere/out.json", code=2)
     assert re.search("cannot be written .*nowhere", text)
@@ -288,12 +289,79 @@ def test_unusable_files_are_reported(workspace):
         (["--worst", "w.png"], "set their folder with --images"),
         (["--worst", "w.gif", "--images", "."], "does not end in"),
         (["--height", "0"], "must be at least 1"),
+        (["--binarize"], "--binarize: without effect on this kind of --truth"),
     ],
 )
 def test_invalid_flags_are_refused(capsys, flags, reason):
     with pytest.raises(SystemExit):
         main(["--submission", "s.csv", "--truth", "t.csv", *flags])
     assert reason in capsys.readouterr().err
+
+
+def as_files(pairs):
+    """Leave out masks that are full, which a file of one value cannot say."""
+    return [(predicted, true) for predicted, true in pairs if not true.all()]
+
+
+def write_truth(folder, masks, ending=""):
+    folder.mkdir(exist_ok=True)
+    for i, mask in enumerate(masks):
+        cv2.imwrite(str(folder / f"image{i}{ending}.png"), mask * 255)
+
+
+def test_the_truth_may_be_mask_files(workspace):
+    """They give the figures of the csv, at their own size, and joined if there are several."""
+    pairs = as_files(drawn(seed=4))
+    workspace.masks(pairs)
+    expected = workspace.results()
+    workspace.size = (None, None)
+    predicted, true = zip(*pairs, strict=True)
+    left, right = workspace.folder / "left", workspace.folder / "right"
+    half = np.arange(SHAPE[1]) < 5
+    write_truth(left, [mask * half for mask in true], "_mask")
+    write_truth(right, [mask * ~half for mask in true])
+    write_truth(workspace.folder / "whole", true)
+    for truth in ([workspace.folder / "whole"], [left, right]):
+        found = workspace.results("--truth", *truth)
+        assert found.pop("truth") == " and ".join(map(str, truth))
+        assert found == {name: value for name, value in expected.items() if name != "truth"}
+    workspace.csv("submission.csv", numbered(predicted)[:3])
+    text = workspace.run("--truth", workspace.folder / "whole")
+    assert f"{len(pairs) - 3} mask files are not in the submission and not scored" in text
+    workspace.csv("submission.csv", [("other", "-1")])
+    text = workspace.run("--truth", left, code=2)
+    assert "An image is other (id other), a mask image0_mask.png" in text
+
+
+def test_mask_files_are_found_by_the_names_of_a_table(workspace):
+    pairs = as_files(drawn(seed=5))[:6]
+    workspace.masks(pairs)
+    expected = workspace.results()["dice"]
+    write_truth(workspace.folder / "png_masks", [mask for _, mask in pairs])
+    predicted, _ = zip(*pairs, strict=True)
+    workspace.csv("submission.csv", [(f"1.{i}", encode(mask)) for i, mask in enumerate(predicted)])
+    workspace.csv("names.csv", [(f"image{i}.png", f"1.{i}") for i in range(9)], "filename,ImageId")
+    flags = ("--truth", workspace.folder / "png_masks", "--names", workspace.folder / "names.csv")
+    assert workspace.results(*flags)["dice"] == expected
+    text = workspace.run(*flags[:2], code=2)
+    assert "An image is 1.0 (id 1.0), a mask image0.png" in text
+
+
+def test_smoothed_true_masks_of_another_size_are_cut_and_resized(workspace):
+    small = np.random.default_rng(5).integers(0, 2, SHAPE, np.uint8)
+    large = small.repeat(2, axis=0).repeat(2, axis=1)
+    workspace.csv("submission.csv", [("image0", encode(small))])
+    workspace.image("image0", SHAPE)
+    write_truth(workspace.folder / "truth", [large])
+    grey = np.where(large, 200, 30).astype(np.uint8)
+    grey[0, 0] += 1
+    cv2.imwrite(str(workspace.folder / "truth/image0.png"), grey)
+    flags = ("--truth", workspace.folder / "truth", "--images", workspace.images)
+    assert "image0.png: is no mask; it has 3 grey levels" in workspace.run(*flags, code=2)
+    assert workspace.results(*flags, "--binarize")["dice"]["mean"] == 1
+    text = workspace.run(*flags, "--binarize")
+    assert "1 mask files were resized to their images" in text
+    assert "1 smoothed mask files were cut at half of their range; 0.000%" in text
 
 
 def test_image_sizes_are_read_from_the_images(workspace):

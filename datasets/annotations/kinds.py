@@ -55,6 +55,9 @@ class Changes(NamedTuple):
         return lines
 
 
+NO_CHANGES = Changes()
+
+
 class RunLengths(NamedTuple):
     """All rows that a csv has for an image.
 
@@ -70,7 +73,7 @@ class RunLengths(NamedTuple):
 
     def draw(self, height: int, width: int) -> tuple[np.ndarray, Changes]:
         """Decode the mask, [H,W] uint8 of 0 and 1; see `annotated_mask`."""
-        return annotated_mask(self.rows, height, width, self.csv, self.size), Changes()
+        return annotated_mask(self.rows, height, width, self.csv, self.size), NO_CHANGES
 
     def check(self, name: str, size: tuple[int, int]) -> None:
         """Refuse a csv for images of another size; see `check_extent`."""
@@ -131,7 +134,7 @@ class MaskFiles(NamedTuple):
     def _read(self, path: Path) -> tuple[np.ndarray, Changes]:
         values = read_values(path)
         try:
-            return binary_mask(values, path), Changes()
+            return binary_mask(values, path), NO_CHANGES
         except SmoothedMaskError:
             if not self.binarize:
                 raise

@@ -1,6 +1,6 @@
 """Tables that say which image a file is: file names, image ids and, in some, a label."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,3 +80,12 @@ def select_named(
 def row_of(names: Mapping[str, Named] | None, paths: Sequence[Path]) -> Named | None:
     """Return the row of an image by its files; None without a table."""
     return None if names is None else names[stem_of(paths[0].name)]
+
+
+def files_by_id(ids: Iterable[str], names: Mapping[str, Named] | None) -> dict[str, list[Path]]:
+    """Return the files that a table has for each id; without a table, there are none."""
+    files: dict[str, list[Path]] = {name: [] for name in ids}
+    for stem, named in (names or {}).items():
+        if named.id in files:
+            files[named.id].append(Path(stem))
+    return files

@@ -39,11 +39,13 @@ class Found(NamedTuple):
             masks.
         refused: why the annotations of other images cannot be told, by image id.
         notes: lines to print.
+        unused: number of annotations, or mask files, of other images.
     """
 
     annotations: Mapping[str, Annotation | None]
     refused: Mapping[str, str]
     notes: list[str]
+    unused: int = 0
 
     @classmethod
     def without_masks(cls, images: Iterable[str]) -> "Found":
@@ -74,6 +76,15 @@ class CsvMasks:
         """
         return cls(path, read_annotations(path, flags.rle_form), flags)
 
+    @property
+    def label(self) -> str:
+        """The csv, to print."""
+        return str(self.path)
+
+    def example(self) -> str:
+        """Return an id of the csv."""
+        return min(self.rows)
+
     def files(self) -> frozenset[Path]:
         """Return the mask files: none."""
         return frozenset()
@@ -95,11 +106,13 @@ class CsvMasks:
                 f"{min(images)}; it has ids such as {min(self.rows)}. Check --images and --rle; "
                 "where the csv names DICOMs by their files, give --ids file"
             )
-        annotations = {
-            name: RunLengths(self.rows[name], self.path, self.flags.rle_size) for name in named
-        }
         absent = len(self.rows) - len(named)
-        return Found(annotations, {}, [f"{absent} ids in the csv have no image"] if absent else [])
+        notes = [f"{absent} ids in the csv have no image"] if absent else []
+        return Found({name: self.annotation(name) for name in named}, {}, notes, absent)
+
+    def annotation(self, name: str) -> RunLengths:
+        """Return the rows of an image that has some."""
+        return RunLengths(self.rows[name], self.path, self.flags.rle_size)
 
 
 @dataclass(frozen=True)
@@ -142,6 +155,15 @@ class FolderMasks:
         folders = [find_masks(path, flags.mask_suffix, kind, images) for path in paths]
         return cls(folders, kind, flags, missing_empty)
 
+    @property
+    def label(self) -> str:
+        """The folders, to print."""
+        return " and ".join(str(folder.folder) for folder in self.folders)
+
+    def example(self) -> str:
+        """Return the name of a mask file."""
+        return self.folders[0].example()
+
     def files(self) -> frozenset[Path]:
         """Return the mask files."""
         return frozenset().union(*(folder.files() for folder in self.folders))
@@ -170,10 +192,32 @@ class FolderMasks:
         if self.missing_empty and missing:
             annotations |= dict.fromkeys(missing, MaskFiles(()))
             notes.append(f"{len(missing):,} images without a mask file are taken for empty")
-        return Found(annotations, pairs.refused, notes)
+        return Found(annotations, pairs.refused, notes, pairs.unused)
 
 
 MaskSource = CsvMasks | FolderMasks
+
+
+def open_masks(paths: Sequence[Path], flags: MaskFlags, flag: str) -> MaskSource:
+    """Open a csv of masks, or folders of mask files.
+
+    Args:
+        paths: one csv, or folders.
+        flags: how to read them.
+        flag: that they were given to, for errors.
+
+    Raises:
+        InputError: they are neither, or cannot be used.
+    """
+    if len(paths) == 1 and paths[0].is_file():
+        return CsvMasks.open(paths[0], flags)
+    for path in paths:
+        if not path.is_dir():
+            raise InputError(
+                f"{path}: is not a folder{' or file' * (len(paths) == 1)}; {flag} takes a csv of "
+                "masks, or folders of mask files"
+            )
+    return FolderMasks.open(paths, flags)
 
 
 def add_mask_flags(add: Callable[..., argparse.Action], masks: str) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from datasets.annotations.kinds import Annotation, Changes
+from datasets.annotations.kinds import NO_CHANGES, Annotation, Changes
 from datasets.annotations.names import Named
 from datasets.formats.finding import SUFFIXES
 from datasets.formats.headers import JPEG_START, image_header, is_complete
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     written: bool = False
     positive: bool = False
     copies: int = 0
-    changes: Changes = Changes()
+    changes: Changes = NO_CHANGES
     refused: str = ""
 
 
@@ -71,7 +71,7 @@ def remove(name: str, folders: list[Path], keep: Path | None = None) -> None:
 
 
 def _convert(job: Job) -> Outcome:
-    images, changes, positive = job.folders[0], Changes(), False
+    images, changes, positive = job.folders[0], NO_CHANGES, False
     path = _check_copies(job)
     data = copyable_bytes(path, job.any_modality)
     suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"

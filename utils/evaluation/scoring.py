@@ -4,13 +4,16 @@ Dice of an image is 2|A and B| / (|A| + |B|), and 1 when both are empty; the sco
 images. Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from datasets.formats.annotations import RleRow, annotated_mask, check_extent, read_annotations
+from datasets.annotations.kinds import NO_CHANGES, Annotation, Changes, RunLengths
+from datasets.annotations.names import Named, files_by_id
+from datasets.annotations.reading import CsvMasks, MaskFlags, MaskSource, open_masks
+from datasets.formats.annotations import RleRow, read_annotations
 from datasets.siim import MASK_SIZES
 from utils.errors import InputError
 from utils.evaluation.bootstrap import bootstrap_interval
@@ -24,48 +27,45 @@ def dice_score(predicted: np.ndarray, overlap: np.ndarray, truth: np.ndarray) ->
 
 @dataclass(frozen=True)
 class MaskPairs:
-    """The rows of a submission and of the truth; masks are decoded one image at a time.
+    """The masks of a submission and the true ones, which are drawn one image at a time.
 
     Attributes:
         submission: csv of the predicted masks.
-        truth: csv of the true masks.
+        truth: csv or folders of the true masks.
         predicted: the row of each image, in the order of the submission.
-        true: all rows of each annotated image, also of images that are not in the submission.
+        true: the annotation of each of these images.
+        left_out: number of annotated images, or of mask files, that the truth has besides.
     """
 
     submission: Path
-    truth: Path
+    truth: str
     predicted: dict[str, RleRow]
-    true: dict[str, list[RleRow]]
-    truth_size: tuple[int, int] | None = None
+    true: Mapping[str, Annotation]
+    left_out: int
 
     @property
     def ids(self) -> list[str]:
         """The images that are scored: those of the submission."""
         return list(self.predicted)
 
-    @property
-    def left_out(self) -> int:
-        """Number of annotated images that are not in the submission."""
-        return len(self.true) - len(self.predicted)
-
-    def masks(self, name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Decode both masks of an image.
+    def masks(self, name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, Changes]:
+        """Draw both masks of an image.
 
         Args:
             name: image id.
             size: height and width in pixels.
 
         Returns:
-            The true and the predicted mask, [H,W] uint8 of 0 and 1.
+            The true and the predicted mask, [H,W] uint8 of 0 and 1, and what had to be done to the
+            files of the true one.
 
         Raises:
-            InputError: a row cannot be decoded at this size; the message names file and row.
+            InputError: a mask cannot be drawn at this size; the message names its file, and row.
         """
-        if self.truth_size is None:
-            check_extent(name, self.true[name], size, self.truth)
-        truth = annotated_mask(self.true[name], *size, self.truth, self.truth_size)
-        return truth, annotated_mask([self.predicted[name]], *size, self.submission)
+        self.true[name].check(name, size)
+        truth, changes = self.true[name].draw(*size)
+        predicted, _ = RunLengths([self.predicted[name]], self.submission).draw(*size)
+        return truth, predicted, changes
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,14 @@ class PixelCounts:
         truth: [N] int64.
         predicted: [N] int64.
         both: [N] int64, pixels in both masks.
+        changes: what had to be done to the files of true masks.
     """
 
     ids: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
     both: np.ndarray
+    changes: Changes = NO_CHANGES
 
     @property
     def positive(self) -> np.ndarray:
@@ -142,34 +144,57 @@ class Summary:
 
 
 def read_mask_pairs(
-    submission: Path, truth: Path, truth_size: tuple[int, int] | None = None
+    submission: Path,
+    truth: Sequence[Path],
+    flags: MaskFlags,
+    names: Mapping[str, Named] | None = None,
 ) -> MaskPairs:
-    """Read a submission and the truth of its images.
+    """Read a submission and find the true masks of its images.
 
     Args:
         submission: csv of the predicted masks.
-        truth: csv of the true masks.
-        truth_size: height and width that the true masks are for, if not those of the images.
+        truth: csv of the true masks, or folders of mask files.
+        flags: how to read them.
+        names: a table of the names that the files of images and masks have, if not their ids.
 
     Raises:
         InputError: a file is missing or is not a csv of masks, or the submission repeats an image
             or has one that the truth lacks.
     """
-    rows, true = _read(submission, "--submission"), _read(truth, "--truth")
+    if not submission.is_file():
+        raise InputError(f"{submission}: is not a file; --submission takes a csv of masks")
+    rows, source = read_annotations(submission), open_masks(truth, flags, "--truth")
     for name, several in rows.items():
         if len(several) > 1:
             raise InputError(
                 f"{submission} rows {several[0].number} and {several[1].number}: both are "
                 f"{name}; a submission has one row per image"
             )
+    true, left_out = _true_masks(source, files_by_id(rows, names))
     unknown = [name for name in rows if name not in true]
     if unknown:
+        number = rows[unknown[0]][0].number
         raise InputError(
-            f"{submission} row {rows[unknown[0]][0].number}: {unknown[0]} is not in {truth}; "
-            f"{len(unknown)} of the {len(rows)} images are missing there"
+            f"{submission} row {number}: {unknown[0]} is not in {source.label}; {len(unknown)} of "
+            f"the {len(rows)} images are missing there"
+            + ("" if true else f", which has {source.example()}")
         )
     predicted = {name: row[0] for name, row in rows.items()}
-    return MaskPairs(submission, truth, predicted, true, truth_size)
+    return MaskPairs(submission, source.label, predicted, true, left_out)
+
+
+def _true_masks(
+    source: MaskSource, images: Mapping[str, list[Path]]
+) -> tuple[dict[str, Annotation], int]:
+    """Return the annotations of images, and how many others there are."""
+    if isinstance(source, CsvMasks):
+        known = {name: source.annotation(name) for name in images if name in source.rows}
+        return dict(known), len(source.rows) - len(known)
+    found = source.find(images, source.label)
+    for reason in found.refused.values():
+        raise InputError(reason)
+    true = {name: mask for name, mask in found.annotations.items() if mask is not None}
+    return true, found.unused
 
 
 def count_pixels(pairs: MaskPairs, sizes: Iterable[tuple[str, tuple[int, int]]]) -> PixelCounts:
@@ -182,12 +207,15 @@ def count_pixels(pairs: MaskPairs, sizes: Iterable[tuple[str, tuple[int, int]]])
     Raises:
         InputError: a row cannot be decoded; the message names file and row.
     """
-    ids, areas = [], []
+    ids, areas, changes = [], [], []
     for name, size in sizes:
-        truth, predicted = (mask.view(bool) for mask in pairs.masks(name, size))
+        *masks, change = pairs.masks(name, size)
+        truth, predicted = (mask.view(bool) for mask in masks)
         ids.append(name)
         areas.append([np.count_nonzero(mask) for mask in (truth, predicted, truth & predicted)])
-    return PixelCounts(np.array(ids), *np.array(areas, dtype=np.int64).T)
+        changes.append(change)
+    truth, predicted, both = np.array(areas, dtype=np.int64).T
+    return PixelCounts(np.array(ids), truth, predicted, both, Changes.total(changes))
 
 
 def mean_with_interval(values: np.ndarray, groups: np.ndarray) -> Estimate:
@@ -216,9 +244,3 @@ def score_submission(counts: PixelCounts, groups: np.ndarray) -> Summary:
         positive_found=over(positive, has_mask),
         predicted=int(has_mask.sum()),
     )
-
-
-def _read(path: Path, flag: str) -> dict[str, list[RleRow]]:
-    if not path.is_file():
-        raise InputError(f"{path}: is not a file; {flag} takes a csv of masks")
-    return read_annotations(path)

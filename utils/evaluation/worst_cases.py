@@ -45,7 +45,7 @@ def write_worst_sheet(
             if name in files
             else np.zeros(size, np.uint8)
         )
-        truth, predicted = pairs.masks(name, (image.shape[0], image.shape[1]))
+        truth, predicted, _ = pairs.masks(name, (image.shape[0], image.shape[1]))
         caption = (
             name,
             f"Dice {counts.dice[i]:.3f}: truth {counts.truth[i]:,} px, prediction "
