@@ -72,6 +72,7 @@ RUN = {
     "--out submission.csv --overlays overlays": ALONE,
     "python evaluate.py --submission submission.csv --truth stage_2_train.csv "
     "--scores scores.csv": "",
+    "python evaluate.py --submission submission.csv --truth test_masks": "",
     "python evaluate.py --submission submission.csv --truth stage_2_train.csv "
     f"--scores scores.csv {TEST_IMAGES} --worst worst.png": "",
     f"python -m utils.blend {BLEND}": ALONE,
@@ -198,6 +199,9 @@ def _write_data(root: Path) -> None:
         assert prepare.main(f"--images dicom-images-{flags} --num_workers 0".split()) == 0
     shutil.copy("patients.csv", "datasets/SIIM_data")
     shutil.copytree("datasets/SIIM_data/train_images", "png-512")
+    flags = "--images dicom-images-test --rle stage_2_train.csv --out tests --num_workers 0"
+    assert prepare.main(flags.split()) == 0
+    Path("tests/train_mask").rename("test_masks")
 
 
 def _after_stage1(folder: str, names: list[str]) -> list[str]:
