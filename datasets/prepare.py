@@ -131,7 +131,7 @@ def prepare(options: argparse.Namespace) -> Report:
     folders = [out / name for name in (split.images, split.masks) if name]
     any_modality = options.any_modality == "true"
     masks = _open_masks(options)
-    paths = find_originals(options.images, folders, masks.files() if masks else ())
+    paths = find_originals(options.images, folders, masks.no_images() if masks else ())
     names, notes = None, []
     if options.names:
         names = read_names(options.names)

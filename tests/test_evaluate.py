@@ -298,6 +298,12 @@ def test_invalid_flags_are_refused(capsys, flags, reason):
     assert reason in capsys.readouterr().err
 
 
+def test_where_no_id_matches_one_of_each_side_is_shown(workspace):
+    workspace.pair([("a", "-1"), ("b", "-1")], [("d", "-1"), ("c", "-1")])
+    text = workspace.run(code=2)
+    assert re.search(r"row 2: a is not in .*truth\.csv; 2 of .* missing there, which has c", text)
+
+
 def as_files(pairs):
     """Leave out masks that are full, which a file of one value cannot say."""
     return [(predicted, true) for predicted, true in pairs if not true.all()]

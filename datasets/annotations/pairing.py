@@ -22,11 +22,13 @@ class MaskFolder(NamedTuple):
         folder: the folder.
         full: files by the whole name.
         short: files by the name without its ending, for those that have one.
+        others: files that are neither masks nor images.
     """
 
     folder: Path
     full: Mapping[str, list[Path]]
     short: Mapping[str, list[Path]]
+    others: frozenset[Path] = frozenset()
 
     def files(self) -> set[Path]:
         """Return all mask files."""
@@ -87,7 +89,8 @@ def find_masks(
             f"{folder}: has no {', '.join(PICTURES)} files{ending}, subfolders included; check "
             "--masks and --mask_suffix"
         )
-    return MaskFolder(folder, full, short)
+    masks = MaskFolder(folder, full, short)
+    return masks if mixed else masks._replace(others=frozenset(paths) - masks.files())
 
 
 def pair_masks(
@@ -154,11 +157,8 @@ def _pairs_in(
 
 
 def _look_up(folder: MaskFolder, keys: Iterable[str]) -> list[Path]:
-    for names in (folder.full, folder.short):
-        found = sorted({path for key in keys for path in names.get(key, ())})
-        if found:
-            return found
-    return []
+    named = (names.get(key, ()) for key in keys for names in (folder.full, folder.short))
+    return sorted(set().union(*named))
 
 
 def _strip(name: str, suffixes: Iterable[str]) -> str | None:

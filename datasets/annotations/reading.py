@@ -85,8 +85,8 @@ class CsvMasks:
         """Return an id of the csv."""
         return min(self.rows)
 
-    def files(self) -> frozenset[Path]:
-        """Return the mask files: none."""
+    def no_images(self) -> frozenset[Path]:
+        """Return the files that are no images: none."""
         return frozenset()
 
     def find(self, images: Mapping[str, Sequence[Path]], folder: object) -> Found:
@@ -164,9 +164,9 @@ class FolderMasks:
         """Return the name of a mask file."""
         return self.folders[0].example()
 
-    def files(self) -> frozenset[Path]:
-        """Return the mask files."""
-        return frozenset().union(*(folder.files() for folder in self.folders))
+    def no_images(self) -> frozenset[Path]:
+        """Return the files that are no images: the masks, and what else is in their folders."""
+        return frozenset().union(*(folder.files() | folder.others for folder in self.folders))
 
     def find(self, images: Mapping[str, Sequence[Path]], folder: object) -> Found:
         """Find the files of images; see `CsvMasks.find`.

@@ -33,13 +33,13 @@ class Originals(NamedTuple):
     refused: list[str]
 
 
-def find_originals(images: Path, folders: list[Path], masks: Collection[Path] = ()) -> list[Path]:
+def find_originals(images: Path, folders: list[Path], others: Collection[Path] = ()) -> list[Path]:
     """List the image files in a folder and its subfolders, sorted.
 
     Args:
         images: the folder.
         folders: to write to.
-        masks: mask files, which are no images.
+        others: files that are none, such as masks.
 
     Raises:
         InputError: there are none, or the folder overlaps one of the output `folders`.
@@ -49,13 +49,13 @@ def find_originals(images: Path, folders: list[Path], masks: Collection[Path] = 
         target = folder.resolve()
         if source == target or source in target.parents or target in source.parents:
             raise InputError(f"{images}: overlaps the output folder {folder}; choose another --out")
-    paths, taken = find_images(images), {path.resolve() for path in masks}
+    paths, taken = find_images(images), {path.resolve() for path in others}
     if taken:
         paths = [path for path in paths if path.resolve() not in taken]
     if not paths:
         raise InputError(
             f"{images}: has no {', '.join(SUFFIXES)} files"
-            + (" but masks" if masks else "")
+            + (" but masks" if others else "")
             + ", subfolders included; check --images"
         )
     return paths

@@ -263,6 +263,16 @@ def test_run_lengths_of_another_size_are_resized_to_the_images(workspace):
     assert np.array_equal(workspace.mask("full"), large * 255)
 
 
+def test_absolute_run_lengths_are_read_on_request(two):
+    two.annotate(("1.1.dcm", "6 10"), ("1.1", '"[11, 20]"'), ("1.2", "-1"))
+    two.run("--rle_form", "absolute")
+    assert np.array_equal(two.mask("1.1"), (decode("5 10", 48, 64) | decode("10 20", 48, 64)) * 255)
+    two.annotate(("1.1", "1500 10 1700 20"), ("1.2", "-1"))
+    assert "; or it counts every run from the first pixel, which --rle_f" in two.run(code=2)
+    two.annotate(("1.1", "1500 10 1509 20"), ("1.2", "-1"))
+    assert "row 2: its run lengths are not absolute" in two.run("--rle_form", "absolute", code=2)
+
+
 @pytest.mark.parametrize("size", ["1024", "0x5", "axb", "1024x-1", "9000x9000"])
 def test_a_size_that_is_none_is_refused(two, capsys, size):
     with pytest.raises(SystemExit):

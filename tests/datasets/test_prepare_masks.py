@@ -118,6 +118,15 @@ def test_two_masks_of_an_image_in_one_folder_are_refused(prepare, pictures, tmp_
     assert_masks(tmp_path, {name: SHAPES[name] for name in "bc"})
 
 
+def test_two_files_that_may_be_the_mask_of_an_image_are_refused(prepare, pictures, tmp_path):
+    """One of them may be a copy of the picture."""
+    write_masks(tmp_path / "masks", "_mask")
+    write(tmp_path / "masks/a.png", picture())
+    text = prepare("--images images --masks masks --binarize", code=1)
+    assert "masks/a.png and masks/a_mask.png: both are masks of image a" in text
+    assert_masks(tmp_path, {name: SHAPES[name] for name in "bc"})
+
+
 def test_a_mask_of_two_images_goes_to_the_one_with_its_name(prepare, pictures, tmp_path):
     write(pictures / "a_0000.png", picture(seed=9))
     write_masks(tmp_path / "masks")
@@ -154,6 +163,16 @@ def test_masks_among_the_images_are_no_images(prepare, tmp_path, masks):
     write_masks(tmp_path / masks, "_mask")
     text = prepare(f"--images COVID --masks {masks}")
     assert "3 images written, 0 up to date, 3 positive; 0 unannotated" in text
+    assert_masks(tmp_path, SHAPES)
+
+
+def test_what_else_is_in_a_folder_of_masks_is_no_image(prepare, tmp_path):
+    for name in SHAPES:
+        write(tmp_path / f"COVID/images/{name}.png", picture(seed=ord(name)))
+        write(tmp_path / f"COVID/masks/{name}.png", picture())
+    write_masks(tmp_path / "COVID/masks", "_seg")
+    text = prepare("--images COVID --masks COVID/masks --mask_suffix _seg")
+    assert "3 images written, 0 up to date, 3 positive; 0 unannotated, 0 refused" in text
     assert_masks(tmp_path, SHAPES)
 
 
