@@ -331,6 +331,9 @@ def test_the_truth_may_be_mask_files(workspace):
         found = workspace.results("--truth", *truth)
         assert found.pop("truth") == " and ".join(map(str, truth))
         assert found == {name: value for name, value in expected.items() if name != "truth"}
+    (left / "deeper").mkdir()
+    cv2.imwrite(str(left / "deeper/image2.png"), true[2])
+    assert "image2_mask.png: both are masks of" in workspace.run("--truth", left, right, code=2)
     workspace.csv("submission.csv", numbered(predicted)[:3])
     text = workspace.run("--truth", workspace.folder / "whole")
     assert f"{len(pairs) - 3} mask files are not in the submission and not scored" in text

@@ -69,6 +69,8 @@ def test_masks_of_ids_by_path_are_found_by_their_paths(prepare, tmp_path):
     shapes = {name: (grey > 140) * np.uint8(255) for name, grey in views.items()}
     for name, shape in shapes.items():
         write_png(tmp_path / f"masks/{name.replace('__', '/')}_mask.png", shape)
+    # A file name alone names no image here.
+    write_png(tmp_path / "masks/view1.png", picture() & 128)
     prepare("--masks masks --ids path")
     assert_equal(prepared(tmp_path, "train"), views)
     masks = {p.stem: read_pixels(p) for p in (tmp_path / "out/train_mask").iterdir()}

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -20,6 +21,25 @@ def test_images_are_found_in_subfolders_sorted_without_hidden_ones(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     assert find_images(tmp_path) == sorted(tmp_path / name for name in wanted)
+
+
+def test_dicoms_without_a_suffix_are_found_by_their_content(tmp_path):
+    wanted = ["1.2.276.0.7230010.1517875165.878027", "a/no_suffix", "b.DICOM"]
+    for name in wanted:
+        write_dicom(tmp_path / name, picture())
+    for name in ("README", "1.5", "table.csv", "no_suffix.txt"):
+        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICN")
+    shutil.copy(tmp_path / wanted[1], tmp_path / "copy.bak")
+    assert find_images(tmp_path) == sorted(tmp_path / name for name in wanted)
+    assert np.array_equal(read_image(tmp_path / wanted[0]), picture())
+
+
+def test_a_pipe_is_not_read_to_find_images(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    both_ends = os.open(tmp_path / "pipe", os.O_RDWR)
+    os.write(both_ends, b"\0" * 128 + b"DICM")
+    assert find_images(tmp_path) == []
+    os.close(both_ends)
 
 
 def test_links_to_folders_are_followed_and_loops_end(tmp_path):
