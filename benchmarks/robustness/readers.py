@@ -17,6 +17,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from benchmarks.robustness.mutations import seal_png
+from datasets.annotations.names import read_names
 from datasets.folds import read_folds, read_patients
 from datasets.formats.annotations import RleRow, annotated_mask, read_annotations
 from datasets.formats.images import copyable_bytes, image_id, read_image
@@ -61,6 +62,11 @@ def _read_masks(path: Path) -> None:
         annotated_mask(rows, _SIDE, _SIDE, path)
 
 
+def _read_absolute_masks(path: Path) -> None:
+    for rows in read_annotations(path, "absolute").values():
+        annotated_mask(rows, _SIDE, _SIDE, path)
+
+
 def _read_any_image(path: Path) -> None:
     name = image_id(path)
     # An id from a DICOM becomes a file name, which must not escape its folder.
@@ -81,12 +87,23 @@ def _csv_seeds() -> list[bytes]:
     return [b"ImageId, EncodedPixels\n" + rows, b"\xef\xbb\xbfImageId,EncodedPixels\n" + rows, rows]
 
 
+def _absolute_seeds() -> list[bytes]:
+    return [b'image_id,EncodedPixels\na.png,1 5 9 2\nb,-1\nc,"[570, 7]"\nd,[]\n']
+
+
 def _folds_seeds() -> list[bytes]:
     return [b"ImageId,fold,positive,PatientId\na,0,1,p\nb,1,0,\n1.2.3,1,0,007\n"]
 
 
 def _patients_seeds() -> list[bytes]:
     return [b"ImageId,PatientId\na,1\nb,1\nc,\n", b'Age,"ImageId",PatientId\r\n5,"a",9\r\n']
+
+
+def _names_seeds() -> list[bytes]:
+    return [
+        b"new_filename,ImageId,has_pneumo\n0_train_1_.png,1.2.3,1\n1_train_0_.png,1.2.4,0\n",
+        b'label,"image_id",filename\r\n,a,b.jpg\r\n',
+    ]
 
 
 def _scores_seeds() -> list[bytes]:
@@ -201,8 +218,10 @@ _png, _jpeg = (lambda: _encoded(".png")), (lambda: _encoded(".jpg"))
 READERS = {
     "rle": Reader(_read_run_lengths, lambda: list(_RLE), "rle.txt", 300_000),
     "csv": Reader(_read_masks, _csv_seeds, "masks.csv", 200_000),
+    "absolute csv": Reader(_read_absolute_masks, _absolute_seeds, "masks.csv", 100_000),
     "folds": Reader(read_folds, _folds_seeds, "folds.csv", 200_000),
     "patients": Reader(read_patients, _patients_seeds, "patients.csv", 200_000),
+    "names": Reader(read_names, _names_seeds, "names.csv", 200_000),
     "scores": Reader(_read_scores, _scores_seeds, "scores.csv", 100_000),
     "list": Reader(read_excluded, _list_seeds, "list.txt", 200_000),
     "json": Reader(load_rule, _json_seeds, "threshold.json", 200_000),

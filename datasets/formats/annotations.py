@@ -115,13 +115,12 @@ def check_extent(name: str, rows: Sequence[RleRow], size: tuple[int, int], sourc
     height, width = size
     for row in rows:
         if rle.extent(row.rle) > height * width:
+            absolute = rle.may_be_absolute(row.rle, height * width)
             raise InputError(
                 f"{source} row {row.number}: its runs reach pixel {rle.extent(row.rle):,}, but "
-                f"image {name} has {width}x{height} = {height * width:,}. "
-                "The csv is for images of another size: give that size, such as --rle_size "
-                "1024x1024 for Kaggle's csv, and its masks are resized to the images"
-                + _OR_ABSOLUTE
-                * rle.may_be_absolute(row.rle, height * width)
+                f"image {name} has {width}x{height} = {height * width:,}. The csv is for images of "
+                "another size: give that size, such as --rle_size 1024x1024 for Kaggle's csv, and "
+                f"its masks are resized to the images{_OR_ABSOLUTE if absolute else ''}"
             )
 
 
