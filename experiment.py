@@ -36,6 +36,7 @@ from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
 from utils.signals import EXIT_RETRY
+from utils.training.initial import check_start, find_start_leak, find_starts, new_folds
 from utils.training.run_data import compare_bits, compare_files, compare_folds, record_data
 from utils.training.run_folder import (
     check_fold,
@@ -60,6 +61,7 @@ class RunPlan:
         source: the pixels of every image.
         mask_fractions: fraction of mask pixels of each image, by id.
         has_encoder: whether the network has an encoder that can be frozen.
+        starts: the checkpoints that folds start from, by fold; those of --init_from.
     """
 
     config: Config
@@ -68,6 +70,7 @@ class RunPlan:
     source: PixelSource
     mask_fractions: dict[str, float]
     has_encoder: bool
+    starts: dict[int, Path]
 
 
 def run(
@@ -130,8 +133,9 @@ def _train_fold(fabric: Fabric, plan: RunPlan, stages: tuple[Stage, ...], number
     fold = get_fold(plan.table, number)
     prior = sum(plan.mask_fractions[name] for name in fold.train) / len(fold.train)
     solver_class = _solver_class(plan.config, plan.has_encoder)
+    start = plan.starts.get(number)
     try:
-        solver_class(fabric, plan.config, stages, fold, plan.source, folder, prior).fit()
+        solver_class(fabric, plan.config, stages, fold, plan.source, folder, prior, start).fit()
     finally:
         lock.release()
     return True
@@ -150,6 +154,10 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     if is_named:
         compare_bits(folder, config.dataset_root)
         compare_files(folder, found.samples)
+    folds = new_folds(config, folder) if is_named else config.fold_numbers()
+    starts = find_starts(config.init_from, folds)
+    for start in dict.fromkeys(starts.values()):
+        check_start(network, start, config)
     source = _open_source(config, found.samples)
     mask_fractions = source.mask_fractions()
     table = _make_folds(config, mask_fractions, stratified)
@@ -163,7 +171,7 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
             check_positives(fold, config.dataset_root)
         for stage in build_stages(config):
             check_batch_split(stage, fold, processes)
-    leaks = _find_leaks(config, table)
+    leaks = _find_leaks(config, table, starts)
     source.build()
     folder = make_folder(folder, is_named)
     with hold_run(folder):
@@ -174,13 +182,16 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
         (folder / f"fold{number}").mkdir(exist_ok=True)
     print0(f"run {folder}, seed {config.seed}")
     has_encoder = encoder_of(network) is not None
-    return RunPlan(config, folder, table, source, mask_fractions, has_encoder)
+    return RunPlan(config, folder, table, source, mask_fractions, has_encoder, starts)
 
 
-def _find_leaks(config: Config, table: pd.DataFrame) -> list[dict]:
+def _find_leaks(config: Config, table: pd.DataFrame, starts: dict[int, Path]) -> list[dict]:
     # A resumed run may need the file no longer; what was found at its start is in leakage.json.
-    path = config.encoder_weights
-    leak = find_leak(path, table) if path and Path(path).exists() else None
+    path, leak = config.encoder_weights, None
+    if config.init_from and starts:
+        leak = find_start_leak(config.init_from, starts, table)
+    elif path and Path(path).exists():
+        leak = find_leak(path, table)
     if leak is None:
         return []
     print0(
@@ -280,7 +291,7 @@ def _solver_class(config: Config, has_encoder: bool) -> type[Solver]:
             "effect"
         )
         return Solver
-    if not config.pretrained and config.encoder_weights is None:
+    if not (config.pretrained or config.encoder_weights or config.init_from):
         print0("warning: the encoder to freeze has no pretrained weights")
     return FreezeSolver
 

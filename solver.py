@@ -32,6 +32,7 @@ from utils.training.failures import (
     readable_deaths,
     readable_errors,
 )
+from utils.training.initial import load_start
 from utils.training.logger import FoldLog
 from utils.training.losses import build_loss
 from utils.training.state import TrainingState
@@ -53,6 +54,7 @@ class Solver:
         source: the pixels of every image.
         folder: the fold's folder, which must exist.
         prior: fraction of mask pixels over the training images.
+        init_from: checkpoint of the network that stage 1 starts from; None for a new network.
     """
 
     fabric: Fabric
@@ -62,6 +64,7 @@ class Solver:
     source: PixelSource
     folder: Path
     prior: float
+    init_from: Path | None = None
 
     def __post_init__(self) -> None:
         self.checkpoints = FoldCheckpoints(self.folder)
@@ -79,7 +82,7 @@ class Solver:
         4. A stage with a last checkpoint restores weights, optimizer, schedule, scaler and best
            score from it.
         5. Any other stage starts from its first epoch, with the best weights of the previous stage
-           or, for the first stage, with the initial weights of the network.
+           or, for the first stage, with those of `init_from`, or else the network's initial ones.
         """
         if (self.folder / "oof.npz").exists():
             return
@@ -124,7 +127,7 @@ class Solver:
             self.kept = start.get("kept", [start["best"]])
         if self.config.compile:
             self.module.compile()
-        self.log.stage(stage, self.data, start)
+        self.log.stage(stage, self.data, start, first_epoch)
 
     def build_module(self, stage: Stage, first_epoch: int) -> dict:
         """Build the network with the weights that the stage starts from.
@@ -146,6 +149,8 @@ class Solver:
         )
         if start:
             self.module.load_state_dict(start["state_dict"])
+        elif self.init_from is not None:
+            start = load_start(self.module, self.init_from, self.config)
         self.module.to(self.fabric.device)
         self.module.to(memory_format=memory_format_for(self.fabric))
         self.model = None

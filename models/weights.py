@@ -1,4 +1,4 @@
-"""Pretrained encoder weights: fetched by torchvision or read from a file."""
+"""Weights to start from: of an encoder, fetched or read from a file, or of a whole network."""
 
 import pickle
 from pathlib import Path
@@ -13,6 +13,10 @@ from utils.safe_load import load_file, reason_of
 
 _PREFIXES = ("module.", "backbone.", "encoder.", "features.")
 """Outermost first: from DDP, networks with an encoder, torchvision's VGG and DenseNet."""
+
+_PRESENCE_HEADS = ("presence_head.", "classification_head.")
+"""What the weights of a presence head begin with, in `backboned_unet` and in `smp`."""
+_MAX_NAMED = 3
 
 
 def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
@@ -62,6 +66,44 @@ def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
         f"encoder weights from {path}: {len(fitting)} loaded, 0 missing, "
         f"{len(unexpected)} unexpected {unexpected[:2] if unexpected else ''}".rstrip()
     )
+
+
+def load_network(network: nn.Module, state: dict[str, Tensor], path: str | Path) -> bool:
+    """Load all weights of a trained network into one that is to be trained further.
+
+    Args:
+        network: the network.
+        state: the state dict of the trained network.
+        path: the file that it came from, for errors.
+
+    Returns:
+        Whether the state dict lacks the presence head, which then keeps its initial weights.
+
+    Raises:
+        InputError: other weights are missing, or weights are unexpected or have another shape; the
+            message names them.
+    """
+    own = network.state_dict()
+    head = [key for key in own if key not in state and key.startswith(_PRESENCE_HEADS)]
+    problems = [f"{key} is missing" for key in own if key not in state and key not in head]
+    problems += [f"{key} is unexpected" for key in state if key not in own]
+    problems += [
+        f"{key} is {_shape(state[key])}, not {_shape(own[key])}"
+        for key in own
+        if key in state and _shape(state[key]) != _shape(own[key])
+    ]
+    if problems:
+        raise InputError(
+            f"--init_from {path}: {len(problems)} of its weights do not fit the network: "
+            + "; ".join(problems[:_MAX_NAMED] + ["..."] * (len(problems) > _MAX_NAMED))
+            + ". Choose a checkpoint of the same network"
+        )
+    network.load_state_dict(state, strict=False)
+    return bool(head)
+
+
+def _shape(value: object) -> str:
+    return "x".join(map(str, value.shape)) or "one value" if isinstance(value, Tensor) else "none"
 
 
 def _as_in(own: dict, key: str) -> str:

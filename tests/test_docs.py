@@ -59,6 +59,9 @@ RUN = {
     "python main.py --run_name old1 --mode train_stage2 --folds 0": "",
     "python train_sfold.py": TINY,
     "python train_sfold.py --groups datasets/SIIM_data/patients.csv": TINY,
+    "python train_sfold.py --dataset_root datasets/lungs --run_name lungs": f"{TINY} --folds 0",
+    "python train_sfold.py --init_from checkpoints/unet_resnet34/lungs --run_name tuned "
+    "--lr 5e-5": f"{TINY} --folds 0",
     "python train_sfold.py --run_name shared --folds 0,3": f"{TINY} --n_splits 4",
     "python train_sfold.py --run_name shared --folds 1,2,4": "--folds 1,2",
     "python train_sfold.py --run_name big --mode train_stage2": "",
@@ -202,6 +205,7 @@ def _write_data(root: Path) -> None:
     flags = "--images dicom-images-test --rle stage_2_train.csv --out tests --num_workers 0"
     assert prepare.main(flags.split()) == 0
     Path("tests/train_mask").rename("test_masks")
+    shutil.copytree("datasets/SIIM_data", "datasets/lungs")
 
 
 def _after_stage1(folder: str, names: list[str]) -> list[str]:

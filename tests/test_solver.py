@@ -149,6 +149,43 @@ def test_stage_two_starts_from_stage_ones_best_weights_with_a_fresh_optimizer(ro
     assert solver.fresh
 
 
+def test_stage_one_starts_from_a_whole_trained_network(root, tmp_path):
+    """From the average of its weights; the encoder stays as it is for the frozen epoch."""
+    trained = make(root, tmp_path / "trained", epoch_stage1_freeze=0, ema=0.9)
+    trained.fit()
+    path = tmp_path / "trained" / "stage2_best.pth"
+    start = dict(torch.load(path)["state_dict"])
+    solver = make(root, tmp_path / "tuned", ema=0.99, init_from=str(path))
+    solver.init_from = path
+    begun, end_epoch, begin_stage = [], solver.end_epoch, solver.begin_stage
+
+    def begin(*args):
+        begin_stage(*args)
+        begun.append({k: v.clone() for k, v in solver.module.state_dict().items()})
+        average = dict(solver.state.eval_module.state_dict())
+        assert_same(begun[-1], {k: v.clone() for k, v in average.items()})
+        assert not solver.state.optimizer.state_dict()["state"]
+
+    def end(stage, epoch, *args):
+        if (stage.number, epoch) == (1, 0):
+            encoder = solver.module.encoder.state_dict()
+            assert_same({f"encoder.{k}": v for k, v in encoder.items()}, encoder_of(start))
+            assert not torch.equal(solver.module.head.weight, start["head.weight"])
+        end_epoch(stage, epoch, *args)
+
+    solver.begin_stage, solver.end_epoch = begin, end
+    solver.fit()
+    assert_same(begun[0], start)
+    assert_same(begun[1], dict(checkpoints(tmp_path / "tuned")["stage1_best"]["state_dict"]))
+    log = (tmp_path / "tuned" / "log.txt").read_text()
+    assert "from run unet_resnet34/None, fold 0, stage 2 (epoch " in log
+    assert "from the best weights of stage 1 (epoch " in log
+
+
+def encoder_of(state):
+    return {k: v for k, v in state.items() if k.startswith("encoder")}
+
+
 def test_a_frozen_encoder_and_its_norm_statistics_do_not_change(root, tmp_path):
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=3, epoch_stage1_freeze=2)
     states = []

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from models.weights import fetch_imagenet, load_encoder
+from models.weights import fetch_imagenet, load_encoder, load_network
 from utils.errors import InputError
 
 
@@ -148,3 +148,49 @@ def test_version_1_weights_are_fetched_and_their_url_printed(monkeypatch, capsys
     assert fetch_imagenet("resnet34") == {"conv1.weight": torch.ones(1)}
     assert fetched == [(weights, True)]
     assert weights.url in capsys.readouterr().out
+
+
+class Network(Encoder):
+    """An encoder with a last convolution and, if asked for, a presence head."""
+
+    def __init__(self, classes=1, presence_head=False):
+        super().__init__()
+        self.last = nn.Conv2d(4, classes, 1)
+        self.presence_head = nn.Linear(4, 1) if presence_head else None
+
+
+@pytest.mark.parametrize("presence_head", [False, True])
+def test_a_whole_network_is_loaded_with_its_head(presence_head):
+    trained, network = Network(presence_head=presence_head), Network(presence_head=presence_head)
+    trained.get_buffer("bn1.running_mean").normal_()
+    assert not load_network(network, trained.state_dict(), "a.pth")
+    for key, value in trained.state_dict().items():
+        assert torch.equal(network.state_dict()[key], value), key
+
+
+def test_only_the_presence_head_may_be_new():
+    trained, network = Network(), Network(presence_head=True)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    assert load_network(network, trained.state_dict(), "a.pth")
+    for key, value in network.state_dict().items():
+        expected = before[key] if key.startswith("presence_head.") else trained.state_dict()[key]
+        assert torch.equal(value, expected), key
+
+
+@pytest.mark.parametrize(
+    ("trained", "network", "problems"),
+    [
+        (Network(classes=2), Network(), ["2 of its", "last.weight is 2x4x1x1, not 1x4x1x1"]),
+        (Network(presence_head=True), Network(), ["2 of", "presence_head.weight is unexpected"]),
+        (Encoder(), Network(), ["2 of", "last.weight is missing; last.bias is missing"]),
+        (nn.Linear(2, 1), Network(), ["10 of", "conv1.weight is missing; ", "; ..."]),
+    ],
+    ids=["shape", "head", "missing", "other"],
+)
+def test_what_does_not_fit_a_network_is_named_and_changes_nothing(trained, network, problems):
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(InputError, match=r"^--init_from a\.pth: ") as error:
+        load_network(network, trained.state_dict(), "a.pth")
+    assert all(problem in str(error.value) for problem in problems), str(error.value)
+    for key, value in before.items():
+        assert torch.equal(network.state_dict()[key], value), key

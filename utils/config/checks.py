@@ -124,6 +124,7 @@ def check_settings(config: Config) -> None:
     """
     config.fold_numbers()
     _check_run_name(config)
+    _check_weights(config)
     _check_augmentation(config)
     _check_stages(config)
     _check_schedules(config)
@@ -139,6 +140,20 @@ def _check_run_name(config: Config) -> None:
     plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\")
     if not plain or not name or name[0] == ".":
         raise InputError(f"--run_name {name!r}: is not a plain folder name")
+
+
+def _check_weights(config: Config) -> None:
+    if config.init_from is None:
+        return
+    for flag, is_given in (
+        ("--pretrained true", config.pretrained),
+        (f"--encoder_weights {config.encoder_weights}", config.encoder_weights is not None),
+    ):
+        if is_given:
+            raise InputError(
+                f"--init_from {config.init_from} and {flag} contradict each other: a whole network "
+                "has an encoder too. Leave one out"
+            )
 
 
 def _check_augmentation(config: Config) -> None:

@@ -1,7 +1,7 @@
 """The command line of the training scripts: every setting of `Config` is a flag."""
 
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_parsing_settings
@@ -48,6 +48,8 @@ def parse_config(args: list[str] | None, description: str) -> tuple[Config, froz
     parser.add_class_arguments(Config)
     config = _to_config(parser.parse_args(args))
     given = parser.parse_args(args, defaults=False)
+    if config.init_from is not None and "pretrained" not in given:
+        config = replace(config, pretrained=False)
     check_settings(config)
     return config, frozenset(setting.name for setting in fields(Config) if setting.name in given)
 

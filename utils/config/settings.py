@@ -31,10 +31,16 @@ class Config:
     model_type: str = "unet_resnet34"
     """Network, one of the names listed above."""
     pretrained: bool = True
-    """Start the encoder from ImageNet weights, downloaded on first use."""
+    """Start the encoder from ImageNet weights, downloaded on first use. With --init_from:
+    false."""
     encoder_weights: str | None = None
     """File with encoder weights, used instead of a download: a torchvision state dict, or a
     checkpoint of a network with the same encoder."""
+    init_from: str | None = None
+    """Trained network that every fold starts from, whole, in stage 1: a checkpoint, or the folder
+    of a run, of which fold k starts from the best weights of fold k's last stage. The encoder is
+    frozen first all the same, while the decoder adapts; --epoch_stage1_freeze 0 trains everything
+    from the first step."""
     t: PositiveInt = 3
     """Recurrent steps of R2U_Net and R2AttU_Net."""
     two_stage: bool = True

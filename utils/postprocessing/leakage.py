@@ -1,10 +1,10 @@
-"""Encoder weights that were trained on validation images: the scores are then not out of fold.
+"""Starting weights that were trained on validation images: the scores are then not out of fold.
 
 leakage.json in the folder of a run or a blend lists each such file. It is absent if there is none.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -16,46 +16,56 @@ from utils.limits import SETTINGS_BYTES, read_bytes
 from utils.safe_load import load_file
 
 _NAME = "leakage.json"
+_NETWORK = "init_from"
+"""The setting that names a whole network; the other one is encoder_weights."""
 
 
-def find_leak(path: str | Path, table: pd.DataFrame) -> dict | None:
-    """Find the validation images that encoder weights from a fold's checkpoint were trained on.
+def find_leak(
+    path: str | Path,
+    table: pd.DataFrame,
+    setting: str = "encoder_weights",
+    folds: Iterable[int] | None = None,
+) -> dict | None:
+    """Find the validation images that starting weights from a fold's checkpoint were trained on.
 
-    The images are those of the folds.csv of the checkpoint's run, and those of the checkpoint that
-    this run took its own encoder weights from.
+    The images are those of the folds.csv of the checkpoint's run, and those of the checkpoints that
+    this run started from itself.
 
     Args:
-        path: the file given as --encoder_weights.
+        path: the checkpoint.
         table: the content of folds.csv of the run to train.
+        setting: the setting that names the checkpoint: encoder_weights or init_from.
+        folds: the folds that start from it; all by default.
 
     Returns:
-        `encoder_weights`, the file; `fold` and `run` that it was trained in; `images`, the number
-        of validation images of each fold, by fold number as text, that it was trained on, or None
-        if that cannot be told. None if there are no such images, or the file is not the checkpoint
-        of a fold.
+        The checkpoint under the name of its setting; `fold` and `run` that it was trained in;
+        `images`, the number of validation images of each fold, by fold number as text, that it was
+        trained on, or None if that cannot be told. None if there are no such images, or the file is
+        not the checkpoint of a fold.
 
     Raises:
         InputError: a checkpoint or a folds.csv cannot be read.
     """
-    origin = _read_checkpoint(Path(path))
+    origin = read_checkpoint(path)
     if origin is None:
         return None
     seen, images = _training_images(Path(path), set()), None
     if seen is not None:
-        numbers = range(table["fold"].max() + 1)
+        numbers = range(table["fold"].max() + 1) if folds is None else folds
         images = {str(n): len(seen.intersection(get_fold(table, n).valid)) for n in numbers}
     if images is not None and not any(images.values()):
         return None
     run = f"{origin['config'].get('model_type')}/{origin['config'].get('run_name')}"
-    return {"encoder_weights": str(path), "fold": origin["fold"], "run": run, "images": images}
+    return {setting: str(path), "fold": origin["fold"], "run": run, "images": images}
 
 
 def describe_leak(leak: dict) -> str:
     """Describe the result of `find_leak`."""
     source = (
-        f"the encoder weights {leak['encoder_weights']} were trained on fold {leak['fold']} of run "
-        f"{leak['run']}"
-    )
+        f"the network {leak[_NETWORK]} was"
+        if _NETWORK in leak
+        else f"the encoder weights {leak['encoder_weights']} were"
+    ) + f" trained on fold {leak['fold']} of run {leak['run']}"
     if leak["images"] is None:
         return (
             f"{source}, perhaps on validation images of this run: on which cannot be told, as the "
@@ -94,7 +104,7 @@ def read_leaks(folder: Path) -> list[dict]:
     # RecursionError: thousands of nested brackets.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path} cannot be read as a list of encoder weights: {error!r}. It was written when "
+            f"{path} cannot be read as a list of starting weights: {error!r}. It was written when "
             "the run began: restore it, as without it the scores count as out of fold"
         ) from error
     return leaks
@@ -117,8 +127,12 @@ def out_of_fold(folder: Path, folds: Collection[int]) -> dict:
     return {"out_of_fold": False, "not_out_of_fold": "; ".join(map(describe_leak, leaks))}
 
 
-def _read_checkpoint(path: Path) -> dict | None:
-    """Return a checkpoint that this repository wrote; None for other files."""
+def read_checkpoint(path: str | Path) -> dict | None:
+    """Read a checkpoint that this repository wrote; None for other files.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     content = load_file(path)
     is_own = isinstance(content.get("fold"), int) and isinstance(content.get("config"), dict)
     return content if is_own else None
@@ -127,10 +141,12 @@ def _read_checkpoint(path: Path) -> dict | None:
 def _training_images(path: Path, visited: set[Path]) -> set[str] | None:
     """Return the images that a checkpoint and those before it were trained on; None if unknown."""
     path = path.resolve()
-    if path in visited or not path.exists():
+    if path in visited:
         return set()
     visited.add(path)
-    content = _read_checkpoint(path)
+    if not path.is_file():
+        return None
+    content = read_checkpoint(path)
     if content is None:
         return set()
     fold, folds = content["fold"], path.parent.parent / "folds.csv"
@@ -138,7 +154,22 @@ def _training_images(path: Path, visited: set[Path]) -> set[str] | None:
     in_place = path.parent.name == f"fold{fold}" and folds.exists() and "optimizer" in content
     if not in_place:
         return None
-    own = set(get_fold(read_folds(folds), fold).train)
-    earlier = content["config"].get("encoder_weights")
-    before = _training_images(Path(str(earlier)), visited) if earlier else set()
-    return None if before is None else own | before
+    seen = set(get_fold(read_folds(folds), fold).train)
+    for earlier in _starting_weights(content["config"], fold):
+        before = _training_images(earlier, visited)
+        if before is None:
+            return None
+        seen |= before
+    return seen
+
+
+def _starting_weights(config: dict, fold: int) -> Iterator[Path]:
+    """Yield the files that a fold of a run started from."""
+    encoder, network = config.get("encoder_weights"), config.get(_NETWORK)
+    # A missing file may have held ImageNet's weights; a missing network was trained on X-rays.
+    if encoder and Path(encoder).is_file():
+        yield Path(encoder)
+    if network:
+        # All stages of a fold are trained on the same images.
+        of_run = sorted(Path(network).glob(f"fold{fold}/stage*_best.pth"))
+        yield of_run[0] if of_run else Path(network)

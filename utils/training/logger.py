@@ -45,21 +45,26 @@ class FoldLog:
             with open(self._path, "a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
-    def stage(self, stage: Stage, data: StageData, start: dict) -> None:
+    def stage(self, stage: Stage, data: StageData, start: dict, first_epoch: int) -> None:
         """Log the images of a stage and the weights that it starts from.
 
         Args:
             stage: the stage.
             data: its images.
             start: the checkpoint it starts from; empty if there is none.
+            first_epoch: 0 to start the stage; otherwise the epoch to resume at.
         """
         origin = "from scratch or pretrained encoder weights"
-        if start and start["stage"] == stage.number:
-            origin = f"resuming after epoch {start['epoch'] + 1}"
+        if first_epoch:
+            origin = f"resuming after epoch {first_epoch}"
         elif start:
+            where = f"the best weights of stage {start['stage']}"
+            if stage.number == 1:
+                run = f"{start['model_type']}/{start['config']['run_name']}"
+                where = f"run {run}, fold {start['fold']}, stage {start['stage']}"
             origin = (
-                f"from the best weights of stage {start['stage']} (epoch "
-                f"{start['best']['epoch'] + 1}), with a fresh optimizer, schedule and best score"
+                f"from {where} (epoch {start['epoch'] + 1}), with a fresh optimizer, schedule and "
+                "best score"
             )
         fold, images = data.fold, data.batches.images(0)
         positives = sum(name in fold.positive for name in fold.train)

@@ -24,6 +24,7 @@ OTHER: dict[str, Any] = {
     "model_type": "another",
     "pretrained": False,
     "encoder_weights": "file.pth",
+    "init_from": "checkpoints/unet_resnet34/lungs",
     "t": 2,
     "two_stage": False,
     "image_size_stage1": 64,
@@ -81,6 +82,7 @@ OTHER: dict[str, Any] = {
     "dataset_root": "/data",
 }
 NEEDED: dict[str, dict[str, Any]] = {
+    "init_from": {"pretrained": False},
     "mode": {"run_name": "x"},
     "resume": {"run_name": "x"},
     "loss_stage3": {"epoch_stage3": 1},
@@ -111,12 +113,21 @@ def test_a_setting_is_the_same_from_flag_recipe_and_config_yaml(name, tmp_path):
 
 
 def test_all_settings_together(tmp_path):
-    """Except for two that contradict others."""
+    """Except for three that contradict others."""
     settings = OTHER | {"two_stage": True, "augmentation_flag": True}
+    del settings["init_from"]
     everything = Config(**settings)
     assert read(*as_flags(settings)) == (everything, frozenset(settings))
     everything.save(tmp_path / "config.yaml")
-    assert read("--config", tmp_path / "config.yaml") == (everything, frozenset(settings))
+    assert read("--config", tmp_path / "config.yaml") == (everything, frozenset(OTHER))
+
+
+def test_a_run_that_starts_from_a_network_downloads_nothing(tmp_path):
+    """Unless asked to, and also if it is started again from its config.yaml."""
+    settings, given = read("--init_from", "lungs")
+    assert (settings, given) == (Config(init_from="lungs", pretrained=False), {"init_from"})
+    settings.save(tmp_path / "config.yaml")
+    assert read("--config", tmp_path / "config.yaml")[0] == settings
 
 
 def test_without_flags_all_settings_are_defaults():
@@ -348,6 +359,11 @@ def test_every_setting_explains_itself_in_the_help(capsys):
         ({"loss_stage2": "bce:3,cross"}, "--loss_stage2 bce:3,cross: there is no term 'cross'"),
         ({"positive_share": "0.8:x"}, "--positive_share 0.8:x: give a share"),
         ({"positive_share": 60.5}, "YAML reads 1:0.5 as the number 60.5"),
+        ({"init_from": "lungs", "pretrained": True}, "lungs and --pretrained true contradict"),
+        (
+            {"init_from": "lungs", "pretrained": False, "encoder_weights": "a.pth"},
+            "--init_from lungs and --encoder_weights a.pth contradict",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message, tmp_path):

@@ -23,18 +23,19 @@ def folds_of(ids, n_splits):
     return make_folds({name: i % 3 == 0 for i, name in enumerate(ids)}, n_splits, stratified=False)
 
 
-def found(path, table):
+def found(path, table, setting="encoder_weights"):
     """Return the leak of a file that has one."""
-    leak = find_leak(path, table)
+    leak = find_leak(path, table, setting)
     assert leak is not None
     return leak
 
 
-def write_checkpoint(run, fold, table, encoder_weights=None, adopted=False):
+def write_checkpoint(run, fold, table, encoder_weights=None, adopted=False, init_from=None):
     """Write a checkpoint of a fold as training does, without weights."""
     (run / f"fold{fold}").mkdir(parents=True)
     write_folds(table, run / "folds.csv")
     config = {"model_type": "net", "run_name": run.name, "encoder_weights": encoder_weights}
+    config["init_from"] = init_from
     content = {"state_dict": {}, "fold": fold, "config": config}
     path = run / f"fold{fold}" / "stage1_best.pth"
     torch.save(content | ({} if adopted else {"optimizer": {}}), path)
@@ -82,6 +83,29 @@ def test_images_of_an_earlier_checkpoint_are_counted_too(tmp_path):
     assert found(second, table)["images"] == found(first, table)["images"]
     first.unlink()
     assert find_leak(second, table) is None
+
+
+@pytest.mark.parametrize("named", ["checkpoint", "run"])
+def test_images_of_an_earlier_network_are_counted_too(named, tmp_path):
+    """B began from A, whole; without A, nobody knows what it was trained on."""
+    table, others = folds_of(IDS, 4), folds_of([f"other{i}" for i in range(9)], 3)
+    first = write_checkpoint(tmp_path / "A", 1, table)
+    origin = str(first if named == "checkpoint" else tmp_path / "A")
+    second = write_checkpoint(tmp_path / "B", 1, others, init_from=origin)
+    assert found(second, table)["images"] == found(first, table)["images"]
+    first.unlink()
+    assert found(second, table)["images"] is None
+
+
+def test_a_leaking_network_is_described_and_marks_the_folds_it_saw(tmp_path):
+    table = folds_of(IDS, 3)
+    path = write_checkpoint(tmp_path / "A", 1, table)
+    leak = found(path, table, "init_from")
+    add_leaks(tmp_path, [leak])
+    assert read_leaks(tmp_path) == [leak]
+    assert [out_of_fold(tmp_path, [n])["out_of_fold"] for n in range(3)] == [False, True, False]
+    reason = out_of_fold(tmp_path, [0])["not_out_of_fold"]
+    assert reason.startswith(f"the network {path} was trained on fold 1 of run net/A, and so on")
 
 
 @pytest.mark.parametrize("how", ["moved", "renamed", "adopted", "folds.csv"])

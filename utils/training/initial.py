@@ -1,0 +1,156 @@
+"""--init_from: the trained network that each fold starts from."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from models.weights import load_network
+from utils.config.checks import RECURRENT
+from utils.config.command_line import load_config
+from utils.config.settings import Config
+from utils.config.stages import mask_stage
+from utils.console import print0
+from utils.errors import InputError
+from utils.postprocessing.leakage import describe_leak, find_leak, read_checkpoint
+from utils.training.checkpoints import FoldCheckpoints
+
+
+def new_folds(config: Config, folder: Path) -> list[int]:
+    """Return the folds that start with the first epoch of stage 1.
+
+    Args:
+        config: which folds are trained, and how.
+        folder: the run's folder.
+    """
+    if config.mode == "train_stage2":
+        return []
+    folds = {number: FoldCheckpoints(folder / f"fold{number}") for number in config.fold_numbers()}
+    return [number for number, fold in folds.items() if not fold.path(1, "last").exists()]
+
+
+def find_starts(init_from: str | None, folds: Iterable[int]) -> dict[int, Path]:
+    """Find the checkpoint that each fold starts from.
+
+    Args:
+        init_from: a checkpoint, for every fold; or the folder of a run, of which fold k takes the
+            best of fold k's last stage; None for none.
+        folds: the folds that have yet to start.
+
+    Returns:
+        The checkpoints by fold; empty without `init_from`.
+
+    Raises:
+        InputError: there is neither a checkpoint nor a run, or the run lacks a fold.
+    """
+    numbers = list(folds)
+    if init_from is None or not numbers:
+        return {}
+    path = Path(init_from)
+    if path.is_file():
+        return dict.fromkeys(numbers, path)
+    if not (path / "config.yaml").is_file():
+        raise InputError(
+            f"--init_from {path}: is neither a checkpoint nor the folder of a run; give one such "
+            "as checkpoints/unet_resnet34/RUN, or its fold0/stage2_best.pth"
+        )
+    stage = mask_stage(load_config(path / "config.yaml")).number
+    starts = {n: FoldCheckpoints(path / f"fold{n}").path(stage, "best") for n in numbers}
+    for number, start in starts.items():
+        if not start.exists():
+            raise InputError(
+                f"--init_from {path}: fold {number} has no network to start from, as {start} does "
+                "not exist. Train it, choose other --folds, or name one checkpoint for all folds"
+            )
+    return starts
+
+
+def check_start(network: nn.Module, path: Path, config: Config) -> None:
+    """Load a trained network like `load_start`, and print what will be new to it.
+
+    Raises:
+        InputError: see `load_start`.
+    """
+    content, new_head = _load(network, path, config)
+    clahe = content["config"].get("clahe", config.clahe)
+    if new_head:
+        print0(f"{path} has no presence head: the head starts from scratch")
+    if clahe != config.clahe:
+        was, uses = (str(value).lower() for value in (clahe, config.clahe))
+        print0(f"warning: {path} was trained with --clahe {was}, and this run uses {uses}")
+
+
+def load_start(network: nn.Module, path: Path, config: Config) -> dict:
+    """Load a trained network, whole, into one that is to be trained further.
+
+    Its weights are those that were validated: with --ema, the average. Only a presence head may be
+    new.
+
+    Args:
+        network: the network to load it into.
+        path: the checkpoint.
+        config: settings of the new run.
+
+    Returns:
+        The content of the checkpoint.
+
+    Raises:
+        InputError: the file is no checkpoint of a fold, or is one of another network.
+    """
+    return _load(network, path, config)[0]
+
+
+def find_start_leak(init_from: str, starts: dict[int, Path], table: pd.DataFrame) -> dict | None:
+    """Find the validation images that the network given as --init_from was trained on.
+
+    Args:
+        init_from: see `find_starts`.
+        starts: what `find_starts` returned; not empty.
+        table: the content of folds.csv of the run to train.
+
+    Returns:
+        What `leakage.find_leak` returns for a checkpoint; None for a run.
+
+    Raises:
+        InputError: a fold of a run was, or may have been, trained on images that the same fold is
+            to be validated on.
+    """
+    if Path(init_from).is_file():
+        return find_leak(init_from, table, "init_from")
+    for number, start in starts.items():
+        leak = find_leak(start, table, "init_from", [number])
+        if leak is not None:
+            raise InputError(
+                f"--init_from {init_from}: fold {number} cannot start from fold {number} of that "
+                f"run: {describe_leak(leak)}. Use the folds of that run (the same images, script, "
+                f"--n_splits, --groups and --exclude), or name one checkpoint, such as {start}: "
+                "scores that are not out of fold are then marked"
+            )
+    return None
+
+
+def _load(network: nn.Module, path: Path, config: Config) -> tuple[dict, bool]:
+    content = read_checkpoint(path)
+    if content is None or not isinstance(content.get("state_dict"), dict):
+        raise InputError(
+            f"--init_from {path}: is no checkpoint of this repository. Turn weights of other "
+            "origin into a run with python -m models.adopt, or give --encoder_weights"
+        )
+    _check_settings(content["config"], path, config)
+    return content, load_network(network, content["state_dict"], path)
+
+
+def _check_settings(saved: dict, path: Path, config: Config) -> None:
+    """Refuse a checkpoint of another network."""
+    names = ["model_type"] + (["t"] if config.model_type in RECURRENT else [])
+    differing = [name for name in names if saved.get(name) != getattr(config, name)]
+    if saved.get("presence_weight") and not config.presence_head:
+        differing.append("presence_weight")
+    if differing:
+        changes = "; ".join(f"{n} {saved.get(n)} -> {getattr(config, n)}" for n in differing)
+        flags = " ".join(f"--{name} {saved.get(name)}" for name in differing)
+        raise InputError(
+            f"--init_from {path}: is a network of other settings: {changes}. Give {flags}, or "
+            "choose another checkpoint"
+        )
