@@ -35,10 +35,10 @@ from tqdm import tqdm
 from datasets.annotations.kinds import Changes, MaskFiles
 from datasets.annotations.names import read_names
 from datasets.annotations.reading import add_mask_flags, mask_flags, unused_mask_flags
-from datasets.folds import describe_unknown, read_patients
 from datasets.formats import rle
 from datasets.formats.ids import ID_KINDS, IDS_HELP
 from datasets.formats.images import find_images_by_id, image_size
+from datasets.patients import describe_unknown, read_patients
 from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.evaluation.image_level import (

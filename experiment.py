@@ -10,12 +10,12 @@ from torch import nn
 
 from datasets.folds import (
     describe_leakage,
-    describe_unknown,
     get_fold,
     make_folds,
-    read_patients,
+    shared_patients,
 )
 from datasets.loaders import check_batch_split, check_positives
+from datasets.patients import find_patients
 from datasets.siim import FoundSamples, find_samples, read_excluded
 from datasets.sources.base import PixelSource, Sample
 from datasets.sources.cache import CacheSource
@@ -258,28 +258,16 @@ def _open_source(config: Config, samples: dict[str, Sample]) -> PixelSource:
 
 def _make_folds(config: Config, mask_fractions: dict[str, float], stratified: bool) -> pd.DataFrame:
     # Without --groups, patients do not change the folds, but leakage and intervals depend on them.
-    default = Path(config.dataset_root) / "patients.csv"
-    path = config.groups or (default if default.exists() else None)
-    patients = read_patients(path) if path else None
-    if patients is not None:
-        _check_patients(config, path, describe_unknown(patients, mask_fractions))
+    path, patients = find_patients(config.groups, config.dataset_root, mask_fractions)
     positive = {name: fraction > 0 for name, fraction in mask_fractions.items()}
     table = make_folds(positive, config.n_splits, stratified, patients, grouped=bool(config.groups))
     print0(f"{len(table)} images, {sum(positive.values())} positive; {describe_leakage(table)}")
-    return table
-
-
-def _check_patients(config: Config, path: str | Path | None, unknown: str | None) -> None:
-    """Refuse --groups that do not match the images; only warn of a patients.csv found there."""
-    if unknown and config.groups:
-        raise InputError(
-            f"--groups {path}: {unknown}. Give a csv with the ids of the images in "
-            f"{config.dataset_root}/train_images, or leave --groups out"
-        )
-    if unknown:
+    if not config.groups and not shared_patients(table).empty:
         print0(
-            f"warning: {path}: {unknown}. Intervals and shared patients count the rest as unknown"
+            f"WARNING: {path} is not used, so scores will be too high, as networks know patients "
+            f"that they are validated on. Keep each patient in one fold with --groups {path}"
         )
+    return table
 
 
 def _solver_class(config: Config, has_encoder: bool) -> type[Solver]:

@@ -1,6 +1,5 @@
 """Folds: plain, stratified or grouped by patient; the order of the files does not matter."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,6 @@ from utils.files import atomic_write
 
 FOLD_SEED = 1
 """Fixed, so that folds do not depend on the seed of a run."""
-MIN_KNOWN = 0.9
-"""Share of the images whose patient a csv of patients must know."""
 
 
 @dataclass(frozen=True)
@@ -122,56 +119,24 @@ def get_fold(table: pd.DataFrame, number: int) -> Fold:
     )
 
 
+def shared_patients(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the images that share a patient with another fold."""
+    known = table[table["PatientId"] != ""]
+    return known[known.groupby("PatientId")["fold"].transform("nunique") > 1]
+
+
 def describe_leakage(table: pd.DataFrame) -> str:
     """Describe how many images, and how many positives, share a patient with another fold."""
     known = table[table["PatientId"] != ""]
     if known.empty:
         return "patients unknown: images of one patient may be in different folds"
-    shared = known[known.groupby("PatientId")["fold"].transform("nunique") > 1]
+    shared = shared_patients(table)
     text = (
         f"{len(shared)} of {len(known)} images, and {shared['positive'].sum()} of "
         f"{known['positive'].sum()} positives, share a patient with another fold"
     )
     unknown = len(table) - len(known)
     return f"{text}; the patient of {unknown} images is unknown" if unknown else text
-
-
-def read_patients(path: str | Path) -> dict[str, str]:
-    """Read a csv with the columns ImageId and PatientId.
-
-    Raises:
-        InputError: the file is missing, is not a csv, lacks a column or lists an image twice.
-    """
-    rows = read_columns(path, ("ImageId", "PatientId"), "a csv of patients")
-    patients: dict[str, str] = {}
-    for _, (name, patient) in rows:
-        if name in patients:
-            raise InputError(f"{path}: {name} has several rows; keep one")
-        patients[name] = patient
-    return patients
-
-
-def describe_unknown(patients: dict[str, str], ids: Collection[str]) -> str | None:
-    """Describe how a csv of patients fails to match a data set, with an example of each side.
-
-    Args:
-        patients: patient by image id, as `read_patients` returns them.
-        ids: the images of the data set.
-
-    Returns:
-        None if the patients of at least `MIN_KNOWN` of the images are known.
-    """
-    unknown = [name for name in sorted(ids) if not patients.get(name)]
-    known = len(ids) - len(unknown)
-    if known >= MIN_KNOWN * len(ids):
-        return None
-    first = f"{unknown[0]} has no {'PatientId' if unknown[0] in patients else 'row'} in it"
-    others = sorted(patients.keys() - set(ids))
-    return (
-        f"it names the patient of {known} of the {len(ids)} images, fewer than "
-        f"{MIN_KNOWN:.0%}; the image {first}"
-        + (f", and its id {others[0]} is none of these images" if others else "")
-    )
 
 
 def write_folds(table: pd.DataFrame, path: str | Path) -> None:

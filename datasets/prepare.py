@@ -16,6 +16,9 @@ second on two cores. Images that an earlier run converted are kept. Writes to OU
                                 mask files
     train_unannotated.txt       the images without a row or mask file, if too many to print
     train_refused.txt           the images that cannot be used and why, if too many to print
+    patients.csv                the patient of each image, where the files say it: by a PatientID
+                                that repeats, or by names and folders as NIH, CheXpert and MIMIC
+                                have them; what is in it already stays
     train_ids.json              how the images are named, if --ids says so
     train_bits.json             how many bits 16-bit images were read with, if there are any
 
@@ -60,6 +63,7 @@ from datasets.annotations.reading import (
 )
 from datasets.formats.depth import DEPTHS, bits_file
 from datasets.formats.ids import ID_KINDS, IDS_HELP, IdRule, check_id_kind, record_id_kind
+from datasets.patients import PATIENTS_CSV, record_patients
 from datasets.tools.convert import Job, convert, remove
 from datasets.tools.originals import (
     decide_bits,
@@ -140,7 +144,7 @@ def prepare(options: argparse.Namespace) -> Report:
     check_id_kind(out, options.split, options.ids, folders[0])
     rule = IdRule.of_folder(options.ids, options.images, paths)
     with open_processes(min(options.num_workers, len(paths) // IMAGES_PER_PROCESS), 16) as run:
-        files, sizes, deep, refused = identify_originals(run, paths, rule, names)
+        files, sizes, deep, patients, refused = identify_originals(run, paths, rule, names)
         found = masks.find(files, options.images) if masks else Found.without_masks(files)
         for name, annotation in found.annotations.items():
             if annotation is not None and name in sizes:
@@ -150,6 +154,8 @@ def prepare(options: argparse.Namespace) -> Report:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
         record_id_kind(out, options.split, options.ids)
+        if options.split == "train":
+            notes += record_patients(out / PATIENTS_CSV, files, patients)
         if bits is not None:
             record_bits(bits_file(out, options.split), bits, folders, deep.values())
         unannotated = sorted(files.keys() - found.annotations.keys() - found.refused.keys())

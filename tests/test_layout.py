@@ -21,6 +21,7 @@ DATASET = (
     "datasets.augmentation",
     "datasets.folds",
     "datasets.loaders",
+    "datasets.patients",
     "datasets.sampling",
     "datasets.siim",
     "datasets.workers",

@@ -430,11 +430,15 @@ def test_groups_that_do_not_match_the_images_are_refused(root, tmp_path, capsys,
     capsys.readouterr()
     table = experiment._make_folds(config(tmp_path), fractions, stratified=False)
     assert (table["PatientId"] != "").sum() == known
-    assert ("warning: " in capsys.readouterr().out) is not fits
+    text = capsys.readouterr().out
+    assert ("warning: " in text) is not fits
+    assert (f"WARNING: {tmp_path}/patients.csv is not used" in text) is (known > 0)
+    experiment._make_folds(config(tmp_path), dict.fromkeys(ids[::2], 0.1), stratified=False)
+    assert "WARNING" not in capsys.readouterr().out  # an image of each patient
 
 
 def test_unmatched_groups_leave_no_run_folder(command_line, tmp_path, capsys):
-    csv_file = write_patients(tmp_path / "p.csv", [f"image{i:02d}.png" for i in range(14)])
+    csv_file = write_patients(tmp_path / "p.csv", [f"scan{i:02d}.png" for i in range(14)])
     flags = command_line(tmp_path / "runs", run_name="x", groups=csv_file)
     assert train_sfold.main(flags) == 2
     assert "0 of the 14 images" in capsys.readouterr().err

@@ -18,9 +18,10 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, SecondaryCaptu
 
 from benchmarks.robustness.mutations import seal_png
 from datasets.annotations.names import read_names
-from datasets.folds import read_folds, read_patients
+from datasets.folds import read_folds
 from datasets.formats.annotations import RleRow, annotated_mask, read_annotations
 from datasets.formats.images import copyable_bytes, image_id, read_image
+from datasets.patients import read_patients
 from datasets.siim import read_excluded
 from utils.config.command_line import load_config
 from utils.evaluation.image_level import read_scores

@@ -69,6 +69,16 @@ def instance_uid(dataset: pydicom.Dataset, path: Path) -> str:
         return uid if isinstance(uid, str) else "\\".join(uid)
 
 
+def patient_id(dataset: pydicom.Dataset, path: Path) -> str:
+    """Return the PatientID; empty if there is none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with _readable_errors(dataset, path):
+        return str(dataset.get("PatientID") or "").strip()
+
+
 def dicom_size(dataset: pydicom.Dataset, path: Path) -> tuple[int, int]:
     """Return height and width in pixels, as the header states them.
 

@@ -14,6 +14,7 @@ from datasets.formats.dicom import (
     has_unknown_depth,
     instance_uid,
     jpeg_frame,
+    patient_id,
     read_dicom,
 )
 from datasets.formats.finding import find_images, is_dicom
@@ -33,11 +34,13 @@ class ImageIdentity(NamedTuple):
         id: its id.
         size: height and width in pixels; None if they cannot be read, which decoding will report.
         deep: whether it has 16-bit pixels and does not say how many of the bits it uses.
+        patient: the PatientID of a DICOM; empty if there is none.
     """
 
     id: str
     size: tuple[int, int] | None
     deep: bool
+    patient: str = ""
 
 
 def find_images_by_id(folder: Path, ids: Iterable[str], kind: IdKind = "uid") -> dict[str, Path]:
@@ -187,7 +190,7 @@ def identify(path: Path, rule: IdRule = BY_UID) -> ImageIdentity:
     try:
         if dataset is not None:
             size, deep = dicom_size(dataset, path), has_unknown_depth(dataset, path)
-            return ImageIdentity(name, size, deep)
+            return ImageIdentity(name, size, deep, patient_id(dataset, path))
         data = read_file(path)
         return ImageIdentity(name, image_header(data, path)[1], is_16_bit_png(data))
     except InputError:

@@ -24,12 +24,14 @@ class Originals(NamedTuple):
         files: the files of every image id.
         sizes: height and width in pixels by image id, where they can be read.
         deep: the image ids of 16-bit files of unknown depth.
+        patients: the PatientID by image id, of DICOMs that have one.
         refused: why other files cannot be used.
     """
 
     files: dict[str, list[Path]]
     sizes: dict[str, tuple[int, int]]
     deep: dict[Path, str]
+    patients: dict[str, str]
     refused: list[str]
 
 
@@ -76,7 +78,7 @@ def identify_originals(
         names: a table of ids by the stem of the files, all of which it has; it replaces the rule.
     """
     files: dict[str, list[Path]] = defaultdict(list)
-    found = Originals(files, {}, {}, [])
+    found = Originals(files, {}, {}, {}, [])
     identities = show_progress(run(partial(_identify, rule=rule), paths), len(paths), "reading ids")
     for path, identity in zip(paths, identities, strict=True):
         if isinstance(identity, str):
@@ -88,6 +90,8 @@ def identify_originals(
             found.sizes[name] = identity.size
         if identity.deep:
             found.deep[path] = name
+        if identity.patient:
+            found.patients[name] = identity.patient
     return found
 
 

@@ -7,14 +7,13 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from datasets.folds import (
     describe_leakage,
-    describe_unknown,
     get_fold,
     make_folds,
     read_folds,
-    read_patients,
     write_folds,
 )
 from datasets.formats.annotations import read_annotations
+from datasets.patients import read_patients
 from utils.errors import InputError
 
 KINDS = [(stratified, grouped) for stratified in (False, True) for grouped in (False, True)]
@@ -148,35 +147,6 @@ def test_leakage_is_unknown_without_patients():
     assert "unknown" not in describe_leakage(make_folds(positive, 5, False, everyone))
 
 
-@pytest.mark.parametrize("count", [1, 10, 57])
-def test_a_csv_must_know_the_patients_of_nine_in_ten_images(count):
-    ids = [f"i{n:02d}" for n in range(count)]
-    for known in range(count + 1):
-        patients = {name: f"p{n}" for n, name in enumerate(ids[:known])}
-        text = describe_unknown(patients | {"elsewhere": "p0"}, ids)
-        assert (text is None) is (known / count >= 0.9)
-        if text is not None:
-            assert f"the patient of {known} of the {count} images" in text
-            assert f"the image i{known:02d} has no row in it" in text
-            assert "its id elsewhere is none of these images" in text
-
-
-def test_an_image_without_a_patient_in_its_row_is_unknown():
-    text = describe_unknown({"a": "", "b": "p"}, ["a", "b"])
-    assert text is not None
-    assert "1 of the 2 images" in text
-    assert text.endswith("the image a has no PatientId in it")
-
-
-def test_real_patients_are_known_and_those_of_other_ids_are_not(siim_data):
-    ids = list(read_annotations(siim_data / "siim" / "stage_2_train.csv"))
-    patients = read_patients(siim_data / "siim" / "patients.csv")
-    assert describe_unknown(patients, ids) is None
-    text = describe_unknown(patients, [f"{name}.dcm" for name in ids])
-    assert text is not None
-    assert "0 of the 12047 images" in text
-
-
 def test_real_patients_leak_through_ungrouped_folds_only(siim_data):
     rows = read_annotations(siim_data / "siim" / "stage_2_train.csv")
     positive = {name: found[0].rle != "-1" for name, found in rows.items()}
@@ -211,28 +181,3 @@ def test_an_unusable_folds_csv_is_reported(tmp_path, text):
         (tmp_path / "folds.csv").write_text(text)
     with pytest.raises(InputError, match=r"folds\.csv cannot be read as a table of folds"):
         read_folds(tmp_path / "folds.csv")
-
-
-def test_patients_are_read_as_text_and_other_columns_ignored(tmp_path):
-    path = tmp_path / "patients.csv"
-    path.write_text("Age,ImageId,PatientId\n50,0123,00000042\n,NA,\n", encoding="utf-8-sig")
-    assert read_patients(path) == {"0123": "00000042", "NA": ""}
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (None, "cannot be read as a csv of patients"),
-        (b"", "cannot be read as a csv of patients"),
-        (b"\xff\xfe\x00", "cannot be read as a csv of patients"),
-        (b"ImageId,PatientId\na,b\nc,d,e,f\n", "cannot be read as a csv of patients"),
-        (b"image,patient\na,b\n", r"ImageId and PatientId, found \['image', 'patient'\]"),
-        (b"ImageId,PatientId\na,1\nb,1\na,2\n", "a has several rows"),
-    ],
-    ids=["missing", "empty", "not text", "ragged", "other columns", "twice"],
-)
-def test_an_unusable_csv_of_patients_is_reported(tmp_path, data, reason):
-    if data is not None:
-        (tmp_path / "patients.csv").write_bytes(data)
-    with pytest.raises(InputError, match=rf"patients\.csv.* {reason}"):
-        read_patients(tmp_path / "patients.csv")

@@ -411,3 +411,17 @@ def test_real_images_and_masks_are_unchanged(siim_data, workspace):
         name = image_id(path)
         assert np.array_equal(workspace.image(f"{name}.jpg"), read_image(path))
         assert np.array_equal(workspace.mask(name), truth[name] * 255)
+
+
+def test_patients_that_files_name_are_written_for_training_only(two):
+    for name in ("1.1", "1.2", "1.3"):
+        write_jpeg_dicom(
+            two.originals / f"{name}.dcm", picture(), name, PatientID=f"p{name > '1.1'}"
+        )
+    two.png("nih/00000012_003.png", picture())
+    two.run("--split", "test")
+    assert not (two.out / "patients.csv").exists()
+    text = two.run()
+    rows = "00000012_003,00000012\n1.1,pFalse\n1.2,pTrue\n1.3,pTrue\n"
+    assert (two.out / "patients.csv").read_text() == f"ImageId,PatientId\n{rows}"
+    assert "patients.csv: the patients of 4 images; train with --groups" in text

@@ -124,7 +124,8 @@ class Config:
     folds: str | int = "all"
     """Folds to train: all, one (0) or several (0,3)."""
     groups: str | None = None
-    """A csv with the columns ImageId and PatientId; all images of a patient go into one fold."""
+    """A csv with the columns ImageId and PatientId, or others of their usual names such as Image
+    Index and Patient ID; all images of a patient go into one fold."""
     exclude: str | None = None
     """Text file of image ids to leave out, one per line; # starts a comment."""
     allow_empty: bool = False
