@@ -31,7 +31,6 @@ from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch
-from utils.errors import InputError
 from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run

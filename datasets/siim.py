@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.formats.finding import find_images
+from datasets.formats.ids import refuse_test_images
 from datasets.formats.images import image_id
 from datasets.sources.base import FIX_HINT, Sample
 from utils.errors import InputError, raise_problems
@@ -55,6 +56,7 @@ def find_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> Fo
     found = scan_samples(root, excluded)
     raise_problems(found.problems, FIX_HINT)
     if not found.samples:
+        refuse_test_images(found.unannotated)
         raise InputError(
             f"no mask in {root}/train_mask has the name of an image in {root}/train_images "
             f"({_example(found.unannotated, 'images')}; {_example(found.without_image, 'masks')}). "
@@ -126,9 +128,20 @@ def _example(names: list[str], what: str) -> str:
     return f"{len(names)} {what}" + (f", such as {names[0]}" if names else "")
 
 
+def _refuse_tests_alone(missing: Path) -> None:
+    tests = missing.with_name("test_images")
+    if missing.name == "train_images" and tests.is_dir():
+        raise InputError(
+            f"looked for images in {missing}, but {missing.parent} has only {tests.name}: test "
+            "images have no masks to train on, and the competition's page gives no others today. "
+            "docs/data.md says what training needs; predict these with predict.py"
+        )
+
+
 def _by_id(folder: Path) -> tuple[dict[str, Path], list[tuple[str, str]]]:
     """Return the files by id, and the problems as pairs of id (or else file stem) and reason."""
     if not folder.is_dir():
+        _refuse_tests_alone(folder)
         raise InputError(
             f"looked for images in {folder}, which is not a folder. Prepare it with {_PREPARE}, or "
             "set --dataset_root"

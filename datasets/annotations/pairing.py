@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.formats.finding import PICTURES, find_images, stem_of
-from datasets.formats.ids import IdKind, IdRule
+from datasets.formats.ids import IdKind, IdRule, refuse_test_images
 from utils.errors import InputError
 
 MASK_SUFFIXES = ("_mask", "-mask", ".mask", ".2.mask")
@@ -125,6 +125,7 @@ def pair_masks(
                 )
             masks[name].append(found[0])
     if not masks:
+        refuse_test_images(images)
         raise InputError(_describe_mismatch(images, folders))
     used = {path for paths in masks.values() for path in paths}
     total = len(set().union(*(folder.files() for folder in folders)))

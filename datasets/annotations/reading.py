@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datasets.annotations.kinds import Annotation, MaskFiles, RunLengths
 from datasets.annotations.pairing import MaskFolder, find_masks, pair_masks
 from datasets.formats.annotations import RLE_FORMS, RleRow, parse_size, read_annotations
-from datasets.formats.ids import IdKind
+from datasets.formats.ids import IdKind, refuse_test_images
 from utils.console import argument_type
 from utils.errors import InputError
 
@@ -101,6 +101,7 @@ class CsvMasks:
         """
         named = [name for name in images if name in self.rows]
         if images and not named:
+            refuse_test_images(images)
             raise InputError(
                 f"{self.path}: has no row for any of the {len(images)} images in {folder}, such as "
                 f"{min(images)}; it has ids such as {min(self.rows)}. Check --images and --rle; "

@@ -5,7 +5,8 @@ folders, or tables name DICOMs by their files, --ids chooses another rule.
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -26,6 +27,8 @@ PATH_HINT = "if they are different images, name them by their folders with --ids
 # File systems allow 255 bytes; a temporary name adds a dot, a process id and a suffix.
 _MAX_BYTES = 200
 _SEPARATOR = "__"
+_TEST_ID = re.compile(r"ID_[0-9a-f]{9}")
+"""Of the competition's second stage; all others are UIDs."""
 _CHANNEL = "_0000"
 """How nnU-Net ends the names of images, but neither those of masks nor of predictions."""
 
@@ -72,6 +75,23 @@ def check_id(name: str, source: object) -> str:
     if not name or name[0] == "." or not usable or len(name.encode()) > _MAX_BYTES:
         raise InputError(f"{source}: its image id {name[:_MAX_BYTES]!r} is not a plain file name")
     return name
+
+
+def refuse_test_images(ids: Collection[str]) -> None:
+    """Refuse to train on what the competition's page gives: the test images of its second stage.
+
+    Called where no image has a mask; masks of these images, which others made, may be used.
+
+    Raises:
+        InputError: all images are test images, by their ids.
+    """
+    if ids and all(_TEST_ID.fullmatch(name) for name in ids):
+        raise InputError(
+            f"these {len(ids):,} images, such as {min(ids)}, are the test images of the "
+            "competition's second stage, whose masks were never published. Its page gives no "
+            "others today: the csv there is for training images, which have to come from elsewhere "
+            "(docs/data.md). To predict these images, prepare them with --split test"
+        )
 
 
 def check_id_kind(folder: Path, split: str, kind: IdKind, images: Path) -> None:

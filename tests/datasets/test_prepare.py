@@ -402,6 +402,7 @@ def test_real_images_and_masks_are_unchanged(siim_data, workspace):
         shutil.copy(path, workspace.originals)
     text = workspace.run("--rle", rles)
     assert "unannotated, left out: ID_4d6269d79" in text
+    assert not (workspace.out / "patients.csv").exists()  # each image has a PatientID of its own
     truth: dict[str, Any] = dict.fromkeys((image_id(path) for path in chosen), 0)
     with open(rles, newline="") as file:
         for row in csv.DictReader(file):
@@ -425,3 +426,31 @@ def test_patients_that_files_name_are_written_for_training_only(two):
     rows = "00000012_003,00000012\n1.1,pFalse\n1.2,pTrue\n1.3,pTrue\n"
     assert (two.out / "patients.csv").read_text() == f"ImageId,PatientId\n{rows}"
     assert "patients.csv: the patients of 4 images; train with --groups" in text
+
+
+@pytest.mark.parametrize("masks", ["csv", "folder"])
+def test_what_the_page_of_the_competition_gives_is_refused_with_the_reason(masks, workspace):
+    """Its test images, and masks of other images; masks of these images are accepted."""
+    for name in ("ID_0011fe81e", "ID_9ca06e9b9"):
+        workspace.dicom(name)
+    workspace.annotate(("1.1", "5 10"))
+    (workspace.out.parent / "masks").mkdir()
+    cv2.imwrite(str(workspace.out.parent / "masks" / "1.1.png"), picture())
+    args = ["--images", workspace.originals, "--out", workspace.out, "--num_workers", 0]
+    args += ["--rle", workspace.csv] if masks == "csv" else ["--masks", args[3].parent / "masks"]
+    assert main([str(arg) for arg in args]) == 2
+    text = workspace.capsys.readouterr().err
+    assert "these 2 images, such as ID_0011fe81e, are the test images of the competition's" in text
+    assert len(text.splitlines()) == 1
+    assert not workspace.out.exists()
+    workspace.annotate(("1.1", "5 10"), ("ID_0011fe81e", "-1"))
+    workspace.run()
+    assert "train_mask/ID_0011fe81e.png" in workspace.files()
+
+
+def test_real_test_images_are_refused_with_the_reason(siim_data, workspace):
+    for path in (siim_data / "siim" / "dicom").glob("test_image*.dcm"):
+        shutil.copy(path, workspace.originals)
+    text = workspace.run("--rle", siim_data / "siim" / "stage_2_train.csv", code=2)
+    assert "these 10 images, such as ID_004d6fbb6, are the test images" in text
+    workspace.run("--split", "test")

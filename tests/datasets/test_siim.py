@@ -73,6 +73,24 @@ def test_a_missing_folder_is_reported_with_what_to_do(own, folder):
         find_samples(own)
 
 
+def test_test_images_alone_are_refused_with_the_reason(own):
+    (own / "train_images").rename(own / "test_images")
+    with pytest.raises(InputError, match=r"has only test_images: test images have no masks"):
+        find_samples(own)
+
+
+@pytest.mark.parametrize("names", [["ID_0011fe81e", "ID_9ca06e9b9"], ["ID_0011fe81e", "other"]])
+def test_test_images_of_the_second_stage_without_masks_are_named(own, names):
+    """Unless there are others, too."""
+    for path, name in zip(
+        sorted((own / "train_images").iterdir()), [*names, "ID_48eca29e9"], strict=True
+    ):
+        path.rename(path.with_stem(name))
+    what = "such as ID_0011fe81e, are the test images of the competition's second stage"
+    with pytest.raises(InputError, match=what if "other" not in names else "no mask in"):
+        find_samples(own)
+
+
 @pytest.mark.parametrize("folder", ["train_images", "train_mask"])
 def test_an_empty_folder_is_reported(own, folder):
     for path in (own / folder).iterdir():
