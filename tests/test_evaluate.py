@@ -399,10 +399,10 @@ def test_the_truth_of_another_size_is_resized_to_the_images(workspace):
 
 def test_patients_of_other_images_are_refused(workspace):
     workspace.pair([("a", "-1"), ("b", "-1")], [("a", "-1"), ("b", "-1")])
-    workspace.csv("patients.csv", [("a.dcm", "p0"), ("b.dcm", "p1")], "ImageId,PatientId")
+    workspace.csv("patients.csv", [("scan-a", "p0"), ("scan-b", "p1")], "ImageId,PatientId")
     text = workspace.run("--patients", workspace.folder / "patients.csv", code=2)
     assert "names the patient of 0 of the 2 images" in text
-    assert "the image a has no row in it, and its id a.dcm is none of these images" in text
+    assert "the image a has no row in it, and its id scan-a is none of these images" in text
 
 
 def test_a_submission_for_smaller_images_is_warned_of(workspace):
