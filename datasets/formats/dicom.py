@@ -1,6 +1,7 @@
 """Reading DICOM files: the id, the unchanged JPEG frame, or the pixels as 8-bit grey."""
 
 import io
+import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.encaps import get_frame
+from pydicom.encaps import generate_fragments, get_frame, parse_basic_offsets
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
@@ -33,6 +34,11 @@ warnings.filterwarnings("ignore", module="pydicom")
 
 X_RAYS = ("CR", "DX", "RG", "RF", "XA")
 """Modalities that can be a chest X-ray; Kaggle's DICOMs say CR."""
+_NO_DECODER = ("missing dependencies", "does not support")
+"""What pydicom says of a transfer syntax without a decoder, before it lists packages that have one:
+here they are not needed, and some are not maintained."""
+_MAGIC = 3
+"""Bytes that every JPEG, every JPEG 2000 codestream and every RLE frame starts with."""
 _HEADERS = 2**16
 """Bytes that a compressed frame may have in addition to its pixels."""
 
@@ -187,7 +193,10 @@ def grey_pixels(
 def _stored_pixels(dataset: pydicom.Dataset, path: Path, any_modality: bool) -> np.ndarray:
     _refuse_unusable(dataset, path, any_modality)
     _check_frame(dataset, path)
-    return dataset.pixel_array
+    pixels = dataset.pixel_array
+    # pydicom returns all frames of uncompressed data, whatever the header says.
+    _refuse_frames(pixels.shape[0] if pixels.ndim > 2 else 1, path)
+    return pixels
 
 
 def _refuse_unusable(dataset: pydicom.Dataset, path: Path, any_modality: bool) -> None:
@@ -202,9 +211,7 @@ def _refuse_unusable(dataset: pydicom.Dataset, path: Path, any_modality: bool) -
     kind = dataset.get("PhotometricInterpretation", "of unknown colours")
     if kind not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
         raise InputError(f"{path}: is {kind}; only MONOCHROME1 and MONOCHROME2 are supported")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise InputError(f"{path}: has {frames} frames; only single images are supported")
+    _refuse_frames(max(int(dataset.get("NumberOfFrames") or 1), _count_encoded(dataset)), path)
     stored, high_bit = dataset.BitsStored, dataset.get("HighBit")
     if high_bit not in (None, stored - 1):
         raise InputError(
@@ -215,6 +222,22 @@ def _refuse_unusable(dataset: pydicom.Dataset, path: Path, any_modality: bool) -
     # No encoding needs twice the bytes of its pixels, and RLE data could expand without limit.
     if len(dataset.PixelData) > 2 * height * width * dataset.BitsAllocated // 8 + _HEADERS:
         raise InputError(f"{path}: has more pixel data than {width}x{height} pixels can need")
+
+
+def _refuse_frames(frames: int, path: Path) -> None:
+    if frames != 1:
+        raise InputError(f"{path}: has {frames} frames; only single images are supported")
+
+
+def _count_encoded(dataset: pydicom.Dataset) -> int:
+    """Count the frames of compressed pixel data, whatever the header says; 1 for other data."""
+    if not dataset["PixelData"].is_undefined_length:
+        return 1
+    offsets = parse_basic_offsets(dataset.PixelData)
+    # Without a table of offsets, one frame may be in several fragments; only its first has a header.
+    _, *fragments = generate_fragments(dataset.PixelData)
+    starts = [fragment[:_MAGIC] for fragment in fragments]
+    return len(offsets) or sum(start == starts[0] for start in starts)
 
 
 def _check_frame(dataset: pydicom.Dataset, path: Path) -> None:
@@ -292,7 +315,7 @@ def _readable_errors(dataset: pydicom.Dataset, path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # decoder plugins and malformed tags raise errors of any type
-        if "missing dependencies" in str(error):
+        if any(words in str(error) for words in _NO_DECODER):
             raise InputError(
                 f"{path}: its transfer syntax ({_syntax(dataset)}) needs a decoder that is not "
                 "installed; convert it, for example with gdcmconv --raw"
@@ -307,4 +330,4 @@ def _syntax(dataset: pydicom.Dataset) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return textwrap.shorten(str(error), 200, placeholder=" ...")
