@@ -38,7 +38,7 @@ def read_annotations(path: str | Path, form: str = "relative") -> dict[str, list
 
     Surrounding spaces, a byte-order mark, additional columns and the suffix of an image file after
     an id are ignored. Run lengths may be written as a list, `[12, 5]`. A file without a header has
-    two columns, the id and the run lengths.
+    two columns, the id and the run lengths. An empty cell of run lengths means no mask, as -1 does.
 
     Args:
         path: the file.
@@ -46,7 +46,7 @@ def read_annotations(path: str | Path, form: str = "relative") -> dict[str, list
 
     Raises:
         InputError: the file is missing, empty, too large, not text, lacks the columns, or a row has
-            no id, or its run lengths cannot be absolute.
+            no id or is cut off before its run lengths, or these cannot be absolute.
     """
     path = Path(path)
     try:
@@ -171,8 +171,15 @@ def _rows(reader: Any, path: Path, form: str) -> Iterator[tuple[str, RleRow]]:
             columns, is_header = _columns(values, path)
             if is_header:
                 continue
-        name, text = (values[i] if i < len(values) else "" for i in columns)
-        yield stem_of(name), RleRow(reader.line_num, _read_runs(text, form, path, reader.line_num))
+        if max(columns) >= len(values):
+            raise InputError(
+                f"{path} row {reader.line_num}: has {len(values)} of at least {max(columns) + 1} "
+                f"values; it is cut off. No mask is written as {rle.EMPTY} or as an empty value "
+                "after the comma"
+            )
+        name, text = (values[column] for column in columns)
+        runs = _read_runs(text or rle.EMPTY, form, path, reader.line_num)
+        yield stem_of(name), RleRow(reader.line_num, runs)
 
 
 def _columns(first: list[str], path: Path) -> tuple[tuple[int, int], bool]:

@@ -8,6 +8,8 @@ Source: the SIIM-ACR Pneumothorax Segmentation evaluation page.
 import numpy as np
 
 EMPTY = "-1"
+_DIGITS = 18
+"""Digits that always fit into int64; Python itself refuses to convert some thousands."""
 
 
 def encode(mask: np.ndarray) -> str:
@@ -65,7 +67,8 @@ def extent(rle: str) -> int:
     Text that cannot be decoded at all has no extent: 0.
     """
     words = rle.split()
-    return sum(map(int, words)) if all(word.isdecimal() for word in words) else 0
+    readable = all(word.isdecimal() and len(word) <= _DIGITS for word in words)
+    return sum(map(int, words)) if readable else 0
 
 
 def from_absolute(text: str) -> str:

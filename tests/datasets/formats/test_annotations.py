@@ -66,6 +66,13 @@ def test_blank_lines_are_counted_but_skipped(tmp_path):
     assert rows == {"a": [RleRow(4, "-1")]}
 
 
+@pytest.mark.parametrize("cell", [b"", b" ", b'""', b" -1"])
+def test_an_empty_cell_means_no_mask(tmp_path, cell):
+    rows = read_annotations(write(tmp_path, b"ImageId,EncodedPixels\na," + cell + b"\nb,0 2\n"))
+    assert not annotated_mask(rows["a"], 3, 5, "x.csv").any()
+    assert annotated_mask(rows["b"], 3, 5, "x.csv").sum() == 2
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -78,10 +85,21 @@ def test_blank_lines_are_counted_but_skipped(tmp_path):
         ),
         (b"a,b,c\n", r"expected the columns ImageId \(or .*\) and EncodedPixels"),
         (b"ImageId,EncodedPixels\n,1 2\n", "row 2: has no id"),
+        (b"ImageId,EncodedPixels\na,1 2\nb", "row 3: has 1 of at least 2 values; it is cut off"),
         (b"\xff\xfeI\0m\0", "UTF-8"),
         (b"ImageId,EncodedPixels\na," + b"1 " * 2**22 + b"1", "not a csv"),
     ],
-    ids=["empty", "header only", "other columns", "semicolons", "no header", "id", "text", "long"],
+    ids=[
+        "empty",
+        "header only",
+        "other columns",
+        "semicolons",
+        "no header",
+        "id",
+        "cut",
+        "text",
+        "long",
+    ],
 )
 def test_an_unusable_csv_is_reported_with_what_was_expected(tmp_path, data, reason):
     with pytest.raises(InputError, match=rf"rle\.csv.*{reason}"):

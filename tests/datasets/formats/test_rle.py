@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from datasets.formats.rle import decode, encode, from_absolute, may_be_absolute
+from datasets.formats.rle import decode, encode, extent, from_absolute, may_be_absolute
 
 MASKS = arrays(
     np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 1)
@@ -138,3 +138,11 @@ def test_what_cannot_be_absolute_is_refused(text):
     with pytest.raises(ValueError, match="run"):
         from_absolute(text)
     assert not may_be_absolute(text, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "pixels"),
+    [("0 2 3 1", 6), ("-1", 0), ("", 0), ("a 1", 0), ("1.5 1", 0), ("9" * 4300 + " 1", 0)],
+)
+def test_the_extent_is_the_end_of_the_last_run(text, pixels):
+    assert extent(text) == pixels
