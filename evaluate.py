@@ -39,7 +39,7 @@ from datasets.formats import rle
 from datasets.formats.ids import ID_KINDS, IDS_HELP
 from datasets.formats.images import find_images_by_id, image_size
 from datasets.patients import describe_unknown, read_patients
-from utils.console import open_parser
+from utils.console import open_parser, whole_number
 from utils.errors import InputError, command
 from utils.evaluation.image_level import (
     ImageLevelScores,
@@ -58,9 +58,10 @@ from utils.evaluation.scoring import (
 )
 from utils.evaluation.worst_cases import write_worst_sheet
 from utils.files import write_json, write_output
+from utils.limits import PIXELS, SIDE
 
 PICTURES = (".png", ".jpg", ".jpeg")
-SIDE = 1024
+KAGGLE_SIDE = 1024
 """Of Kaggle's images, in pixels."""
 FEW_MASKS = 5
 """Fewer predicted masks say nothing about the size of their images."""
@@ -75,7 +76,7 @@ def main(args: list[str] | None = None) -> int:
     scores = read_scores(options.scores, pairs.ids) if options.scores else None
     groups = _groups(pairs.ids, options.patients)
     files = find_images_by_id(options.images, pairs.ids, options.ids) if options.images else {}
-    default = (options.height or SIDE, options.width or SIDE)
+    default = (options.height or KAGGLE_SIDE, options.width or KAGGLE_SIDE)
     if not files:
         _warn_of_another_size(pairs, default)
     # Without images, masks say their size, unless it is given.
@@ -141,24 +142,24 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--out", type=Path, help="JSON file to write all figures to (default: none)")
     add(
         "--height",
-        type=int,
+        type=whole_number(1, SIDE),
         help="height in pixels of images that are not in IMAGES (default: that of the mask file, "
-        f"with a csv {SIDE})",
+        f"with a csv {KAGGLE_SIDE})",
     )
     add(
         "--width",
-        type=int,
+        type=whole_number(1, SIDE),
         help="width in pixels of images that are not in IMAGES (default: that of the mask file, "
-        f"with a csv {SIDE})",
+        f"with a csv {KAGGLE_SIDE})",
     )
     options = parser.parse_args(args)
     if options.worst and not options.images:
         parser.error("--worst needs the images; set their folder with --images")
     if options.worst and options.worst.suffix.lower() not in PICTURES:
         parser.error(f"--worst {options.worst} does not end in {', '.join(PICTURES)}")
-    for name in ("height", "width"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            parser.error(f"--{name} {getattr(options, name)}: must be at least 1")
+    height, width = options.height or KAGGLE_SIDE, options.width or KAGGLE_SIDE
+    if height * width > PIXELS:
+        parser.error(f"--height {height} --width {width}: the limit is {PIXELS:,} pixels")
     unused = unused_mask_flags(options, folders=any(path.is_dir() for path in options.truth))
     if unused:
         parser.error(f"{', '.join(unused)}: without effect on this kind of --truth; leave it out")

@@ -73,8 +73,9 @@ from datasets.tools.originals import (
     show_progress,
 )
 from datasets.tools.report import Report
-from utils.console import open_parser
+from utils.console import open_parser, whole_number
 from utils.errors import InputError, command
+from utils.limits import WORKERS
 from utils.parallel import open_processes, usable_cores
 
 # Starting a process costs about as much as preparing this many images.
@@ -240,7 +241,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--num_workers",
-        type=int,
+        type=whole_number(0, WORKERS),
         default=usable_cores(),
         help="number of worker processes; 0 uses the main process (default: number of CPU cores)",
     )
@@ -264,8 +265,6 @@ def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
         parser.error(f"{', '.join(unused)}: only for {kind}; leave it out")
     if options.names and options.ids != "uid":
         parser.error(f"--names gives the ids; leave out --ids {options.ids}")
-    if options.num_workers < 0:
-        parser.error(f"--num_workers {options.num_workers}: must be 0 or more")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from datasets.formats.masks import read_mask
 from datasets.siim import find_samples
 from datasets.sources.base import Sample
 from datasets.sources.files import FileSource
-from utils.console import open_parser, print0
+from utils.console import open_parser, print0, whole_number
 from utils.drawing import TRUTH, contact_sheet, tile
 from utils.errors import InputError, command
 from utils.files import write_output
@@ -117,7 +117,10 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         help="folder with train_images/ and train_mask/ (default: ./datasets/SIIM_data)",
     )
     parser.add_argument(
-        "--size", type=_positive, default=512, help="side of the image in pixels (default: 512)"
+        "--size",
+        type=whole_number(1, 4096),
+        default=512,
+        help="side of the image in pixels (default: 512)",
     )
     parser.add_argument(
         "--clahe",
@@ -126,7 +129,10 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         help="apply CLAHE, as training does (default: true)",
     )
     parser.add_argument(
-        "--seed", type=_natural, default=0, help="first of the seven seeds (default: 0)"
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        help="first of the seven seeds (default: 0)",
     )
     return parser.parse_args(args)
 
@@ -136,18 +142,6 @@ def _picture(text: str) -> Path:
     if path.suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(SUFFIXES)}")
     return path
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not _natural(text):
-        raise argparse.ArgumentTypeError("the side must be at least 1 pixel")
-    return int(text)
 
 
 if __name__ == "__main__":

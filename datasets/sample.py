@@ -28,9 +28,10 @@ from tqdm import tqdm
 
 from datasets.formats import rle
 from datasets.tools.phantom import draw_chest
-from utils.console import open_parser
+from utils.console import open_parser, whole_number
 from utils.errors import InputError, command
 from utils.files import atomic_write
+from utils.limits import WORKERS
 from utils.parallel import open_processes, usable_cores
 
 # pydicom's root: no hospital's identifiers start with it.
@@ -85,7 +86,6 @@ def annotate(index: int, mask: np.ndarray) -> list[str]:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(args)
-    _check(options)
     out = Path(options.out)
     try:
         _refuse_other_images(out, {sample_uid(options.seed, i) for i in range(options.count + 1)})
@@ -112,31 +112,31 @@ def _parser() -> argparse.ArgumentParser:
         help="folder to write to; a sample of the same seed in it is replaced",
     )
     parser.add_argument(
-        "--count", type=int, default=120, help="number of annotated images (default: 120)"
+        "--count",
+        type=whole_number(2, 100_000),
+        default=120,
+        help="number of annotated images (default: 120)",
     )
     parser.add_argument(
-        "--size", type=int, default=1024, help="side of the images in pixels (default: 1024)"
+        "--size",
+        type=whole_number(96, 4096),
+        default=1024,
+        help="side of the images in pixels (default: 1024)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="random seed of the drawings (default: 0)"
+        "--seed",
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        help="random seed of the drawings (default: 0)",
     )
     parser.add_argument(
         "--num_workers",
-        type=int,
+        type=whole_number(0, WORKERS),
         default=min(8, usable_cores()),
         help="number of worker processes; 0 uses the main process (default: number of CPU cores, at"
         " most 8)",
     )
     return parser
-
-
-def _check(options: argparse.Namespace) -> None:
-    limits = {"count": (2, 100_000), "size": (96, 4096), "seed": (0, 2**32 - 1)}
-    limits["num_workers"] = (0, 256)
-    for name, (low, high) in limits.items():
-        value = getattr(options, name)
-        if not low <= value <= high:
-            raise InputError(f"--{name} {value}: must be from {low} to {high}")
 
 
 def _refuse_other_images(out: Path, expected: set[str]) -> None:

@@ -240,7 +240,7 @@ def test_the_table_shows_the_figures(workspace):
             r"submission\.csv row 3: x is not in .*truth\.csv; 2 of the 3 images",
         ),
         ("a,-1\nb,0 1 2\n", "", r"submission\.csv row 3: .*3 numbers"),
-        ("a,-1\nb,\n", "", r"submission\.csv row 3: .*0 numbers"),
+        ("a,-1\nb\n", "", r"submission\.csv row 3: has 1 of 2 values; it is cut off"),
         ("a,-1\nb,7 102\n", "", r"submission\.csv row 3: .*past the last of 108"),
         ("a,-1\nb,one\n", "", r"submission\.csv row 3: .*not all integers"),
         ("a,-1\n", "a,0 1\na,5\n", r"truth\.csv row 3: .*1 numbers"),
@@ -288,7 +288,9 @@ def test_unusable_files_are_reported(workspace):
     [
         (["--worst", "w.png"], "set their folder with --images"),
         (["--worst", "w.gif", "--images", "."], "does not end in"),
-        (["--height", "0"], "must be at least 1"),
+        (["--height", "0"], "'0' is not a whole number from 1 to 65,535"),
+        (["--width", "1e30"], "'1e30' is not a whole number"),
+        (["--height", "60000", "--width", "60000"], "the limit is 67,108,864 pixels"),
         (["--binarize"], "--binarize: without effect on this kind of --truth"),
     ],
 )

@@ -8,6 +8,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+_DIGITS = 20
+"""More digits than any limit has; Python refuses to convert some thousands."""
 _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
@@ -30,6 +32,18 @@ def open_parser(prog: str, description: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return an argparse type for a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        number = text.removeprefix("-")
+        if not (number.isdecimal() and len(number) < _DIGITS and low <= int(text) <= high):
+            raise ValueError(f"{text!r} is not a whole number from {low:,} to {high:,}")
+        return int(text)
+
+    return argument_type(parse)
 
 
 def argument_type(parse: Callable[[str], T]) -> Callable[[str], T]:

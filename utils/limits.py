@@ -1,4 +1,4 @@
-"""Size limits for untrusted files, so that none can exhaust memory or time.
+"""Limits for untrusted files and settings, so that none can exhaust memory or time.
 
 All are far above what chest X-rays and their masks need. Larger files are refused, with their name,
 before they are read or decoded.
@@ -12,6 +12,9 @@ from utils.errors import InputError
 
 PIXELS = 2**26
 """Pixels of an image according to its header: 8192x8192, four times the largest X-ray detectors."""
+SIDE = 2**16 - 1
+"""Longest side of an image, the largest that JPEG and DICOM can state. OpenCV reads and writes no
+PNG with a side above a million."""
 IMAGE_BYTES = 2**28
 """A DICOM, JPEG or PNG file: twice `PIXELS` at 16 bits, uncompressed."""
 JPEG_SCANS = 100
@@ -28,6 +31,8 @@ SETTINGS_BYTES = 2**16
 """A YAML or JSON file."""
 LIST_BYTES = 2**24
 """A list of image ids."""
+WORKERS = 256
+"""Processes that load images."""
 HISTOGRAM_BYTES = 2**30
 """The arrays of an oof.npz, unpacked: more than a quarter of a million images."""
 
@@ -59,12 +64,13 @@ def check_file_size(path: str | Path, size: int, max_bytes: int) -> None:
 
 
 def check_pixels(path: str | Path, height: int, width: int) -> None:
-    """Refuse an image without pixels or with more than `PIXELS`.
+    """Refuse an image without pixels, with more than `PIXELS`, or with a side above `SIDE`.
 
     Raises:
         InputError: it has no pixels or too many.
     """
-    if not 0 < height * width <= PIXELS:
+    if not (0 < height * width <= PIXELS and max(height, width) <= SIDE):
         raise InputError(
-            f"{path}: its header says {width}x{height} pixels; the limit is 1 to {PIXELS:,} pixels"
+            f"{path}: its header says {width}x{height} pixels; the limit is 1 to {PIXELS:,} "
+            f"pixels, at most {SIDE:,} on a side"
         )

@@ -234,7 +234,7 @@ def _count_encoded(dataset: pydicom.Dataset) -> int:
     if not dataset["PixelData"].is_undefined_length:
         return 1
     offsets = parse_basic_offsets(dataset.PixelData)
-    # Without a table of offsets, one frame may be in several fragments; only its first has a header.
+    # Without a table of offsets a frame may be in several fragments; only its first has a header.
     _, *fragments = generate_fragments(dataset.PixelData)
     starts = [fragment[:_MAGIC] for fragment in fragments]
     return len(offsets) or sum(start == starts[0] for start in starts)

@@ -122,8 +122,9 @@ def test_a_missing_data_set_and_a_missing_output_folder_are_reported(run, tmp_pa
     ("words", "message"),
     [
         (["--out", "sheet.gif"], "does not end in .png"),
-        (["--out", "a.png", "--size", "0"], "at least 1 pixel"),
-        (["--out", "a.png", "--seed", "-1"], "not an integer of 0 or more"),
+        (["--out", "a.png", "--size", "0"], "'0' is not a whole number from 1 to 4,096"),
+        (["--out", "a.png", "--size", "1" * 5000], "is not a whole number"),
+        (["--out", "a.png", "--seed", "-1"], "'-1' is not a whole number from 0"),
         ([], "--out"),
     ],
 )

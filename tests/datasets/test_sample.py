@@ -211,14 +211,16 @@ def test_no_threshold_finds_the_pneumothorax(drawn, min_area):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["--count", "1"], "--count 1"),
-        (["--size", "8"], "--size 8"),
-        (["--seed", "-1"], "--seed -1"),
-        (["--num_workers", "-1"], "--num_workers -1"),
+        (["--count", "1"], "--count: '1' is not a whole number from 2 to 100,000"),
+        (["--size", "8"], "--size: '8' is not"),
+        (["--seed", "-1"], "--seed: '-1' is not"),
+        (["--num_workers", "-1"], "--num_workers: '-1' is not"),
     ],
 )
 def test_values_out_of_range_are_refused(tmp_path, capsys, options, word):
-    assert sample.main(["--out", str(tmp_path / "out"), *options]) == 2
+    with pytest.raises(SystemExit) as ended:
+        sample.main(["--out", str(tmp_path / "out"), *options])
+    assert ended.value.code == 2
     assert word in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -17,6 +17,7 @@ from datasets.formats import pixels as pixels_module
 from datasets.formats.annotations import read_annotations
 from datasets.formats.dicom import dicom_size, read_dicom
 from datasets.formats.images import copyable_bytes, image_id, read_image
+from datasets.preprocessing import preprocess
 from datasets.siim import read_excluded
 from tests.helpers.dicoms import jpeg, picture, write_dicom, write_jpeg_dicom
 from tests.helpers.makers import histograms_of, predicted
@@ -53,11 +54,21 @@ def large_jpeg(height, width):
     [
         ("a.png", png(60_000, 60_000)),
         ("a.png", png(8192, 8193)),
+        ("a.png", png(1, 2**20)),
+        ("a.png", png(2**20, 1)),
         ("a.png", png(10, 10, chunk(b"junk", b"x", length=2**31 - 1))),
         ("a.jpg", large_jpeg(65_000, 65_000)),
         ("a.jpg", large_jpeg(8192, 8193)),
     ],
-    ids=["huge png", "png above the limit", "huge chunk", "huge jpeg", "jpeg above the limit"],
+    ids=[
+        "huge png",
+        "png above the limit",
+        "wide png",
+        "high png",
+        "huge chunk",
+        "huge jpeg",
+        "jpeg above the limit",
+    ],
 )
 @pytest.mark.parametrize("read", [read_image, copyable_bytes])
 def test_an_image_with_an_excessive_header_is_not_decoded(tmp_path, monkeypatch, read, name, data):
@@ -73,9 +84,12 @@ def test_an_image_with_an_excessive_header_is_not_decoded(tmp_path, monkeypatch,
         read(tmp_path / name)
 
 
-def test_the_largest_image_that_is_allowed_is_read(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8192, 8192), np.uint8))
-    assert read_image(tmp_path / "a.png").shape == (8192, 8192)
+@pytest.mark.parametrize("shape", [(8192, 8192), (1, limits.SIDE), (limits.SIDE, 1)])
+def test_the_largest_image_that_is_allowed_is_read_and_preprocessed(tmp_path, shape):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros(shape, np.uint8))
+    grey = read_image(tmp_path / "a.png")
+    assert grey.shape == shape
+    assert preprocess(grey, 64, clahe=True).shape == (64, 64)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.dcm"])

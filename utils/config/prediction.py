@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from utils.config.command_line import HelpFormatter
-from utils.config.number_types import NonNegativeInt, PositiveInt, UnitInterval, plain
+from utils.config.number_types import BatchSize, PixelCount, UnitInterval, WorkerCount, plain
 from utils.parallel import usable_cores
 
 _RUN_HELP = "Folder of a run. Given several times, the runs are blended: --run A --run B."
@@ -24,10 +24,10 @@ class RunOptions:
     """Weight of each run of a blend, such as 0.6,0.4. Default: equal weights."""
     tta: Literal["none", "hflip"] = "none"
     """Test-time augmentation; hflip averages with the prediction of the mirrored image."""
-    batch_size: PositiveInt | None = None
+    batch_size: BatchSize | None = None
     """Images per batch on each device. Default: the batch size of the runs' last stage, divided by
     the number of devices."""
-    num_workers: NonNegativeInt = field(default_factory=lambda: min(8, usable_cores()))
+    num_workers: WorkerCount = field(default_factory=lambda: min(8, usable_cores()))
     """Data loading processes per device; 0 loads in the predicting process."""
     accelerator: str = "auto"
     """Hardware to predict on: auto, cpu, cuda or mps."""
@@ -60,7 +60,7 @@ class PredictOptions(RunOptions):
     """Checkpoints to use: best (all epochs that --keep_best kept) or last."""
     threshold: UnitInterval | None = None
     """Pixels with a probability above this belong to the mask. Default: from threshold.json."""
-    min_area: NonNegativeInt | None = None
+    min_area: PixelCount | None = None
     """Minimum number of pixels above top_threshold; an image with fewer gets no mask. Default: from
     threshold.json."""
     top_threshold: UnitInterval | None = None
@@ -68,7 +68,7 @@ class PredictOptions(RunOptions):
     presence_threshold: UnitInterval | None = None
     """An image gets no mask unless its presence probability is above this; needs presence heads.
     Default: from threshold.json, else 0, which lets every image pass."""
-    min_component_area: NonNegativeInt | None = None
+    min_component_area: PixelCount | None = None
     """Minimum number of pixels of each component of a mask. Default: from threshold.json, else
     0."""
     min_component_mean: UnitInterval | None = None

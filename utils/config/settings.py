@@ -8,13 +8,17 @@ from typing import Literal
 import yaml
 
 from utils.config.number_types import (
-    AtLeastTwo,
+    BatchSize,
     BelowOne,
+    Count,
+    CountOrZero,
     FoldCount,
+    ImageSide,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
+    RestartCount,
+    Seed,
+    WorkerCount,
 )
 from utils.errors import InputError
 from utils.files import atomic_write
@@ -41,29 +45,29 @@ class Config:
     of a run, of which fold k starts from the best weights of fold k's last stage. The encoder is
     frozen first all the same, while the decoder adapts; --epoch_stage1_freeze 0 trains everything
     from the first step."""
-    t: PositiveInt = 3
+    t: Count = 3
     """Recurrent steps of R2U_Net and R2AttU_Net."""
     two_stage: bool = True
     """Train stage 2 after stage 1."""
-    image_size_stage1: PositiveInt = 512
+    image_size_stage1: ImageSide = 512
     """Input size of stage 1: side of the square image, in pixels."""
-    batch_size_stage1: PositiveInt = 20
+    batch_size_stage1: BatchSize = 20
     """Images per batch in stage 1, over all devices."""
-    epoch_stage1: PositiveInt = 60
+    epoch_stage1: Count = 60
     """Epochs of stage 1."""
-    epoch_stage1_freeze: NonNegativeInt = 3
+    epoch_stage1_freeze: CountOrZero = 3
     """Epochs at the start of stage 1 with a frozen encoder; 0 never freezes it."""
-    image_size_stage2: PositiveInt = 1024
+    image_size_stage2: ImageSide = 1024
     """Input size of stage 2: side of the square image, in pixels."""
-    batch_size_stage2: PositiveInt = 4
+    batch_size_stage2: BatchSize = 4
     """Images per batch in stage 2, over all devices."""
-    epoch_stage2: PositiveInt = 20
+    epoch_stage2: Count = 20
     """Epochs of stage 2."""
-    epoch_stage2_accumulation: NonNegativeInt = 3
+    epoch_stage2_accumulation: CountOrZero = 3
     """Epochs at the end of stage 2 that accumulate gradients."""
-    accumulation_steps: PositiveInt = 10
+    accumulation_steps: Count = 10
     """Batches per optimizer step in those epochs."""
-    epoch_stage3: NonNegativeInt = 0
+    epoch_stage3: CountOrZero = 0
     """Epochs of stage 3, which trains on positives only, with the sizes of stage 2. Its network
     then predicts the masks, and that of stage 2 is the gate. 0 skips stage 3."""
     lr: PositiveFloat = 2e-4
@@ -91,9 +95,9 @@ class Config:
     one_cycle rises to lr, then decays."""
     schedule_stage2: Literal["cosine", "restarts", "one_cycle"] | None = None
     """Schedule of stages 2 and 3. Default: that of stage 1."""
-    warmup_epochs: NonNegativeInt = 0
+    warmup_epochs: CountOrZero = 0
     """Linear warm-up epochs at the start of every stage, before cosine or restarts."""
-    restart_epochs: AtLeastTwo | None = None
+    restart_epochs: RestartCount | None = None
     """Epochs between restarts, for --schedule restarts."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimizer of every stage."""
@@ -104,7 +108,7 @@ class Config:
     ema: BelowOne = 0.0
     """Decay of an exponential moving average of the weights, such as 0.999. If above 0, the average
     is validated and saved instead of the weights."""
-    keep_best: PositiveInt = 1
+    keep_best: Count = 1
     """Number of best epochs to keep per stage; prediction averages them."""
     best_by: Literal["dice", "loss", "last"] = "dice"
     """What makes an epoch the best: highest validation Dice (ties: lower loss), lowest validation
@@ -133,19 +137,19 @@ class Config:
     mode: Literal["train", "train_stage2", "choose_threshold"] = "train"
     """train runs every stage; train_stage2 starts from the stage-1 checkpoints of --run_name;
     choose_threshold only repeats the threshold search of --run_name, which ends every training."""
-    seed: NonNegativeInt | None = None
+    seed: Seed | None = None
     """Seed of weights, order and augmentation. Default: random; it is printed and saved."""
     run_name: str | None = None
     """Name of the run's folder; last means the newest run. Default: the current time."""
     resume: bool = False
     """Resume the run --run_name where it stopped."""
-    num_workers: NonNegativeInt = field(default_factory=lambda: min(8, usable_cores()))
+    num_workers: WorkerCount = field(default_factory=lambda: min(8, usable_cores()))
     """Data loading processes per training process; 0 loads in the training process."""
     accelerator: str = "auto"
     """Hardware to train on: auto, cpu, cuda or mps."""
     devices: int | str = "auto"
     """Number of devices (or CPU processes) to train on; auto uses all that are visible."""
-    num_nodes: PositiveInt = 1
+    num_nodes: Count = 1
     """Number of machines (started by torchrun or SLURM)."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """Floating-point precision; auto is bfloat16 where the device supports it natively, else

@@ -235,6 +235,7 @@ NUMBERS_OUT_OF_RANGE = {
 }
 OUT_OF_RANGE = [
     *INTEGERS_BELOW_RANGE.items(),
+    *((name, 10**30) for name in INTEGERS_BELOW_RANGE),
     *((name, value) for name, values in NUMBERS_OUT_OF_RANGE.items() for value in values),
     *((name, float(text)) for name in NUMBERS_OUT_OF_RANGE for text in ("nan", "inf")),
 ]
