@@ -31,6 +31,7 @@ from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch
+from utils.files import check_writable
 from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
@@ -95,6 +96,7 @@ def run(
     if config.mode == "choose_threshold":
         config, folder = open_run(config, given)
         _print_unused(config, given)
+        check_writable(folder)
         with hold_run(folder):
             chosen = choose_thresholds(folder)
         print0(describe_thresholds(chosen))
@@ -145,6 +147,7 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     is_named = config.run_name is not None
     config, folder = open_run(config, given)
     _print_unused(config, given)
+    check_writable(folder)
     found = find_samples(config.dataset_root, read_excluded(config.exclude))
     _print_left_out(found)
     # Fails fast: reading the masks takes time, and nothing has been written yet.

@@ -1,7 +1,9 @@
 """The command lines of main.py and train_sfold.py, run in-process and as several processes."""
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,6 +118,40 @@ def test_train_sfold_uses_the_given_learning_rate_and_stratifies(command_line, t
     assert state["scheduler"]["base_lrs"] == [2e-4]
     positives = pd.read_csv(run / "folds.csv").groupby("fold")["positive"].sum()
     assert abs(positives[0] - positives[1]) <= 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"run_name": "new"},
+        {"run_name": "first", "resume": True},
+        {"run_name": "first", "mode": "choose_threshold"},
+    ],
+    ids=["new run", "resume", "choose_threshold"],
+)
+def test_a_read_only_folder_of_runs_is_one_line_before_the_work(
+    run, command_line, monkeypatch, capsys, flags
+):
+    """A test of the super-user has to pretend."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main.main(command_line(run.parent.parent, **flags)) == 2
+    output = capsys.readouterr()
+    assert re.fullmatch(r"error: .* is read-only\. Make it writable, or .*\n", output.err)
+    assert "reading masks" not in output.out
+    assert not (run.parent / "new").exists()
+
+
+def test_a_disk_that_turns_read_only_under_way_is_one_line(run, command_line, monkeypatch, capsys):
+    def refuse(path, *_):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    words = command_line(run.parent.parent, run_name="first", mode="choose_threshold")
+    assert main.main(words) == 2
+    assert capsys.readouterr().err == (
+        f"error: {run}/threshold.json: Read-only file system; make it accessible or choose another "
+        "folder, then run the command again (to continue a training, with --resume true)\n"
+    )
 
 
 def test_two_stage_false_trains_one_stage(command_line, tmp_path):

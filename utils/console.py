@@ -1,7 +1,9 @@
 """Printing from rank 0 only."""
 
 import argparse
+import io
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,6 +18,15 @@ _RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 def is_main_process() -> bool:
     """Return whether this is rank 0, from the environment variables that launchers set."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+def escape_unprintable() -> None:
+    """Make stdout print characters that it cannot encode as escapes, as stderr does.
+
+    A file name may hold bytes that are no text, which a strict UTF-8 stdout refuses to print.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print0(text: str) -> None:

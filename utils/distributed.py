@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from utils.errors import InputError, ReportedByRankZero
+from utils.errors import InputError, ReportedByRankZero, readable_os_errors
 
 T = TypeVar("T")
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -72,13 +72,15 @@ def decide_on_rank_zero(fabric: Fabric, decide: Callable[[], T]) -> T:
     """Call `decide` on rank 0 and broadcast its result.
 
     Raises:
-        InputError: `decide` raised it. Every process raises it, so that none waits for another.
+        InputError: `decide` raised it, or an error of the file system. Every process raises it, so
+            that none waits for another.
     """
     decided: list[T] = []
     error: InputError | None = None
     if fabric.is_global_zero:
         try:
-            decided.append(decide())
+            with readable_os_errors():
+                decided.append(decide())
         except InputError as raised:
             error = raised
     decided, error = fabric.broadcast((decided, error))

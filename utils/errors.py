@@ -2,19 +2,39 @@
 
 import errno
 import functools
+import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from utils.console import print0
+from utils.console import escape_unprintable, print0
 from utils.signals import EXIT_RETRY, Stopped, find_death
 
 MAX_LISTED = 20
 """Maximum number of problems to list; the rest are only counted."""
 INTERRUPTED = 128 + signal.SIGINT
 """Exit code that shells use for a command stopped by Ctrl-C."""
+OUTPUT_CLOSED = 128 + signal.SIGPIPE
+"""Exit code that shells use for a command whose output is not read to its end, as by head."""
+
+_AGAIN = "run the command again (to continue a training, with --resume true)"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ADVICE = {
+    **dict.fromkeys(
+        _DISK_FULL,
+        f"it was not written, earlier files are complete: free some space, then {_AGAIN}",
+    ),
+    **dict.fromkeys(
+        (errno.EROFS, errno.EACCES, errno.EPERM),
+        f"make it accessible or choose another folder, then {_AGAIN}",
+    ),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR, errno.ESTALE),
+        f"it is missing, or was removed or renamed in the meantime: restore it, then {_AGAIN}",
+    ),
+}
 
 
 class InputError(Exception):
@@ -48,8 +68,27 @@ def raise_problems(problems: Sequence[str], advice: str) -> None:
         raise InputError("\n".join([*list_problems(problems), advice]))
 
 
+@contextmanager
+def readable_os_errors() -> Iterator[None]:
+    """Turn an error of the file system into one line for the user.
+
+    Raises:
+        InputError: a file or folder is missing, may not be used, or does not fit on the disk.
+        OSError: any error that names no file, apart from a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno not in _DISK_FULL:
+            raise
+        advice = _ADVICE.get(error.errno or 0, f"fix the cause, then {_AGAIN}")
+        raise InputError(f"{error.filename or 'a file'}: {error.strerror}; {advice}") from error
+
+
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorate a command's `main`: an `InputError` becomes one message and exit code 2.
+
+    So does an error of the file system. Text that stdout cannot encode is printed as escapes.
 
     Returns:
         A function that returns the exit code for `sys.exit`.
@@ -57,8 +96,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> int:
+        escape_unprintable()
         try:
-            return main(*args, **kwargs) or 0
+            with readable_os_errors():
+                try:
+                    return main(*args, **kwargs) or 0
+                finally:
+                    sys.stdout.flush()
         except ReportedByRankZero:
             return 2
         except Stopped as stopped:
@@ -67,24 +111,17 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print0("interrupted")
             return INTERRUPTED
-        except OSError as error:
-            if error.errno not in _DISK_FULL:
+        except BrokenPipeError:
+            if not _is_output_closed():
                 raise
-            print(
-                f"error: {error.strerror}: cannot write {error.filename or 'a file'}. Earlier "
-                "files are complete: free some space, then run the command again (to continue a "
-                "training, with --resume true)",
-                file=sys.stderr,
-            )
-            return 2
+            return OUTPUT_CLOSED
         except RuntimeError as error:
             # Commands explain this better; but another worker may die while they do.
             death = find_death(error)
             if death is None:
                 raise
             print(
-                f"error: a worker process {death.cause}. Run the command again with fewer "
-                "--num_workers (to continue a training, with --resume true)",
+                f"error: a worker process {death.cause}. Use fewer --num_workers and {_AGAIN}",
                 file=sys.stderr,
             )
             return 2
@@ -95,3 +132,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return 2
 
     return run
+
+
+def _is_output_closed() -> bool:
+    """Return whether nobody reads stdout any more, and if so discard what is left to print."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

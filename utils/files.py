@@ -14,7 +14,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,7 +49,8 @@ def atomic_write(path: str | Path, flush: bool = True, replace: bool = True) -> 
 
     Raises:
         FileExistsError: `path` exists and `replace` is False.
-        OSError: `path` is a folder or a device; nothing is written.
+        OSError: `path` is a folder or a device, and nothing is written; or the file cannot be
+            written. The error names `path`, not the temporary file.
     """
     path = Path(path)
     check_replaceable(path)
@@ -62,8 +63,32 @@ def atomic_write(path: str | Path, flush: bool = True, replace: bool = True) -> 
             os.replace(temporary, path)
         else:
             link_or_copy(temporary, path)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) == temporary:
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        # In a read-only or removed folder, the error above is the one to report.
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """Check, before the work begins, that a folder can be written to, or created.
+
+    Raises:
+        InputError: it cannot.
+    """
+    nearest = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+    )
+    if not nearest.is_dir():
+        raise InputError(f"{folder}: cannot be written to, because {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{folder}: cannot be written to, because {nearest} is read-only. Make it writable, or "
+            "copy what you need to another folder"
+        )
 
 
 @contextmanager

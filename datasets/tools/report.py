@@ -58,7 +58,7 @@ def _list(what: str, lines: Sequence[str], start: Path) -> None:
     path.unlink(missing_ok=True)
     if len(lines) > MAX_PRINTED:
         with atomic_write(path, flush=False) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            temporary.write_text("\n".join(lines) + "\n", "utf-8", errors="backslashreplace")
         print(f"{len(lines)} {what}: listed in {path}; the first: {lines[0]}")
     else:
         for line in lines:

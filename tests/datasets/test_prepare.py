@@ -280,6 +280,18 @@ def test_a_size_that_is_none_is_refused(two, capsys, size):
     assert "argument --rle_size: " in capsys.readouterr().err
 
 
+def test_names_that_are_no_text_are_refused_and_listed(two):
+    """Latin-1 bytes in a file name are no UTF-8, and Python keeps them as surrogates."""
+    for number in range(30):
+        name = os.fsencode(two.originals) + b"/Th\xf6rax%02d.png" % number
+        with open(name, "wb"):
+            pass
+    assert "30 refused: listed in" in two.run(code=1)
+    lines = (two.out / "train_refused.txt").read_text().splitlines()
+    assert lines[0].startswith(f"{two.originals}/Th\\udcf6rax00.png: its image id ")
+    assert len(lines) == 30
+
+
 def test_many_refused_files_are_listed_in_a_file_until_they_are_fixed(two):
     for number in range(30):
         (two.originals / f"{number:02}.dcm").write_text("no dicom")

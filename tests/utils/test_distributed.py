@@ -1,15 +1,19 @@
 """Training on several processes equals training on one."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from tests.helpers.tiny import write_dataset
-from utils.distributed import launch
+from utils.distributed import decide_on_rank_zero, launch
+from utils.errors import InputError, ReportedByRankZero
 from utils.postprocessing.histograms import load_histograms
 
 REPOSITORY = Path(__file__).parents[2]
@@ -56,6 +60,32 @@ def test_two_processes_count_every_pixel_once(folds):
     np.testing.assert_array_equal(two.mask.sum(axis=1), one.mask.sum(axis=1))
     # A difference in the last bits of a weight may move a pixel to the next level.
     assert np.abs(two.all - one.all).sum() <= 8
+
+
+class TwoRanks:
+    """Stands in for Fabric on one of two ranks: `broadcast` returns what rank 0 sends."""
+
+    sent: object = None
+
+    def __init__(self, rank):
+        self.is_global_zero = rank == 0
+
+    def broadcast(self, decision):
+        if self.is_global_zero:
+            TwoRanks.sent = decision
+        return TwoRanks.sent
+
+
+def test_an_error_of_the_file_system_on_rank_0_reaches_the_other_ranks():
+    """Else they would wait for its decision for ever."""
+
+    def decide():
+        raise PermissionError(errno.EACCES, "Permission denied", "run/folds.csv")
+
+    with pytest.raises(InputError, match=r"run/folds\.csv: Permission denied"):
+        decide_on_rank_zero(cast(Fabric, TwoRanks(0)), decide)
+    with pytest.raises(ReportedByRankZero):
+        decide_on_rank_zero(cast(Fabric, TwoRanks(1)), decide)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,15 @@
 """How a command exits: its exit code, and one message for an error that the user can fix."""
 
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+
 import pytest
 
 from datasets.formats.masks import MaskError
+from utils.console import print0
 from utils.errors import InputError, ReportedByRankZero, command
 
 
@@ -44,13 +51,71 @@ def test_an_error_of_a_single_process_is_reported_by_that_process(monkeypatch, c
     assert capsys.readouterr().err == "error: image 7 is damaged\n"
 
 
-def test_a_full_disk_is_reported_and_other_os_errors_are_raised(capsys):
-    assert main(OSError(28, "No space left on device", "run/log.txt")) == 2
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "make it accessible or choose another folder"),
+        (errno.EACCES, "make it accessible or choose another folder"),
+        (errno.ENOENT, "it is missing, or was removed or renamed in the meantime: restore it"),
+        (errno.ENOTDIR, "it is missing, or was removed or renamed in the meantime: restore it"),
+        (errno.EISDIR, "fix the cause"),
+        (errno.EIO, "fix the cause"),
+    ],
+)
+def test_an_error_of_the_file_system_is_one_line_with_the_file_the_reason_and_advice(
+    capsys, code, advice
+):
+    assert main(OSError(code, os.strerror(code), "run/log.txt")) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: No space left on device: cannot write run/log.txt.")
-    assert "--resume true" in message
-    with pytest.raises(IsADirectoryError):
-        main(IsADirectoryError(21, "Is a directory", "run"))
+    assert message.startswith(f"error: run/log.txt: {os.strerror(code)}; ")
+    assert advice in message
+    assert message.endswith("run the command again (to continue a training, with --resume true)\n")
+    assert message.count("\n") == 1
+
+
+def test_a_full_disk_is_reported_without_a_file_and_other_nameless_errors_are_raised(capsys):
+    assert main(OSError(errno.ENOSPC, "No space left on device")) == 2
+    assert capsys.readouterr().err.startswith("error: a file: No space left on device; ")
+    with pytest.raises(BlockingIOError):
+        main(BlockingIOError(errno.EAGAIN, "busy"))
+
+
+def test_names_that_are_no_text_are_printed_as_escapes(monkeypatch):
+    """Latin-1 bytes in a file name are no UTF-8, and Python keeps them as surrogates."""
+    printed = io.BytesIO()
+    stdout = io.TextIOWrapper(printed, encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    path = Path(os.fsdecode(b"Th\xf6rax.png"))
+
+    @command
+    def show():
+        print(path)
+        print0(f"{path}")
+
+    assert show() == 0
+    assert printed.getvalue() == b"Th\\udcf6rax.png\n" * 2
+
+
+def test_output_that_nobody_reads_ends_a_command_silently(monkeypatch, capfd):
+    """As with | head."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+
+        @command
+        def show():
+            print("a line that is only written when the command ends")
+
+        assert show() == 141
+    assert capfd.readouterr().err == ""
+
+
+def test_another_pipe_that_broke_is_a_bug():
+    with pytest.raises(BrokenPipeError):
+        main(BrokenPipeError(errno.EPIPE, "Broken pipe"))
 
 
 def test_a_dead_worker_that_nothing_else_explains_is_one_line(capsys):

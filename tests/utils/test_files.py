@@ -1,14 +1,24 @@
 """Files that are either complete or absent."""
 
+import errno
 import json
 import os
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from utils.files import atomic_write, check_output, remove_temporaries, write_json, write_output
+from utils.errors import InputError
+from utils.files import (
+    atomic_write,
+    check_output,
+    check_writable,
+    remove_temporaries,
+    write_json,
+    write_output,
+)
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -72,6 +82,45 @@ def test_a_file_that_was_never_written_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a.txt"):
         pass
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, NotADirectoryError])
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, error):
+    (tmp_path / "file").touch()
+    path = tmp_path / ("nowhere" if error is FileNotFoundError else "file") / "a.json"
+    with pytest.raises(error) as raised:
+        write_json(path, {})
+    assert raised.value.filename == str(path)
+
+
+def test_a_read_only_folder_is_reported_although_the_temporary_file_cannot_be_removed(
+    tmp_path, monkeypatch
+):
+    """Linux refuses to remove any file there, even one that does not exist."""
+
+    def refuse(path, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(OSError, match="Read-only") as raised:
+        write_json(tmp_path / "a.json", {})
+    assert raised.value.filename == str(tmp_path / "a.json")
+
+
+def test_a_folder_that_can_be_created_is_writable(tmp_path):
+    check_writable(tmp_path)
+    check_writable(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/run: cannot be written .*file is not a folder"):
+        check_writable(tmp_path / "file" / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputError, match=rf"a/run: cannot be written to, because {tmp_path} is r"):
+        check_writable(tmp_path / "a" / "run")
 
 
 def test_file_permissions_are_the_default_ones(tmp_path):

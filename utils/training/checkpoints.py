@@ -3,6 +3,7 @@
 A checkpoint is a dict of tensors and plain types that torch's safe loader opens.
 """
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,10 +180,9 @@ class FoldCheckpoints:
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
             if find_death(error):
                 raise
-            free = shutil.disk_usage(self.folder).free / _GB
             raise InputError(
-                f"{last} cannot be written ({reason_of(error)}; {free:.2f} GB free). Existing "
-                "checkpoints are intact: free some space, then resume with --resume true"
+                f"{last} cannot be written ({reason_of(error)}). {self._what_to_mend()}, then "
+                "resume with --resume true"
             ) from error
         self._keep_only(number, kept)
 
@@ -197,6 +197,15 @@ class FoldCheckpoints:
             if self.path(number, "last").exists():
                 kept = self.load(number, "last")["kept"]
                 self._keep_only(number, [result["epoch"] for result in kept])
+
+    def _what_to_mend(self) -> str:
+        """Return advice on a checkpoint that cannot be written, for which torch gives no reason."""
+        if not self.folder.is_dir():
+            return f"The folder {self.folder} was removed or renamed: restore it"
+        if not os.access(self.folder, os.W_OK):
+            return f"Existing checkpoints are intact: make {self.folder} writable"
+        free = shutil.disk_usage(self.folder).free / _GB
+        return f"Existing checkpoints are intact: free some space ({free:.2f} GB are free)"
 
     def _numbered(self, stage_number: int, epoch: int) -> Path:
         return self.folder / f"stage{stage_number}_epoch{epoch + 1}.pth"

@@ -42,7 +42,7 @@ class FoldLog:
         """Print a line, and append it to log.txt with the time."""
         print0(text)
         if self._events is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def stage(self, stage: Stage, data: StageData, start: dict, first_epoch: int) -> None:

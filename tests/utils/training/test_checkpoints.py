@@ -252,6 +252,28 @@ def test_on_a_full_disk_the_old_checkpoint_stays_intact(checkpoints):
     assert names(checkpoints) == ["stage1_best.pth", "stage1_last.pth"]
 
 
+def test_a_checkpoint_in_a_read_only_folder_is_reported(checkpoints, monkeypatch):
+    save(checkpoints, content_of(0), is_best=True)
+
+    def refuse(*_):
+        raise RuntimeError("[enforce fail at inline_container.cc:820] . File cannot be opened.")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=r"intact: make .* writable, then resume with --resume t"):
+        save(checkpoints, content_of(1), is_best=True)
+    assert epochs(checkpoints) == (0, 0)
+
+
+def test_a_fold_that_is_removed_under_way_is_reported(checkpoints):
+    save(checkpoints, content_of(0), is_best=True)
+    shutil.rmtree(checkpoints.folder)
+    with pytest.raises(
+        InputError, match=rf"written .*\. The folder {checkpoints.folder} was removed or renamed: "
+    ):
+        save(checkpoints, content_of(1), is_best=True)
+
+
 def test_leftovers_are_removed_and_nothing_else(checkpoints):
     checkpoints.save(content_of(0, kept=[0]), several=True)
     own = ["stage1_best.pth", "stage1_epoch1.pth", "stage1_last.pth"]
