@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 
 from utils.console import print0
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.safe_load import reason_of
 
 _PRESENCE = {"classes": 1, "pooling": "avg", "dropout": 0.2}
@@ -42,7 +42,8 @@ def build_smp(
         network = create(encoder_weights=None)
     except Exception as error:  # incompatible parts raise errors of any type
         raise InputError(
-            f"smp:{architecture}:{encoder} cannot be built: {error}. Choose another encoder"
+            f"smp:{architecture}:{encoder} cannot be built: {one_line(error)}. Choose another "
+            "encoder"
         ) from error
     if pretrained:
         network = _fetch(create, encoder)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.interface import NetworkOutput
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 
 def trial_output(
@@ -34,7 +34,7 @@ def trial_output(
         return parameters, functional_call(network, parameters | buffers, (image,))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{type(network).__name__} cannot take an image of {side}x{side} ({error}); choose an "
+            f"{type(network).__name__} cannot take an image of {side}x{side} ({one_line(error)}); choose an "
             "encoder that accepts any image size, or another size"
         ) from error
 

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from utils.errors import InputError, ReportedByRankZero, readable_os_errors
+from utils.errors import InputError, ReportedByRankZero, one_line, readable_os_errors
 
 T = TypeVar("T")
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -50,7 +50,7 @@ def launch(
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"cannot run with --accelerator {accelerator} --devices {devices} "
-            f"--precision {precision}: {error}"
+            f"--precision {precision}: {one_line(error)}"
         ) from error
     if fabric.device.type == "cuda":
         # TF32 for float32 matrix products, and the fastest convolutions for fixed sizes.

@@ -5,6 +5,7 @@ import functools
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,11 @@ class InputError(Exception):
 
 class ReportedByRankZero(InputError):
     """An `InputError` that every process raises and rank 0 reports."""
+
+
+def one_line(error: Exception | str, length: int = 200) -> str:
+    """Return the message of a library as one line, cut between words if it is longer."""
+    return textwrap.shorten(str(error), length, placeholder=" ...")
 
 
 def list_problems(problems: Sequence[str]) -> list[str]:

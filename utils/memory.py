@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.parallel import describe_death
 from utils.signals import find_death
 
@@ -43,7 +43,9 @@ def readable_memory_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise InputError(f"out of memory; try a smaller --batch_size ({error})") from error
+            raise InputError(
+                f"out of memory; try a smaller --batch_size ({one_line(error)})"
+            ) from error
         death = find_death(error)
         if death is not None:
             raise InputError(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMPY_FLOATS: list[Any] = [
@@ -47,10 +47,12 @@ def load_file(path: str | Path) -> dict:
 
 def reason_of(error: Exception) -> str:
     """Return in one line why torch could not read a file."""
-    if isinstance(error, OSError | RuntimeError) and str(error):
-        return str(error).splitlines()[0]
-    # Not torch's own message: for a refused pickle it suggests loading the file unsafely.
-    return "it is damaged, or holds more than tensors and plain types"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Not torch's own advice, to load the file unsafely.
+    if not isinstance(error, OSError | RuntimeError) or not lines or "weights_only" in str(error):
+        return "it is damaged, or holds more than tensors and plain types"
+    # Of weights that do not fit, the second line says which.
+    return one_line(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])
 
 
 def _verify_checksums(path: str | Path) -> None:

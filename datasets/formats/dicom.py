@@ -1,7 +1,6 @@
 """Reading DICOM files: the id, the unchanged JPEG frame, or the pixels as 8-bit grey."""
 
 import io
-import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pydicom.uid import (
 
 from datasets.formats.headers import jpeg2000_size
 from datasets.formats.pixels import check_depth, decode_image
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 
 # Kaggle's stage-2 ids (ID_0011fe81e) are not valid UIDs; pydicom would warn about every one.
@@ -59,7 +58,7 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     except Exception as error:  # pydicom's errors have no common base class
-        raise InputError(f"{path}: is not a readable DICOM ({_one_line(error)})") from error
+        raise InputError(f"{path}: is not a readable DICOM ({one_line(error)})") from error
 
 
 def instance_uid(dataset: pydicom.Dataset, path: Path) -> str:
@@ -320,14 +319,10 @@ def _readable_errors(dataset: pydicom.Dataset, path: Path) -> Iterator[None]:
                 f"{path}: its transfer syntax ({_syntax(dataset)}) needs a decoder that is not "
                 "installed; convert it, for example with gdcmconv --raw"
             ) from error
-        reason = f"transfer syntax {_syntax(dataset)}): {_one_line(error)}"
+        reason = f"transfer syntax {_syntax(dataset)}): {one_line(error)}"
         raise InputError(f"{path}: cannot be decoded ({reason}") from error
 
 
 def _syntax(dataset: pydicom.Dataset) -> str:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     return f"{syntax.name}, {syntax}" if isinstance(syntax, UID) else "not given"
-
-
-def _one_line(error: Exception) -> str:
-    return textwrap.shorten(str(error), 200, placeholder=" ...")

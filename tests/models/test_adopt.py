@@ -120,7 +120,11 @@ def test_checkpoints_that_do_not_fit_are_refused_and_nothing_is_written(
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
     for name in ("bad.pth", "empty.pth"):
         assert adopt(old_file, tmp_path / name, folds="0,1") == 2
-        assert f"{name} has no weights that fit --model_type unet_re" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert f"{name} has no weights that fit --model_type unet_resnet34 (Error(s) in " in message
+        assert 'Unet: Missing key(s) in state_dict: "backbone.conv1.weight", ' in message
+        assert message.endswith(" ...); set the --model_type that was trained\n")
+        assert message.count("\n") == 1
     assert not (tmp_path / "unet_resnet34").exists()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from datasets.formats.masks import MaskError
 from utils.console import print0
-from utils.errors import InputError, ReportedByRankZero, command
+from utils.errors import InputError, ReportedByRankZero, command, one_line
 
 
 @command
@@ -141,3 +141,8 @@ def test_other_errors_are_bugs_and_raised():
 
 def test_a_command_keeps_its_name_and_docstring():
     assert (main.__name__, main.__doc__) == ("main", "Return or raise `outcome`.")
+
+
+def test_a_library_s_message_becomes_one_line_that_is_cut_between_words():
+    assert one_line(ValueError("first\n\tsecond  third")) == "first second third"
+    assert one_line("word " * 99, 20) == "word word word ..."

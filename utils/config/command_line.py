@@ -10,7 +10,7 @@ from utils.config.checks import check_settings
 from utils.config.number_types import plain
 from utils.config.settings import Config
 from utils.config.yaml_files import PlainConfigFile, read_yaml
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -70,7 +70,9 @@ def load_config(path: str | Path) -> Config:
         config = _to_config(parser.parse_object(content))
         check_settings(config)
     except (ArgumentError, InputError) as error:
-        raise InputError(f"{path} cannot be read as the settings of a run: {error}") from error
+        raise InputError(
+            f"{path} cannot be read as the settings of a run: {one_line(error)}"
+        ) from error
     return config
 
 

@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 from utils import limits
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 _DEPTH = 8
 
@@ -22,7 +22,7 @@ def read_yaml(path: str | Path) -> object:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+        raise InputError(f"{path} cannot be read as YAML: {one_line(error)}") from error
 
 
 def check_yaml(path: str | Path) -> str:
@@ -45,7 +45,7 @@ def check_yaml(path: str | Path) -> str:
                     f"(*), tags (!) or more than {_DEPTH} levels"
                 )
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+        raise InputError(f"{path} cannot be read as YAML: {one_line(error)}") from error
     return text
 
 

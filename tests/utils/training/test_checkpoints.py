@@ -6,7 +6,9 @@ import resource
 import shutil
 import signal
 import sys
+import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -363,3 +365,30 @@ def test_numpy_floats_are_loaded_from_before_and_after_numpy_2(kind, home, tmp_p
             old.writestr(name, new.read(name).replace(b"cnumpy._core.multi", home))
     assert home in (tmp_path / "a.pth").read_bytes()
     assert load_file(tmp_path / "a.pth") == {"max_dice": 0.75, "lr": 1e-4}
+
+
+def save_tar(path):
+    """Write the outline of a file of torch 0.1."""
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            archive.addfile(tarfile.TarInfo(name))
+
+
+UNSAFE = {
+    "module": lambda path: torch.save(torch.nn.Linear(2, 2), path),
+    "old module": lambda path: torch.save(
+        torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=False
+    ),
+    "path": lambda path: torch.save({"config": Path("x")}, path),
+    "script": lambda path: torch.jit.script(torch.nn.Linear(2, 2)).save(path),
+    "tar": save_tar,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", UNSAFE)
+def test_no_message_advises_to_load_a_file_unsafely(tmp_path, kind):
+    UNSAFE[kind](tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"holds more than tensors and plain types$") as refused:
+        load_file(tmp_path / "a.pth")
+    assert "weights_only" not in str(refused.value)
