@@ -1,5 +1,7 @@
 import struct
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -150,7 +152,7 @@ def test_a_truncated_dicom_is_reported(tmp_path, read, share, write):
 def test_an_unsupported_transfer_syntax_is_reported_in_full_without_a_list_of_plugins(
     tmp_path, syntax
 ):
-    tags = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
+    tags: dict[str, Any] = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
     path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), syntax=syntax, **tags)
     with pytest.raises(InputError) as error:
         read_image(path)
@@ -193,7 +195,7 @@ def test_two_frames_are_refused_whatever_the_header_says(tmp_path, frames, modal
     film = np.concatenate([first, second])
     raw = write_dicom(tmp_path / "raw.dcm", film, Rows=48, **tags)
     deep = write_dicom(tmp_path / "deep.dcm", film.astype(np.uint16), bits=16, Rows=48, **tags)
-    reads = [(raw, read_image), (deep, read_image)]
+    reads: list[tuple[Path, Callable]] = [(raw, read_image), (deep, read_image)]
     for has_bot in (True, False):
         data = encapsulate([jpeg(first), jpeg(second)], has_bot=has_bot)
         path = write_jpeg_dicom(tmp_path / f"jpeg_{has_bot}.dcm", first, PixelData=data, **tags)
