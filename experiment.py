@@ -31,6 +31,7 @@ from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch
+from utils.errors import InputError
 from utils.files import check_writable
 from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
@@ -118,6 +119,7 @@ def run(
         fabric, lambda: all(is_finished(plan.folder / f"fold{number}") for number in folds)
     )
     if trained and fabric.is_global_zero:
+        _check_finished(plan.folder, trained)
         with hold_run(plan.folder):
             _summarise(plan.folder)
     return 0 if finished else EXIT_RETRY
@@ -284,6 +286,16 @@ def _solver_class(config: Config, has_encoder: bool) -> type[Solver]:
     if not (config.pretrained or config.encoder_weights or config.init_from):
         print0("warning: the encoder to freeze has no pretrained weights")
     return FreezeSolver
+
+
+def _check_finished(folder: Path, numbers: list[int]) -> None:
+    """Refuse to summarise a run without a fold that was trained and then removed."""
+    for number in numbers:
+        if not is_finished(folder / f"fold{number}"):
+            raise InputError(
+                f"{folder}/fold{number}/oof.npz was removed or renamed in the meantime: restore "
+                "it, or train the fold again with --resume true"
+            )
 
 
 def _summarise(folder: Path) -> None:

@@ -34,8 +34,8 @@ def trial_output(
         return parameters, functional_call(network, parameters | buffers, (image,))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"{type(network).__name__} cannot take an image of {side}x{side} ({one_line(error)}); choose an "
-            "encoder that accepts any image size, or another size"
+            f"{type(network).__name__} cannot take an image of {side}x{side} ({one_line(error)}); "
+            "choose an encoder that accepts any image size, or another size"
         ) from error
 
 

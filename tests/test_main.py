@@ -154,6 +154,22 @@ def test_a_disk_that_turns_read_only_under_way_is_one_line(run, command_line, mo
     )
 
 
+def test_a_fold_that_is_removed_under_way_is_not_left_out_of_the_summary(
+    run, command_line, tmp_path, capsys
+):
+    shutil.copytree(run, tmp_path / "unet_resnet34" / "first")
+    words = command_line(tmp_path, run_name="first", resume=True)
+
+    class Removed(experiment.Solver):
+        def fit(self):
+            shutil.rmtree(self.folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "_solver_class", lambda *_: Removed)
+        assert main.main(words) == 2
+    assert "fold0/oof.npz was removed or renamed in the meantime" in capsys.readouterr().err
+
+
 def test_two_stage_false_trains_one_stage(command_line, tmp_path):
     assert main.main(command_line(tmp_path, run_name="one", folds="0", two_stage=False)) == 0
     fold = tmp_path / "unet_resnet34" / "one" / "fold0"

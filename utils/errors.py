@@ -88,7 +88,8 @@ def readable_os_errors() -> Iterator[None]:
         if error.filename is None and error.errno not in _DISK_FULL:
             raise
         advice = _ADVICE.get(error.errno or 0, f"fix the cause, then {_AGAIN}")
-        raise InputError(f"{error.filename or 'a file'}: {error.strerror}; {advice}") from error
+        name = "a file" if error.filename is None else os.fsdecode(error.filename)
+        raise InputError(f"{name}: {error.strerror}; {advice}") from error
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:

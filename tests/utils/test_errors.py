@@ -75,6 +75,12 @@ def test_an_error_of_the_file_system_is_one_line_with_the_file_the_reason_and_ad
     assert message.count("\n") == 1
 
 
+def test_a_file_name_of_bytes_is_printed_as_text(capsys):
+    """As TensorBoard's are."""
+    assert main(OSError(errno.EROFS, "Read-only", b"run/events")) == 2
+    assert capsys.readouterr().err.startswith("error: run/events: Read-only; ")
+
+
 def test_a_full_disk_is_reported_without_a_file_and_other_nameless_errors_are_raised(capsys):
     assert main(OSError(errno.ENOSPC, "No space left on device")) == 2
     assert capsys.readouterr().err.startswith("error: a file: No space left on device; ")

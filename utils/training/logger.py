@@ -34,9 +34,11 @@ class FoldLog:
         self._path = folder / "log.txt"
         self._first_epoch = first_epoch
         self._started = time.time()
-        self._events = (
-            SummaryWriter(str(folder), purge_step=first_epoch) if is_main_process() else None
-        )
+        self._events: SummaryWriter | None = None
+        if is_main_process():
+            # An unusable folder is reported here; TensorBoard's thread prints a traceback of it.
+            self._path.touch()
+            self._events = SummaryWriter(str(folder), purge_step=first_epoch)
 
     def line(self, text: str) -> None:
         """Print a line, and append it to log.txt with the time."""
