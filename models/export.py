@@ -43,7 +43,7 @@ from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
 from utils.console import open_parser, print0
 from utils.distributed import launch
-from utils.errors import InputError, command
+from utils.errors import InputError, check_text, command
 from utils.files import write_output
 from utils.inference.ensemble import Ensemble, open_ensemble
 from utils.inference.runs import find_checkpoints, read_run_config
@@ -71,6 +71,7 @@ def main(args: list[str] | None = None) -> int:
     config = read_run_config(options.run, options.folds)
     checkpoints = find_checkpoints(options.run, config, "best")
     out = options.out or options.run / "model.onnx"
+    check_text("the file to write", str(out))
     fabric = launch("cpu", 1, 1, "32-true")
     graph = Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
     _check_fits(graph)

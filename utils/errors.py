@@ -54,6 +54,20 @@ def one_line(error: Exception | str, length: int = 200) -> str:
     return textwrap.shorten(str(error), length, placeholder=" ...")
 
 
+def check_text(flag: str, value: str) -> None:
+    """Refuse a name with bytes that are no UTF-8, which YAML, TensorBoard and others cannot store.
+
+    Raises:
+        InputError: it has such bytes.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{flag} {value!r}: has bytes that are no UTF-8 text; rename the file or folder"
+        ) from error
+
+
 def list_problems(problems: Sequence[str]) -> list[str]:
     """Return the first `MAX_LISTED` problems, and a line with the number of the others, if any."""
     others = len(problems) - MAX_LISTED

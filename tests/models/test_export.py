@@ -264,6 +264,12 @@ def test_more_weights_than_fit_in_a_file_are_refused(run, monkeypatch, capsys):
     assert not (run / "model.onnx").exists()
 
 
+def test_a_file_whose_name_is_no_text_is_refused(run, tmp_path, capsys):
+    """Onnxruntime cannot open it."""
+    assert export.main(["--run", str(run), "--out", str(tmp_path / "s\udcf6r.onnx")]) == 2
+    assert "has bytes that are no UTF-8 text; rename" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path, capsys):
     assert export.main(["--run", str(tmp_path)]) == 2
     assert "has no config.yaml" in capsys.readouterr().err

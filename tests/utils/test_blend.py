@@ -320,3 +320,10 @@ def test_runs_with_equal_or_long_names_have_different_results_folders(runs):
     namesake = root / "other" / long[0].name
     shutil.copytree(long[0], namesake)
     assert results(namesake, long[1]) not in (first, second)
+
+
+def test_a_run_in_a_folder_whose_name_is_no_text_is_refused(tmp_path, capsys):
+    """TensorBoard cannot write there."""
+    runs = [str(tmp_path / "s\udcf6r" / name) for name in "AB"]
+    assert blend.main(["--run", runs[0], "--run", runs[1], *map(str, CPU)]) == 2
+    assert "has bytes that are no UTF-8 text; rename" in capsys.readouterr().err

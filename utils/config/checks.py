@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from utils.config.settings import Config
 from utils.config.stages import build_stages, parse_loss
-from utils.errors import InputError
+from utils.errors import InputError, check_text
 
 _AT_MOST = (
     ("epoch_stage1_freeze", "epoch_stage1"),
@@ -122,12 +122,19 @@ def check_settings(config: Config) -> None:
     Raises:
         InputError: a setting is refused; the message names it as a flag.
     """
+    _check_texts(config)
     config.fold_numbers()
     _check_run_name(config)
     _check_weights(config)
     _check_augmentation(config)
     _check_stages(config)
     _check_schedules(config)
+
+
+def _check_texts(config: Config) -> None:
+    for name, value in asdict(config).items():
+        if isinstance(value, str):
+            check_text(f"--{name}", value)
 
 
 def _check_run_name(config: Config) -> None:

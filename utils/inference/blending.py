@@ -16,7 +16,7 @@ from utils.config.layout import OUT_OF_FOLD, finished_folds
 from utils.config.prediction import BlendOptions
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero
-from utils.errors import InputError
+from utils.errors import InputError, check_text
 from utils.files import write_json
 from utils.inference.out_of_fold import write_out_of_fold
 from utils.inference.runs import (
@@ -87,6 +87,8 @@ def make_plan(options: BlendOptions) -> BlendPlan:
     Raises:
         InputError: something is missing or cannot be used.
     """
+    for named in options.run:
+        check_text("--run", named)
     runs = read_runs(options.run, options.weights, "all")
     if len(runs) == 1:
         raise InputError(

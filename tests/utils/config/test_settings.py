@@ -270,6 +270,15 @@ def test_a_run_name_is_the_name_of_one_folder(name):
         check_settings(Config(run_name=name))
 
 
+@pytest.mark.parametrize(
+    "name", ["model_type", "model_path", "dataset_root", "cache_dir", "groups", "exclude", "folds"]
+)
+def test_a_name_that_is_no_text_is_refused(name):
+    """Latin-1 bytes, which Python keeps as surrogates, cannot be read from config.yaml."""
+    with pytest.raises(InputError, match=rf"^--{name} '/s\\udcf6r': has bytes that are no UTF-8"):
+        check_settings(replace(Config(), **{name: "/s\udcf6r"}))
+
+
 def test_each_stage_has_its_own_settings():
     settings = Config(**{name: OTHER[name] for name in OTHER if name.endswith(("1", "2"))})
     first, second = build_stages(settings, 0.5)
