@@ -10,7 +10,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from utils.errors import InputError, ReportedByRankZero, one_line, readable_os_errors
+from utils.parallel import usable_cores
 
+_MAX_DEVICES = 16
+"""Devices of a machine with few cores: the GPUs of the largest."""
 T = TypeVar("T")
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -33,8 +36,10 @@ def launch(
         deterministic: use only algorithms with bit-identical results in every run.
 
     Raises:
-        InputError: the device does not exist or does not support the precision.
+        InputError: the device does not exist or does not support the precision, or there are more
+            devices than one machine has; nothing is started.
     """
+    _check_devices(devices)
     if deterministic:
         # cuBLAS reads this variable when it is initialised.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -125,6 +130,13 @@ def memory_format_for(fabric: Fabric) -> torch.memory_format:
     """
     has_matrix_units = fabric.device.type != "cpu" or _has_native_bfloat16()
     return torch.channels_last if has_matrix_units else torch.contiguous_format
+
+
+def _check_devices(devices: int | str) -> None:
+    """Refuse a number of CPU processes that would bring the machine down."""
+    text, most = str(devices), max(_MAX_DEVICES, usable_cores())
+    if text.isdecimal() and (len(text) > len(str(most)) or int(text) > most):
+        raise InputError(f"--devices {text}: at most {most} devices or CPU processes per machine")
 
 
 def _best_precision(accelerator: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:

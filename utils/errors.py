@@ -58,14 +58,12 @@ def check_text(flag: str, value: str) -> None:
     """Refuse a name with bytes that are no UTF-8, which YAML, TensorBoard and others cannot store.
 
     Raises:
-        InputError: it has such bytes.
+        InputError: it has such bytes, or the zero that no file name can have.
     """
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
+    if "\0" in value or value != value.encode(errors="replace").decode():
         raise InputError(
             f"{flag} {value!r}: has bytes that are no UTF-8 text; rename the file or folder"
-        ) from error
+        )
 
 
 def list_problems(problems: Sequence[str]) -> list[str]:

@@ -29,15 +29,16 @@ def load_file(path: str | Path) -> dict:
     """Load a dict of tensors, plain types and numpy floats onto the CPU with torch's safe loader.
 
     Raises:
-        InputError: the file is missing or does not hold a dict.
+        InputError: the file is missing, is no regular file or does not hold a dict.
         DamagedError: the file cannot be read, or a checksum does not match.
     """
+    if not Path(path).is_file():
+        kind = ", which is not a file" if Path(path).exists() else ""
+        raise InputError(f"no checkpoint at {path}{kind}")
     try:
         _verify_checksums(path)
         with torch.serialization.safe_globals(_NUMPY_FLOATS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise InputError(f"no checkpoint at {path}") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise DamagedError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
     if not isinstance(content, dict):

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from tests.helpers.tiny import write_dataset
+from utils import distributed
 from utils.distributed import decide_on_rank_zero, launch
 from utils.errors import InputError, ReportedByRankZero
 from utils.postprocessing.histograms import load_histograms
@@ -60,6 +61,16 @@ def test_two_processes_count_every_pixel_once(folds):
     np.testing.assert_array_equal(two.mask.sum(axis=1), one.mask.sum(axis=1))
     # A difference in the last bits of a weight may move a pixel to the next level.
     assert np.abs(two.all - one.all).sum() <= 8
+
+
+@pytest.mark.parametrize("devices", [99_999, "1000", "9" * 5000])
+def test_more_processes_than_a_machine_can_run_are_refused_before_one_starts(monkeypatch, devices):
+    def never(*_, **__):
+        raise AssertionError("it was started")
+
+    monkeypatch.setattr(distributed, "Fabric", never)
+    with pytest.raises(InputError, match=r"--devices \d+: at most \d+ devices or CPU processes"):
+        launch("cpu", devices, 1, "32-true")
 
 
 class TwoRanks:

@@ -182,8 +182,8 @@ class Config:
         """
         if self.folds == "all":
             return list(range(self.n_splits))
-        words = str(self.folds).split(",")
-        if not all(word.strip().isdecimal() and int(word) < self.n_splits for word in words):
+        words = [word.strip() for word in str(self.folds).split(",")]
+        if not set(words) <= {str(number) for number in range(self.n_splits)}:
             raise InputError(
                 f"--folds {self.folds}: give all, or fold numbers from 0 to {self.n_splits - 1} "
                 "separated by commas, such as 0,3"

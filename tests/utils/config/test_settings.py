@@ -211,7 +211,7 @@ def test_folds_are_all_one_or_several(text, numbers):
     assert read("--folds", text, "--n_splits", 4)[0].fold_numbers() == numbers
 
 
-@pytest.mark.parametrize("text", ["4", "-1", "1-3", "", "0,", "x", "[0,3]", "1.0"])
+@pytest.mark.parametrize("text", ["4", "-1", "1-3", "", "0,", "x", "[0,3]", "1.0", "9" * 5000])
 def test_invalid_folds_are_refused(text):
     message = r"--folds .* from 0 to 3 separated by commas, such as 0,3$"
     with pytest.raises(InputError, match=message):
@@ -275,8 +275,15 @@ def test_a_run_name_is_the_name_of_one_folder(name):
 )
 def test_a_name_that_is_no_text_is_refused(name):
     """Latin-1 bytes, which Python keeps as surrogates, cannot be read from config.yaml."""
+    settings: dict[str, Any] = {name: "/s\udcf6r"}
     with pytest.raises(InputError, match=rf"^--{name} '/s\\udcf6r': has bytes that are no UTF-8"):
-        check_settings(replace(Config(), **{name: "/s\udcf6r"}))
+        check_settings(Config(**settings))
+
+
+def test_a_zero_byte_in_a_name_is_refused():
+    """Only a YAML file can hold one."""
+    with pytest.raises(InputError, match=r"--cache_dir .*has bytes that are no UTF-8 text"):
+        check_settings(Config(cache_dir="a\0b"))
 
 
 def test_each_stage_has_its_own_settings():

@@ -190,9 +190,11 @@ def test_a_file_without_a_dict_is_refused(tmp_path):
     assert "holds a list, not a dict of weights" in refusal(tmp_path / "a.pth")
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert "no checkpoint at" in refusal(tmp_path / "none.pth")
-    assert "Is a directory" in refusal(tmp_path)
+def test_only_a_file_is_read_as_a_checkpoint(tmp_path):
+    missing = tmp_path / "none.pth"
+    assert refusal(missing) == f"no checkpoint at {missing}"
+    for path in (tmp_path, Path("/dev/zero")):
+        assert refusal(path) == f"no checkpoint at {path}, which is not a file"
 
 
 def test_the_reason_is_the_first_line_of_a_readable_error():
