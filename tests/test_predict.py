@@ -432,7 +432,7 @@ def test_bad_settings_are_refused(predicted, images, tmp_path, capsys, flags, wo
         ("presence_threshold", "1.5", "v>=0 and v<=1"),
         ("min_component_area", "-1", "v>=0"),
         ("min_component_mean", "2", "v>=0 and v<=1"),
-        ("batch_size", "0", "v>0"),
+        ("batch_size", "0", "v>=1"),
         ("num_workers", "-1", "v>=0"),
     ],
 )
