@@ -51,6 +51,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.annotations.kinds import NothingMatchesError
 from datasets.annotations.names import read_names, row_of, select_named
 from datasets.annotations.reading import (
     CsvMasks,
@@ -62,7 +63,14 @@ from datasets.annotations.reading import (
     unused_mask_flags,
 )
 from datasets.formats.depth import DEPTHS, bits_file
-from datasets.formats.ids import ID_KINDS, IDS_HELP, IdRule, check_id_kind, record_id_kind
+from datasets.formats.ids import (
+    ID_KINDS,
+    IDS_HELP,
+    IdRule,
+    check_id_kind,
+    record_id_kind,
+    refuse_test_images,
+)
 from datasets.patients import PATIENTS_CSV, record_patients
 from datasets.tools.convert import Job, convert, remove
 from datasets.tools.originals import (
@@ -146,7 +154,7 @@ def prepare(options: argparse.Namespace) -> Report:
     rule = IdRule.of_folder(options.ids, options.images, paths)
     with open_processes(min(options.num_workers, len(paths) // IMAGES_PER_PROCESS), 16) as run:
         files, sizes, deep, patients, refused = identify_originals(run, paths, rule, names)
-        found = masks.find(files, options.images) if masks else Found.without_masks(files)
+        found = _find_masks(masks, files, options.images)
         for name, annotation in found.annotations.items():
             if annotation is not None and name in sizes:
                 annotation.check(name, sizes[name])
@@ -169,6 +177,17 @@ def prepare(options: argparse.Namespace) -> Report:
         outcomes = list(show_progress(run(convert, jobs), len(jobs), "converting"))
     refused += [*found.refused.values(), *(each.refused for each in outcomes if each.refused)]
     return Report(outcomes, unannotated, refused, notes + found.notes)
+
+
+def _find_masks(masks: MaskSource | None, files: dict[str, list[Path]], images: Path) -> Found:
+    if masks is None:
+        return Found.without_masks(files)
+    try:
+        return masks.find(files, images)
+    except NothingMatchesError:
+        # The cause, if they are what the competition's page gives.
+        refuse_test_images(files)
+        raise
 
 
 def _open_masks(options: argparse.Namespace) -> MaskSource | None:

@@ -342,6 +342,9 @@ def test_the_truth_may_be_mask_files(workspace):
     workspace.csv("submission.csv", [("other", "-1")])
     text = workspace.run("--truth", left, code=2)
     assert "An image is other (id other), a mask image0_mask.png" in text
+    # What the competition's page gives is the reason in a training only.
+    workspace.csv("submission.csv", [("ID_004d6fbb6", "-1")])
+    assert "An image is ID_004d6fbb6" in workspace.run("--truth", left, code=2)
 
 
 def test_mask_files_are_found_by_the_names_of_a_table(workspace):

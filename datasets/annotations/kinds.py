@@ -11,9 +11,14 @@ from datasets.formats.annotations import RleRow, annotated_mask, check_extent
 from datasets.formats.images import read_values
 from datasets.formats.masks import SmoothedMaskError, binary_mask, cut_at_half
 from datasets.preprocessing import fit_mask
+from utils.errors import InputError
 
 SAME_SHAPE = 0.01
 """How much the aspect ratios of a mask and its image may differ by rounding."""
+
+
+class NothingMatchesError(InputError):
+    """No mask belongs to an image; the message has a name of each side."""
 
 
 class Changes(NamedTuple):

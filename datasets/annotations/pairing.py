@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.annotations.kinds import NothingMatchesError
 from datasets.formats.finding import PICTURES, find_images, stem_of
-from datasets.formats.ids import IdKind, IdRule, refuse_test_images
+from datasets.formats.ids import IdKind, IdRule
 from utils.errors import InputError
 
 MASK_SUFFIXES = ("_mask", "-mask", ".mask", ".2.mask")
@@ -106,7 +107,7 @@ def pair_masks(
         kind: how the ids were made; by path, the name of a file alone names no image.
 
     Raises:
-        InputError: no mask belongs to an image; the message has a name of each side.
+        NothingMatchesError: no mask belongs to an image.
     """
     masks: dict[str, list[Path]] = defaultdict(list)
     refused: dict[str, str] = {}
@@ -125,8 +126,7 @@ def pair_masks(
                 )
             masks[name].append(found[0])
     if not masks:
-        refuse_test_images(images)
-        raise InputError(_describe_mismatch(images, folders))
+        raise NothingMatchesError(_describe_mismatch(images, folders))
     used = {path for paths in masks.values() for path in paths}
     total = len(set().union(*(folder.files() for folder in folders)))
     partial = sum(len(paths) < len(folders) for paths in masks.values())

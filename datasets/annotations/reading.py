@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.annotations.kinds import Annotation, MaskFiles, RunLengths
+from datasets.annotations.kinds import Annotation, MaskFiles, NothingMatchesError, RunLengths
 from datasets.annotations.pairing import MaskFolder, find_masks, pair_masks
 from datasets.formats.annotations import RLE_FORMS, RleRow, parse_size, read_annotations
-from datasets.formats.ids import IdKind, refuse_test_images
+from datasets.formats.ids import IdKind
 from utils.console import argument_type
 from utils.errors import InputError
 
@@ -97,12 +97,11 @@ class CsvMasks:
             folder: of the images, for errors.
 
         Raises:
-            InputError: no image has a row.
+            NothingMatchesError: no image has a row.
         """
         named = [name for name in images if name in self.rows]
         if images and not named:
-            refuse_test_images(images)
-            raise InputError(
+            raise NothingMatchesError(
                 f"{self.path}: has no row for any of the {len(images)} images in {folder}, such as "
                 f"{min(images)}; it has ids such as {min(self.rows)}. Check --images and --rle; "
                 "where the csv names DICOMs by their files, give --ids file"
@@ -173,7 +172,7 @@ class FolderMasks:
         """Find the files of images; see `CsvMasks.find`.
 
         Raises:
-            InputError: no mask belongs to an image.
+            NothingMatchesError: no mask belongs to an image.
         """
         if not images:
             return Found({}, {}, [])
