@@ -52,7 +52,7 @@ def launch(
             precision=_best_precision(accelerator) if precision == "auto" else precision,
         )
         fabric.launch()
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (ImportError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"cannot run with --accelerator {accelerator} --devices {devices} "
             f"--precision {precision}: {one_line(error)}"

@@ -73,6 +73,11 @@ def test_more_processes_than_a_machine_can_run_are_refused_before_one_starts(mon
         launch("cpu", devices, 1, "32-true")
 
 
+def test_an_accelerator_without_its_package_is_refused():
+    with pytest.raises(InputError, match=r"cannot run with --accelerator tpu .*torch_xla"):
+        launch("tpu", 1, 1, "32-true")
+
+
 class TwoRanks:
     """Stands in for Fabric on one of two ranks: `broadcast` returns what rank 0 sends."""
 

@@ -138,15 +138,19 @@ def _check_texts(config: Config) -> None:
 
 
 def _check_run_name(config: Config) -> None:
+    _check_folder_name("--model_type", config.model_type)
     if config.run_name is None:
         if config.resume or config.mode != "train":
             flag = "--resume true" if config.resume else f"--mode {config.mode}"
             raise InputError(f"{flag} needs --run_name, the run to continue (last: the newest)")
         return
-    name = config.run_name
+    _check_folder_name("--run_name", config.run_name)
+
+
+def _check_folder_name(flag: str, name: str) -> None:
     plain = name.isprintable() and name == name.strip() and not set(name) & set("/\\")
     if not plain or not name or name[0] == ".":
-        raise InputError(f"--run_name {name!r}: is not a plain folder name")
+        raise InputError(f"{flag} {name!r}: is not a plain folder name")
 
 
 def _check_weights(config: Config) -> None:

@@ -265,9 +265,11 @@ def test_continuing_a_run_needs_its_name(settings):
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "a\nb", " a"])
-def test_a_run_name_is_the_name_of_one_folder(name):
+def test_run_name_and_model_type_are_each_the_name_of_one_folder(name):
     with pytest.raises(InputError, match=r"--run_name .* plain folder name"):
         check_settings(Config(run_name=name))
+    with pytest.raises(InputError, match=r"--model_type .* plain folder name"):
+        check_settings(Config(model_type=name))
 
 
 @pytest.mark.parametrize(
