@@ -32,7 +32,7 @@ def demo_data(tmp_path_factory):
 
 def dice_on_positives(root, checkpoints, **changes):
     flags = ["--config", RECIPE, "--dataset_root", str(root), "--model_path", str(checkpoints)]
-    flags += ["--run_name", "demo", "--folds", "0"]
+    flags += ["--groups", str(root / "patients.csv"), "--run_name", "demo", "--folds", "0"]
     flags += [word for name, value in changes.items() for word in (f"--{name}", str(value))]
     assert main.main(flags) == 0
     oof = load_histograms(checkpoints / "unet_resnet34" / "demo" / "fold0" / "oof.npz")
