@@ -47,7 +47,7 @@ RUN = {
     "python -m datasets.check": "",
     "python -m datasets.check --folds checkpoints/unet_resnet34/RUN --exclude bad.txt": "",
     "python -m datasets.preview --out sheet.png": "--size 64",
-    "python -m datasets.sample --out datasets/demo_data --size 512": f"{DRAWN} --count 8",
+    "python -m datasets.sample --out datasets/demo_data --size 512": DRAWN,
     "python -m datasets.prepare --images datasets/demo_data/dicom-images-train "
     "--out datasets/demo_data": "--num_workers 0",
     "CUDA_VISIBLE_DEVICES=0 python main.py": TINY,
