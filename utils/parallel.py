@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
 import cv2
@@ -89,6 +89,11 @@ def open_processes(count: int, chunksize: int = 1) -> Iterator[Callable[..., Ite
 
 def start_worker(*_: object) -> None:
     """Initialise a worker: OpenCV starts no threads, and Ctrl-C is left to the main process."""
+    parent = parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        # torch's worker takes whoever is its parent here for the main process, and waits for ever
+        # if that was killed before.
+        os._exit(1)
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # torch prints that shared memory is short, whatever file could not be read.

@@ -5,13 +5,13 @@ import os
 import signal
 import threading
 import time
-from multiprocessing import synchronize
+from multiprocessing import get_context, synchronize
 
 import pytest
 
 from utils import parallel
 from utils.errors import InputError
-from utils.parallel import describe_lack, map_in_order, open_processes
+from utils.parallel import describe_lack, map_in_order, open_processes, start_worker
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -98,3 +98,23 @@ def test_missing_shared_memory_is_named(monkeypatch):
 def test_errors_of_the_work_are_its_own():
     with pytest.raises(FileNotFoundError), open_processes(0) as run:
         list(run(open, ["/no/such/file"]))
+
+
+def test_a_worker_ends_if_its_main_process_was_killed_before_it_started():
+    reading, writing = os.pipe()
+    main = os.fork()
+    if main == 0:
+        parent = os.getpid()
+
+        def work():
+            while os.getppid() == parent:
+                time.sleep(0.001)
+            start_worker()
+            os.write(writing, b"alive")
+
+        get_context("fork").Process(target=work).start()
+        os.kill(parent, signal.SIGKILL)
+    os.close(writing)
+    os.waitpid(main, 0)
+    assert os.read(reading, 9) == b""
+    os.close(reading)
