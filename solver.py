@@ -218,7 +218,7 @@ class Solver:
     def end_epoch(
         self, stage: Stage, epoch: int, trained: TrainResult, validation: Validation
     ) -> None:
-        """Rank the epoch, write its checkpoints and log it."""
+        """Rank the epoch, log it and write its checkpoints."""
         rule = best_pair(validation.histograms)
         scores = score(validation.histograms, rule)
         result = {"epoch": epoch, "loss": validation.loss, **asdict(rule), **asdict(scores)}
@@ -226,11 +226,13 @@ class Solver:
         lr = self.state.schedule.lr
         self.state.schedule.end_epoch()
         if self.fabric.is_global_zero:
+            self.log.epoch(stage, epoch, trained, lr, result, is_best=result is self.kept[0])
+            self.log.overlays(stage, epoch, validation, rule)
+            # Before the checkpoint: a run killed here repeats the epoch, and replaces its events.
+            self.log.flush()
             number = self.fold.number
             content = self.state.checkpoint(self.config, number, stage, epoch, self.kept)
             self.checkpoints.save(content, several=self.config.keep_best > 1)
-            self.log.epoch(stage, epoch, trained, lr, result, is_best=result is self.kept[0])
-            self.log.overlays(stage, epoch, validation, rule)
 
     def end_stage(self, stage: Stage) -> None:
         """Check that all processes hold the same weights, and free the stage's memory."""

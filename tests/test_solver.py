@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,6 +30,7 @@ from utils.config.stages import build_stages
 from utils.errors import InputError
 from utils.inference import ensemble
 from utils.postprocessing.histograms import load_histograms
+from utils.training.checkpoints import FoldCheckpoints
 from utils.training.logger import FoldLog
 
 
@@ -313,6 +315,25 @@ def test_tensorboard_has_every_curve_and_the_overlays_once_per_epoch(root, tmp_p
     assert set(events.Tags()["scalars"]) == curves | {"lr", "images_per_second"}
     assert all(len(scalars(tmp_path, tag)) == 4 for tag in curves)
     assert [image.step for image in events.Images("overlay")] == [0, 1, 2, 3]
+
+
+def test_the_curves_of_an_epoch_are_on_disk_before_its_checkpoint(root, tmp_path, monkeypatch):
+    """As a run that is killed after a checkpoint goes on with the next epoch."""
+    found = []
+    save, write = FoldCheckpoints.save, RecordWriter.write
+
+    def look_and_save(self, content, several):
+        found.append([step for step, _ in scalars(tmp_path, "dice/all")])
+        save(self, content, several)
+
+    def write_slowly(self, data):
+        time.sleep(0.02)
+        write(self, data)
+
+    monkeypatch.setattr(FoldCheckpoints, "save", look_and_save)
+    monkeypatch.setattr(RecordWriter, "write", write_slowly)
+    make(root, tmp_path, two_stage=False).fit()
+    assert found == [[0], [0, 1]]
 
 
 def test_out_of_fold_histograms_come_from_the_best_weights_of_stage_two(root, tmp_path):

@@ -134,8 +134,13 @@ class FoldLog:
             step = self._step(stage, epoch)
             self._events.add_image("overlay", picture, step, dataformats="HWC")
 
+    def flush(self) -> None:
+        """Write all TensorBoard events so far to disk; its thread writes them some time later."""
+        if self._events is not None:
+            self._events.flush()
+
     def close(self) -> None:
-        """Flush TensorBoard events to disk."""
+        """Write all TensorBoard events to disk, and end its thread."""
         if self._events is not None:
             self._events.close()
 
