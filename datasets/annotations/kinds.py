@@ -82,8 +82,7 @@ class RunLengths(NamedTuple):
 
     def check(self, name: str, size: tuple[int, int]) -> None:
         """Refuse a csv for images of another size; see `check_extent`."""
-        if self.size is None:
-            check_extent(name, self.rows, size, self.csv)
+        check_extent(name, self.rows, size, self.csv, self.size)
 
     def extent(self) -> int:
         """Return how many pixels the image needs for the runs to fit."""

@@ -98,7 +98,13 @@ def annotated_mask(
     return fit_mask(functools.reduce(np.bitwise_or, masks), height, width)
 
 
-def check_extent(name: str, rows: Sequence[RleRow], size: tuple[int, int], source: object) -> None:
+def check_extent(
+    name: str,
+    rows: Sequence[RleRow],
+    size: tuple[int, int],
+    source: object,
+    rle_size: tuple[int, int] | None = None,
+) -> None:
     """Refuse a csv with a run beyond the end of its image: it is for images of another size.
 
     Decoded at the wrong size, most of its masks would be scrambled without an error.
@@ -108,19 +114,27 @@ def check_extent(name: str, rows: Sequence[RleRow], size: tuple[int, int], sourc
         rows: all rows of the image.
         size: height and width of the image in pixels.
         source: the csv file, for errors.
+        rle_size: height and width of the images that the csv was made for, if that was given.
 
     Raises:
         InputError: a run reaches beyond the image.
     """
-    height, width = size
+    height, width = rle_size or size
+    if rle_size:
+        has = f"--rle_size {height}x{width}"
+        advice = "The csv is for images of another size: give that size"
+    else:
+        has = f"image {name} has {width}x{height}"
+        advice = (
+            "The csv is for images of another size: give that size, such as --rle_size 1024x1024 "
+            "for Kaggle's csv, and its masks are resized to the images"
+        )
     for row in rows:
         if rle.extent(row.rle) > height * width:
             absolute = rle.may_be_absolute(row.rle, height * width)
             raise InputError(
                 f"{source} row {row.number}: its runs reach pixel {rle.extent(row.rle):,}, but "
-                f"image {name} has {width}x{height} = {height * width:,}. The csv is for images of "
-                "another size: give that size, such as --rle_size 1024x1024 for Kaggle's csv, and "
-                f"its masks are resized to the images{_OR_ABSOLUTE if absolute else ''}"
+                f"{has} = {height * width:,}. {advice}{_OR_ABSOLUTE if absolute else ''}"
             )
 
 

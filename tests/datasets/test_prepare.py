@@ -273,6 +273,14 @@ def test_absolute_run_lengths_are_read_on_request(two):
     assert "row 2: its run lengths are not absolute" in two.run("--rle_form", "absolute", code=2)
 
 
+def test_a_run_past_the_given_size_refuses_the_csv_before_anything_is_written(two):
+    two.annotate(("1.1", "1500 10 1700 20"), ("1.2", "-1"))
+    text = two.run("--rle_size", "48x64", code=2)
+    assert "its runs reach pixel 3,230, but --rle_size 48x64 = 3,072" in text
+    assert "; or it counts every run from the first pixel, which --rle_form absolute says" in text
+    assert two.files() == []
+
+
 @pytest.mark.parametrize("size", ["1024", "0x5", "axb", "1024x-1", "9000x9000"])
 def test_a_size_that_is_none_is_refused(two, capsys, size):
     with pytest.raises(SystemExit):
