@@ -33,10 +33,11 @@ def read_names(path: Path) -> dict[str, Named]:
     """Read a table of images by the stem of their files.
 
     Raises:
-        InputError: the table cannot be read, names a file twice, or a an id is not a plain
+        InputError: the table cannot be read, names a file or an id twice, or an id is not a plain
             file name, or a label is neither 0 nor 1.
     """
     names: dict[str, Named] = {}
+    rows: dict[str, int] = {}
     columns = (FILE_COLUMNS, ID_COLUMNS)
     for line, (file, name, label) in read_columns(
         path, columns, "a csv of names", optional=(LABEL_COLUMNS,)
@@ -48,7 +49,13 @@ def read_names(path: Path) -> dict[str, Named]:
             raise InputError(f"{source}: names {file} again; keep one row per file")
         if label not in _LABELS:
             raise InputError(f"{source}: its label {label[:20]!r} is neither 0 nor 1")
-        names[stem] = Named(check_id(stem_of(name), source), _LABELS[label], source)
+        image = check_id(stem_of(name), source)
+        if rows.setdefault(image, line) != line:
+            raise InputError(
+                f"{source}: gives the id {image} again, which is that of row {rows[image]}; keep "
+                "one row per image"
+            )
+        names[stem] = Named(image, _LABELS[label], source)
     return names
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from datasets.annotations.kinds import NothingMatchesError
 from datasets.formats.finding import PICTURES, find_images, stem_of
-from datasets.formats.ids import IdKind, IdRule
+from datasets.formats.ids import PATH_HINT, IdKind, IdRule
 from utils.errors import InputError
 
 MASK_SUFFIXES = ("_mask", "-mask", ".mask", ".2.mask")
@@ -116,8 +116,8 @@ def pair_masks(
         for name, found in _pairs_in(folder, images, kind):
             if len(found) > 1:
                 refused[name] = (
-                    f"{found[0]} and {found[1]}: both are masks of image {name}; remove one, or "
-                    "give the folder of each to --masks, which joins them"
+                    f"{found[0]} and {found[1]}: both are masks of image {name}; "
+                    + _advice(images[name])
                 )
             elif owner.setdefault(found[0], name) != name:
                 refused[name] = (
@@ -155,6 +155,13 @@ def _pairs_in(
         found = _look_up(folder, short)
         if found:
             yield name, found
+
+
+def _advice(files: Sequence[Path]) -> str:
+    """Say what to do about two masks of an image, which may be two images with one id."""
+    if len(files) > 1:
+        return f"{files[0]} and {files[1]} are both this image; {PATH_HINT}"
+    return "remove one, or give the folder of each to --masks, which joins them"
 
 
 def _look_up(folder: MaskFolder, keys: Iterable[str]) -> list[Path]:

@@ -64,6 +64,16 @@ def test_where_stems_repeat_the_error_names_the_rule_that_tells_images_apart(pre
     assert json.loads((tmp_path / "out/test_ids.json").read_text()) == {"ids": "path"}
 
 
+def test_two_masks_of_images_with_one_id_are_no_parts_to_join(prepare, tmp_path):
+    write_views(tmp_path)
+    for study in (1, 2):
+        write_png(tmp_path / f"masks/p1/s{study}/view1.png", picture() & 128)
+    text = prepare("--masks masks", code=1)
+    assert "in/p1/s1/view1.png and in/p1/s2/view1.png are both this image; if they are" in text
+    assert "--ids path" in text
+    assert "join" not in text
+
+
 def test_masks_of_ids_by_path_are_found_by_their_paths(prepare, tmp_path):
     views = write_views(tmp_path)
     shapes = {name: (grey > 140) * np.uint8(255) for name, grey in views.items()}
@@ -149,6 +159,10 @@ def test_a_label_and_a_mask_that_contradict_each_other_are_both_named(prepare, d
         (
             "filename,ImageId\n0_test_1_.png,1\n0_test_1_,2\n",
             "row 3: names 0_test_1_ again",
+        ),
+        (
+            "filename,ImageId\n0_train_1_.png,1\n0_test_1_.png,1.dcm\n",
+            "row 3: gives the id 1 again, which is that of row 2",
         ),
         ("filename,ImageId\n0_test_1_.png,../1\n", "row 2: its image id '../1' is not a plain"),
         ("filename,ImageId,target\n0_test_1_.png,1,yes\n", "row 2: its label 'yes' is neither 0"),
