@@ -70,8 +70,11 @@ def find_masks(
             an ending are masks.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or it is no folder.
     """
+    if not folder.is_dir():
+        table = "; give a csv of run lengths to --rle" if folder.is_file() else ""
+        raise InputError(f"{folder}: is not a folder; --masks takes folders of mask files{table}")
     paths = [path for path in find_images(folder) if path.suffix.lower() in PICTURES]
     rule = IdRule("path" if kind == "path" else "file", folder)
     mixed = images is not None and images.resolve().is_relative_to(folder.resolve())
@@ -84,10 +87,10 @@ def find_masks(
         if suffix is None and not (mixed and stripped is None):
             full[name].append(path)
     if not full and not short:
-        ending = f" whose name ends in {suffix}" if suffix else ""
-        ending = f" whose name ends in {' or '.join(MASK_SUFFIXES)}" if mixed else ending
+        endings = [suffix] if suffix else MASK_SUFFIXES if mixed else ()
+        which = f" whose name ends in {' or '.join(endings)}" if endings else ""
         raise InputError(
-            f"{folder}: has no {', '.join(PICTURES)} files{ending}, subfolders included; check "
+            f"{folder}: has no {', '.join(PICTURES)} files{which}, subfolders included; check "
             "--masks and --mask_suffix"
         )
     masks = MaskFolder(folder, full, short)

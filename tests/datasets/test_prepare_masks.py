@@ -243,7 +243,14 @@ def test_flags_that_contradict_each_other_or_do_nothing_are_refused(
 
 
 def test_masks_that_are_not_there_are_reported(prepare, pictures, tmp_path):
-    assert "masks: is not a folder" in prepare("--images images --masks masks", code=2)
+    text = prepare("--images images --masks masks", code=2)
+    assert "masks: is not a folder; --masks takes folders of mask files\n" in text
+    (tmp_path / "rle.csv").touch()
+    text = prepare("--images images --masks rle.csv", code=2)
+    assert "rle.csv: is not a folder" in text
+    assert "give a csv of run lengths to --rle" in text
+    text = prepare("--images images --masks images --mask_suffix _lung", code=2)
+    assert "files whose name ends in _lung, subfolders" in text
     (tmp_path / "masks").mkdir()
     assert "masks: has no .jpeg, .jpg" in prepare("--images images --masks masks", code=2)
 
