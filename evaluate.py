@@ -72,7 +72,14 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
     names = read_names(options.names) if options.names else None
-    pairs = read_mask_pairs(options.submission, options.truth, mask_flags(options), names)
+    pairs = read_mask_pairs(
+        options.submission,
+        options.truth,
+        mask_flags(options),
+        names,
+        options.images,
+        options.ids,
+    )
     scores = read_scores(options.scores, pairs.ids) if options.scores else None
     groups = _groups(pairs.ids, options.patients)
     files = find_images_by_id(options.images, pairs.ids, options.ids) if options.images else {}
@@ -133,7 +140,12 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="folder of DICOM, PNG or JPEG files, for image sizes and --worst (default: none)",
     )
-    add("--ids", choices=ID_KINDS, default="uid", help=f"{IDS_HELP} (default: uid)")
+    add(
+        "--ids",
+        choices=ID_KINDS,
+        default="uid",
+        help=f"{IDS_HELP}, as mask files are then named, too (default: uid)",
+    )
     add(
         "--worst",
         type=Path,

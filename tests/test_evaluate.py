@@ -347,6 +347,24 @@ def test_the_truth_may_be_mask_files(workspace):
     assert "An image is ID_004d6fbb6" in workspace.run("--truth", left, code=2)
 
 
+def test_mask_files_of_ids_by_path_are_found_by_their_paths(workspace):
+    """As PTX-498 has them: files that repeat over folders, among the X-rays."""
+    pairs = as_files(drawn(seed=6))[:4]
+    sites, rows = workspace.folder / "sites", []
+    for i, (guess, true) in enumerate(pairs):
+        (sites / f"Site{i}").mkdir(parents=True)
+        cv2.imwrite(str(sites / f"Site{i}/1.1.img.png"), np.zeros(SHAPE, np.uint8))
+        cv2.imwrite(str(sites / f"Site{i}/1.2.mask.png"), true * 255)
+        rows.append((f"Site{i}__1.1.img", encode(guess)))
+    workspace.masks(pairs)
+    expected = workspace.results()["dice"]
+    workspace.csv("submission.csv", rows)
+    assert (
+        workspace.results("--truth", sites, "--images", sites, "--ids", "path")["dice"] == expected
+    )
+    assert "no mask has the name" in workspace.run("--truth", sites, "--images", sites, code=2)
+
+
 def test_mask_files_are_found_by_the_names_of_a_table(workspace):
     pairs = as_files(drawn(seed=5))[:6]
     workspace.masks(pairs)

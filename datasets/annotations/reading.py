@@ -198,13 +198,21 @@ class FolderMasks:
 MaskSource = CsvMasks | FolderMasks
 
 
-def open_masks(paths: Sequence[Path], flags: MaskFlags, flag: str) -> MaskSource:
+def open_masks(
+    paths: Sequence[Path],
+    flags: MaskFlags,
+    flag: str,
+    images: Path | None = None,
+    kind: IdKind = "uid",
+) -> MaskSource:
     """Open a csv of masks, or folders of mask files.
 
     Args:
         paths: one csv, or folders.
         flags: how to read them.
         flag: that they were given to, for errors.
+        images: folder of the images, if there is one; see `FolderMasks.open`.
+        kind: how images get their ids.
 
     Raises:
         InputError: they are neither, or cannot be used.
@@ -217,7 +225,7 @@ def open_masks(paths: Sequence[Path], flags: MaskFlags, flag: str) -> MaskSource
                 f"{path}: is not a folder{' or file' * (len(paths) == 1)}; {flag} takes a csv of "
                 "masks, or folders of mask files"
             )
-    return FolderMasks.open(paths, flags)
+    return FolderMasks.open(paths, flags, images, kind)
 
 
 def add_mask_flags(add: Callable[..., argparse.Action], masks: str) -> None:

@@ -14,6 +14,7 @@ from datasets.annotations.kinds import NO_CHANGES, Annotation, Changes, RunLengt
 from datasets.annotations.names import Named, files_by_id
 from datasets.annotations.reading import CsvMasks, MaskFlags, MaskSource, open_masks
 from datasets.formats.annotations import RleRow, read_annotations
+from datasets.formats.ids import IdKind
 from datasets.siim import MASK_SIZES
 from utils.errors import InputError
 from utils.evaluation.bootstrap import bootstrap_interval
@@ -148,6 +149,8 @@ def read_mask_pairs(
     truth: Sequence[Path],
     flags: MaskFlags,
     names: Mapping[str, Named] | None = None,
+    images: Path | None = None,
+    kind: IdKind = "uid",
 ) -> MaskPairs:
     """Read a submission and find the true masks of its images.
 
@@ -156,6 +159,8 @@ def read_mask_pairs(
         truth: csv of the true masks, or folders of mask files.
         flags: how to read them.
         names: a table of the names that the files of images and masks have, if not their ids.
+        images: folder of the images, which may be in that of the mask files.
+        kind: how images get their ids; by path, mask files are named by theirs.
 
     Raises:
         InputError: a file is missing or is not a csv of masks, or the submission repeats an image
@@ -163,7 +168,8 @@ def read_mask_pairs(
     """
     if not submission.is_file():
         raise InputError(f"{submission}: is not a file; --submission takes a csv of masks")
-    rows, source = read_annotations(submission), open_masks(truth, flags, "--truth")
+    rows = read_annotations(submission)
+    source = open_masks(truth, flags, "--truth", images, kind)
     for name, several in rows.items():
         if len(several) > 1:
             raise InputError(
