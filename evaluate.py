@@ -114,6 +114,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         "--truth",
         type=Path,
         nargs="+",
+        action="extend",
         required=True,
         help="csv of true masks, or folders of mask files, several of which are joined; may have "
         "other images, too",

@@ -48,10 +48,11 @@ class Workspace:
         cv2.imwrite(str(self.images / f"{name}.png"), picture(*shape) // 2)
 
     def run(self, *extra, code=0):
-        files = ("--submission", self.folder / "submission.csv", "--truth")
+        submission = ("--submission", self.folder / "submission.csv")
+        truth = () if "--truth" in extra else ("--truth", self.folder / "truth.csv")
         height, width = self.size
         size = ("--height", height, "--width", width) if height else ()
-        args = (*files, self.folder / "truth.csv", *size, *extra)
+        args = (*submission, *truth, *size, *extra)
         result = main([str(arg) for arg in args])
         text = "".join(self.capsys.readouterr())
         assert result == code, text
@@ -333,6 +334,8 @@ def test_the_truth_may_be_mask_files(workspace):
         found = workspace.results("--truth", *truth)
         assert found.pop("truth") == " and ".join(map(str, truth))
         assert found == {name: value for name, value in expected.items() if name != "truth"}
+    again = workspace.results("--truth", left, "--truth", right)
+    assert again == workspace.results("--truth", left, right)
     (left / "deeper").mkdir()
     cv2.imwrite(str(left / "deeper/image2.png"), true[2])
     assert "image2_mask.png: both are masks of" in workspace.run("--truth", left, right, code=2)

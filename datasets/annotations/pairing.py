@@ -164,7 +164,7 @@ def _advice(files: Sequence[Path]) -> str:
     """Say what to do about two masks of an image, which may be two images with one id."""
     if len(files) > 1:
         return f"{files[0]} and {files[1]} are both this image; {PATH_HINT}"
-    return "remove one, or give the folder of each to --masks, which joins them"
+    return "remove one, or, if they are parts, give the folder of each, and they are joined"
 
 
 def _look_up(folder: MaskFolder, keys: Iterable[str]) -> list[Path]:
