@@ -380,6 +380,7 @@ def test_mask_files_are_found_by_the_names_of_a_table(workspace):
     assert workspace.results(*flags)["dice"] == expected
     text = workspace.run(*flags[:2], code=2)
     assert "An image is 1.0 (id 1.0), a mask image0.png" in text
+    assert "--names" in text
 
 
 def test_smoothed_true_masks_of_another_size_are_cut_and_resized(workspace):

@@ -180,9 +180,11 @@ def _strip(name: str, suffixes: Iterable[str]) -> str | None:
 
 def _describe_mismatch(images: Mapping[str, Sequence[Path]], folders: Sequence[MaskFolder]) -> str:
     name = min(images)
-    file = images[name][0].name if images[name] else name
+    file, advice = name, "give the table of names, if there is one, with --names"
+    if images[name]:
+        file, advice = images[name][0].name, "rename the files"
     return (
         f"{folders[0].folder}: no mask has the name of an image. An image is {file} (id {name}), a "
         f"mask {folders[0].example()}; if the names of masks have an ending, give it with "
-        "--mask_suffix; where the names have no common part, rename the files"
+        f"--mask_suffix; where the names have no common part, {advice}"
     )
