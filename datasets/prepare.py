@@ -149,7 +149,11 @@ def prepare(options: argparse.Namespace) -> Report:
     if options.names:
         names = read_names(options.names)
         paths, absent = select_named(paths, names, options.names)
-        notes += [f"{absent:,} files that {options.names} names are missing"] if absent else []
+        if absent:
+            notes.append(
+                f"{len(absent):,} files that {options.names} names are missing in "
+                f"{options.images}, such as {absent[0]}"
+            )
     check_id_kind(out, options.split, options.ids, folders[0])
     rule = IdRule.of_folder(options.ids, options.images, paths)
     with open_processes(min(options.num_workers, len(paths) // IMAGES_PER_PROCESS), 16) as run:

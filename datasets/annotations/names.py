@@ -61,7 +61,7 @@ def read_names(path: Path) -> dict[str, Named]:
 
 def select_named(
     paths: Sequence[Path], names: Mapping[str, Named], table: Path
-) -> tuple[list[Path], int]:
+) -> tuple[list[Path], list[str]]:
     """Select the files that a table names.
 
     Args:
@@ -70,7 +70,7 @@ def select_named(
         table: its file.
 
     Returns:
-        Those files, and how many others the table names.
+        Those files, and the stems of the others that the table names, sorted.
 
     Raises:
         InputError: it names none of them.
@@ -81,7 +81,7 @@ def select_named(
             f"{table}: names none of the images, such as {paths[0].name}, but files such as "
             f"{min(names, default='none at all')}; check --names and --images"
         )
-    return named, len(names.keys() - {stem_of(path.name) for path in named})
+    return named, sorted(names.keys() - {stem_of(path.name) for path in named})
 
 
 def row_of(names: Mapping[str, Named] | None, paths: Sequence[Path]) -> Named | None:

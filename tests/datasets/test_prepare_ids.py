@@ -147,7 +147,7 @@ def test_a_label_and_a_mask_that_contradict_each_other_are_both_named(prepare, d
     text = prepare("--masks png_masks --names train.csv", code=1)
     assert "train.csv row 2: says that there is no mask, but png_masks/0_train_1_.png has" in text
     assert "row 3: says that there is a mask, but png_masks/1_train_0_.png has none" in text
-    assert "1 files that train.csv names are missing" in text
+    assert "1 files that train.csv names are missing in in, such as 9\n" in text
     assert not prepared(dump, "train")
 
 
