@@ -104,7 +104,8 @@ class CsvMasks:
             raise NothingMatchesError(
                 f"{self.path}: has no row for any of the {len(images)} images in {folder}, such as "
                 f"{min(images)}; it has ids such as {min(self.rows)}. Check --images and --rle; "
-                "where the csv names DICOMs by their files, give --ids file"
+                "where the csv names DICOMs by their files, give --ids file; where a table says "
+                "which image a file is, give it with --names"
             )
         absent = len(self.rows) - len(named)
         notes = [f"{absent} ids in the csv have no image"] if absent else []

@@ -130,6 +130,10 @@ def dump(tmp_path):
 
 
 def test_a_table_of_names_gives_the_ids_and_chooses_the_images(prepare, dump):
+    (dump / "rle.csv").write_text("ImageId,EncodedPixels\n1.1,0 9\n1.2,-1\n")
+    text = prepare("--rle rle.csv", code=2)
+    assert "such as 0_test_1_; it has ids such as 1.1." in text
+    assert "--names" in text
     text = prepare("--masks png_masks --names train.csv")
     assert_equal(prepared(dump, "train"), {f"1.{n}": picture(seed=n) for n in (1, 2)})
     masks = {p.stem: read_pixels(p).any() for p in (dump / "out/train_mask").iterdir()}
