@@ -50,7 +50,9 @@ def parse_config(args: list[str] | None, description: str) -> tuple[Config, froz
     given = parser.parse_args(args, defaults=False)
     if config.init_from is not None and "pretrained" not in given:
         config = replace(config, pretrained=False)
-    check_settings(config)
+    # A run of that name may have more folds than the default; `open_run` checks their numbers.
+    is_split_known = "n_splits" in given or config.run_name is None
+    check_settings(config if is_split_known else replace(config, folds="all"))
     return config, frozenset(setting.name for setting in fields(Config) if setting.name in given)
 
 

@@ -67,7 +67,8 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
         The settings of the run, with a seed and a name, and its folder.
 
     Raises:
-        InputError: the run to resume does not exist, or was started with other settings.
+        InputError: the run to resume does not exist, or was started with other settings; or the
+            folds are not those of the run.
     """
     folder = _find(config, given)
     if folder is not None:
@@ -82,6 +83,7 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     name = config.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
     folder = Path(config.model_path) / config.model_type / name
+    config.fold_numbers()
     return replace(config, run_name=name, seed=seed), folder
 
 

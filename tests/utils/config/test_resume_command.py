@@ -44,6 +44,7 @@ def read_back(command):
         "--run_name x --folds 0",
         "--run_name x --folds 0,3 --batch_size_stage1 1 --two_stage false",
         "--folds 1",
+        "--run_name x --n_splits 10 --folds 7",
         "--run_name x --folds 2 --mode train_stage2",
         "--run_name x --num_workers 1 --accelerator cpu --devices 2 --cache false",
         "--run_name=-x --seed 3",

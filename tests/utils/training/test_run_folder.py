@@ -140,6 +140,8 @@ def test_the_flags_of_a_call_are_checked_against_the_saved_settings(create, call
         call(run_name="first", mode="train_stage2")
     with pytest.raises(InputError, match="--folds 3: give all, or fold numbers from 0 to 1"):
         call(run_name="first", resume=True, folds="3")
+    with pytest.raises(InputError, match="--folds 5: give all, or fold numbers from 0 to 4"):
+        call(run_name="new", folds="5")
 
 
 def test_a_batch_size_may_change_until_a_fold_starts_the_stage(create, call):
