@@ -261,7 +261,9 @@ class OwnedLock:
     def release(self) -> None:
         """Release the lock, if this process holds it."""
         if self._lock.is_locked:
-            (self._folder / _OWNER).unlink(missing_ok=True)
+            # In a folder turned read-only, what ended the work is the error to report.
+            with suppress(OSError):
+                (self._folder / _OWNER).unlink()
             self._lock.release()
 
     def _describe_owner(self) -> str:

@@ -174,19 +174,23 @@ def check_fold(folder: Path, config: Config) -> None:
     Raises:
         InputError: the fold has checkpoints that training would overwrite, or lacks its stage 1.
     """
-    if not folder.exists() or lock_fold(folder).owner() is None:
+    is_idle = is_finished(folder) or not folder.exists()
+    if is_idle or lock_fold(folder).owner() is None:
         _check_free(folder, config)
 
 
 def claim_fold(lock: OwnedLock, folder: Path, config: Config) -> str | None:
-    """Take the lock of a fold before training it.
+    """Take the lock of a fold before training it. A finished one needs none, and may be read-only.
 
     Returns:
-        None if this process holds it now; otherwise which process does, and since when.
+        None if this process holds it now, or the fold is finished; otherwise which process does,
+        and since when.
 
     Raises:
         InputError: the fold has checkpoints that training would overwrite, or lacks its stage 1.
     """
+    if is_finished(folder):
+        return None
     owner = lock.acquire()
     # Another process may have finished the fold, or begun it and ended, since `check_fold`.
     if owner is None and not is_finished(folder):

@@ -1,5 +1,6 @@
 """The folder of a run: created, reopened, and protected against changed settings."""
 
+import errno
 import json
 import os
 import re
@@ -242,6 +243,29 @@ def test_a_fold_is_claimed_by_one_process(tmp_path, monkeypatch):
     assert owner is None
     resumed.release()
     (tmp_path / "oof.npz").touch()  # another process finished it after the plan was made
+    assert claim(tmp_path)[1] is None
+
+
+def test_a_finished_fold_is_not_written_to(tmp_path):
+    """It may be an archive, which is read-only."""
+    (tmp_path / "oof.npz").touch()
+    check_fold(tmp_path, Config(run_name="x", resume=True))
+    lock, owner = claim(tmp_path, resume=True)
+    assert owner is None
+    lock.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["oof.npz"]
+
+
+def test_a_fold_that_turned_read_only_can_be_released(tmp_path, monkeypatch):
+    """The error that ended its training is then reported, not one of the lock."""
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    lock, _ = claim(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        lock.release()
     assert claim(tmp_path)[1] is None
 
 
