@@ -46,7 +46,7 @@ def find_leak(
     Raises:
         InputError: a checkpoint or a folds.csv cannot be read.
     """
-    origin = read_checkpoint(path)
+    origin = _read_checkpoint(path)
     if origin is None:
         return None
     seen, images = _training_images(Path(path), set()), None
@@ -127,15 +127,19 @@ def out_of_fold(folder: Path, folds: Collection[int]) -> dict:
     return {"out_of_fold": False, "not_out_of_fold": "; ".join(map(describe_leak, leaks))}
 
 
-def read_checkpoint(path: str | Path) -> dict | None:
+def is_checkpoint(content: dict) -> bool:
+    """Return whether this repository wrote a file with this content, as a checkpoint of a fold."""
+    return isinstance(content.get("fold"), int) and isinstance(content.get("config"), dict)
+
+
+def _read_checkpoint(path: str | Path) -> dict | None:
     """Read a checkpoint that this repository wrote; None for other files.
 
     Raises:
         InputError: the file cannot be read.
     """
     content = load_file(path)
-    is_own = isinstance(content.get("fold"), int) and isinstance(content.get("config"), dict)
-    return content if is_own else None
+    return content if is_checkpoint(content) else None
 
 
 def _training_images(path: Path, visited: set[Path]) -> set[str] | None:
@@ -146,7 +150,7 @@ def _training_images(path: Path, visited: set[Path]) -> set[str] | None:
     visited.add(path)
     if not path.is_file():
         return None
-    content = read_checkpoint(path)
+    content = _read_checkpoint(path)
     if content is None:
         return set()
     fold, folds = content["fold"], path.parent.parent / "folds.csv"

@@ -13,8 +13,8 @@ from utils.config.settings import Config
 from utils.config.stages import mask_stage
 from utils.console import print0
 from utils.errors import InputError
-from utils.postprocessing.leakage import describe_leak, find_leak, read_checkpoint
-from utils.training.checkpoints import FoldCheckpoints
+from utils.postprocessing.leakage import describe_leak, find_leak, is_checkpoint
+from utils.training.checkpoints import FoldCheckpoints, load_checkpoint
 
 
 def new_folds(config: Config, folder: Path) -> list[int]:
@@ -96,7 +96,8 @@ def load_start(network: nn.Module, path: Path, config: Config) -> dict:
         The content of the checkpoint.
 
     Raises:
-        InputError: the file is no checkpoint of a fold, or is one of another network.
+        InputError: the file is no checkpoint of a fold, or is one of another network, or of another
+            fold or stage than its folder and its name say.
     """
     return _load(network, path, config)[0]
 
@@ -131,8 +132,8 @@ def find_start_leak(init_from: str, starts: dict[int, Path], table: pd.DataFrame
 
 
 def _load(network: nn.Module, path: Path, config: Config) -> tuple[dict, bool]:
-    content = read_checkpoint(path)
-    if content is None or not isinstance(content.get("state_dict"), dict):
+    content = load_checkpoint(path)
+    if not is_checkpoint(content) or not isinstance(content.get("state_dict"), dict):
         raise InputError(
             f"--init_from {path}: is no checkpoint of this repository. Turn weights of other "
             "origin into a run with python -m models.adopt, or give --encoder_weights"

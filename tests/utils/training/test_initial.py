@@ -141,6 +141,16 @@ def test_a_new_presence_head_and_other_inputs_are_said(tmp_path, capsys):
     assert text.count("was trained with --clahe true, and this run uses false") == 1
 
 
+@pytest.mark.parametrize("source", ["fold0/stage1_best.pth", "fold1/stage2_best.pth"])
+def test_a_checkpoint_in_the_place_of_another_is_refused(source, tmp_path):
+    run = tmp_path / "net" / "lungs"
+    write_trained(run, folds_of(IDS, 2), TinyNet())
+    path = run / "fold0" / "stage2_best.pth"
+    path.write_bytes((run / source).read_bytes())
+    with pytest.raises(InputError, match=f"{path} holds .* where fold 0, stage 2 belongs"):
+        check_start(TinyNet(), path, Config(model_type="net"))
+
+
 @pytest.mark.parametrize("content", [{"a": torch.ones(1)}, {"fold": 0, "config": {}}])
 def test_weights_of_other_origin_are_refused(content, tmp_path):
     path = tmp_path / "weights.pth"
