@@ -83,14 +83,23 @@ class Loader:
             RuntimeError: a worker died, see `utils.signals.find_death`.
         """
         with readable_start_errors():
-            if self._loader.num_workers:
-                # torch's iterator prints a traceback of its own if its queue cannot be opened.
-                Queue().close()
+            _check_start(self._loader.num_workers)
             batches = iter(self._loader)
         for batch in batches:
             if isinstance(batch, _Lost):
                 _raise(batch)
             yield batch
+
+
+def _check_start(workers: int) -> None:
+    """Raise OSError if the queues of worker processes cannot be opened.
+
+    torch's iterator prints a traceback of its own where they cannot.
+    """
+    with ExitStack() as stack:
+        # One for the results, and for each worker one for its work and the pipes of its process.
+        for _ in range(2 * workers + 1 if workers else 0):
+            stack.callback(Queue().close)
 
 
 def _collate(collate: Callable[[list], Any], items: list) -> Any:
