@@ -388,6 +388,7 @@ def test_stage_two_needs_stage_one(run, command_line, tmp_path, capsys):
     assert "fold1/stage1_best.pth" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_folds_do_not_depend_on_the_order_of_files(run, root, command_line, tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "walk", lambda *a, _walk=os.walk, **k: ((r, d, f[::-1]) for r, d, f in _walk(*a, **k))

@@ -48,7 +48,7 @@ def test_intact_files_are_read(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", READERS)
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(number=st.integers(0, 2**63))
 def test_a_damaged_file_is_read_or_refused(name, number):
     reader = READERS[name]
@@ -71,7 +71,7 @@ def test_any_table_is_read_or_refused(name, rows):
 
 
 @pytest.mark.parametrize("name", ["json", "yaml"])
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(content=PLAIN | st.dictionaries(NAMES, PLAIN))
 def test_any_settings_are_read_or_refused(name, content):
     read_or_refuse(name, json.dumps(content).encode())

@@ -28,6 +28,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 SIZE = 64
 
 
+pytestmark = pytest.mark.slow
+
+
 def write_run(folder, model_type, folds):
     """Write a run whose untrained networks predict probabilities from 0 to 1."""
     config = Config(
@@ -81,9 +84,7 @@ def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("checkpoints") / "run", "unet_resnet18", 2)
 
 
-@pytest.mark.parametrize(
-    "model_type", [pytest.param("AttU_Net", marks=pytest.mark.slow), "deeplabv3plus"]
-)
+@pytest.mark.parametrize("model_type", ["AttU_Net", "deeplabv3plus"])
 def test_one_fold_computes_the_same_as_pytorch(model_type, tmp_path, capsys):
     run = write_run(tmp_path / "run", model_type, 1)
     assert export.main(["--run", str(run), "--folds", "0"]) == 0

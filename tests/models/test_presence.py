@@ -205,6 +205,7 @@ def test_plain_ddp_needs_a_loss_of_both_outputs(name, process_group):
         network(images())
 
 
+@pytest.mark.slow
 def test_it_can_be_compiled(small):
     compiled = copy.deepcopy(small)
     compiled.compile(backend="aot_eager")
@@ -213,6 +214,7 @@ def test_it_can_be_compiled(small):
             torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet_resnet18", "smp:Unet:resnet18"])
 def test_both_outputs_can_be_exported_by_name(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
