@@ -58,6 +58,7 @@ def best_dice_of_a_threshold(root, ids):
 def shuffle_masks(root, copy):
     """Copy a data set with its masks assigned to random images."""
     shutil.copytree(root / "train_images", copy / "train_images")
+    shutil.copy(root / "patients.csv", copy)
     (copy / "train_mask").mkdir()
     names = sorted(path.name for path in (root / "train_mask").iterdir())
     order = np.random.default_rng(0).permutation(len(names))
