@@ -213,7 +213,13 @@ def _after_stage1(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(("stage2", "oof", "summary", "threshold"))]
 
 
-@pytest.mark.parametrize("page", PAGES)
+LONG_PAGES = ("docs/training.md", "docs/models.md")
+"""Pages whose commands train and export for many seconds."""
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (p in LONG_PAGES)) for p in PAGES]
+)
 def test_the_commands_of_a_page_run_one_after_the_other(page, prepared, tmp_path, monkeypatch):
     shutil.copytree(prepared, tmp_path / "reader", symlinks=True)
     monkeypatch.chdir(tmp_path / "reader")
