@@ -166,6 +166,12 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         f"with a csv {KAGGLE_SIDE})",
     )
     options = parser.parse_args(args)
+    _check(options, parser)
+    return options
+
+
+def _check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Refuse flags that contradict each other or have no effect."""
     if options.worst and not options.images:
         parser.error("--worst needs the images; set their folder with --images")
     if options.worst and options.worst.suffix.lower() not in PICTURES:
@@ -176,7 +182,6 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     unused = unused_mask_flags(options, folders=any(path.is_dir() for path in options.truth))
     if unused:
         parser.error(f"{', '.join(unused)}: without effect on this kind of --truth; leave it out")
-    return options
 
 
 def _groups(ids: list[str], patients: Path | None) -> np.ndarray:
