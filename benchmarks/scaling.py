@@ -39,6 +39,7 @@ class Bounds:
         train: training images of a fold.
         positives: positives among them.
         valid: validation images of a fold.
+        pretrained: start encoders from ImageNet weights, frozen at first where a recipe does so.
     """
 
     size: int
@@ -47,6 +48,7 @@ class Bounds:
     train: float
     positives: float
     valid: float
+    pretrained: bool = False
 
 
 def read_recipe(name: str) -> Config:
@@ -85,7 +87,7 @@ def work_of(stage: Stage, bounds: Bounds) -> float:
 
 
 def scale(config: Config, bounds: Bounds) -> Config:
-    """Scale sizes, epochs and batch sizes of a recipe to the bounds, without a frozen encoder."""
+    """Scale sizes, epochs and batch sizes of a recipe to the bounds."""
     largest = max(_FULL, build_stages(config)[-1].image_size)
     sizes = {
         name: max(1, round(getattr(config, name) * bounds.size / largest / _SIZE_STEP)) * _SIZE_STEP
@@ -100,4 +102,6 @@ def scale(config: Config, bounds: Bounds) -> Config:
 
     changes: dict[str, Any] = {name: scale_epochs(name) for name in _EPOCH_SETTINGS}
     changes |= {"batch_size_stage1": bounds.batch, "batch_size_stage2": bounds.batch}
-    return replace(smaller, **changes, epoch_stage1_freeze=0, pretrained=False)
+    if not bounds.pretrained:
+        return replace(smaller, **changes, epoch_stage1_freeze=0, pretrained=False)
+    return replace(smaller, **changes, epoch_stage1_freeze=scale_epochs("epoch_stage1_freeze"))

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import recipes
+from benchmarks.comparison import Scored, auc_gain, compare, read_scored
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale, work_of
 from tests.helpers.makers import measured
 from tests.helpers.tiny import write_dataset
@@ -17,6 +18,7 @@ from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages
 from utils.errors import InputError
 from utils.postprocessing.histograms import concatenate
+from utils.postprocessing.selection import choose_thresholds
 from utils.postprocessing.summary import load_folds
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -105,9 +107,14 @@ def test_large_images_end_at_the_size_and_smaller_ones_stay_smaller(sizes, scale
     assert [stage.image_size for stage in build_stages(scaled)] == scaled_sizes
 
 
-def test_nothing_is_pretrained_or_frozen():
-    scaled = scale(Config(epoch_stage1_freeze=3), BOUNDS)
-    assert (scaled.pretrained, scaled.epoch_stage1_freeze) == (False, 0)
+def test_only_pretrained_encoders_are_frozen():
+    config = Config(epoch_stage1=60, epoch_stage1_freeze=3, two_stage=False)
+    scratch, started = (scale(config, replace(BOUNDS, pretrained=p)) for p in (False, True))
+    assert (scratch.pretrained, scratch.epoch_stage1_freeze) == (False, 0)
+    assert (started.pretrained, started.epoch_stage1_freeze) == (True, 1)
+    assert scratch.epoch_stage1 == started.epoch_stage1 == 3
+    never = scale(replace(config, epoch_stage1_freeze=0), replace(BOUNDS, pretrained=True))
+    assert never.epoch_stage1_freeze == 0
 
 
 def test_a_gain_is_the_difference_of_two_aucs_and_lies_in_its_interval():
@@ -115,10 +122,51 @@ def test_a_gain_is_the_difference_of_two_aucs_and_lies_in_its_interval():
     positive = rng.random(300) < 0.3
     weak, strong = rng.normal(size=300) + 0.3 * positive, rng.normal(size=300) + 2 * positive
     groups = [f"patient {i // 2}" for i in range(300)]
-    value, low, high = recipes.auc_gain(strong, weak, positive, groups)
+    value, low, high = auc_gain(strong, weak, positive, groups)
     assert value == pytest.approx(roc_auc_score(positive, strong) - roc_auc_score(positive, weak))
     assert 0 < low < value < high < 0.6
-    assert recipes.auc_gain(weak, weak, positive, groups) == [0, 0, 0]
+    assert auc_gain(weak, weak, positive, groups) == [0, 0, 0]
+
+
+def draw_scored(seed: int, ids: list[str]) -> Scored:
+    rng, truth = np.random.default_rng(seed), np.random.default_rng(9)
+    positive, count = truth.random(len(ids)) < 0.3, len(ids)
+    predicted = rng.random(count) < 0.4
+    dice = np.where(positive, predicted * rng.random(count), ~predicted)
+    patients = [f"patient {i // 3}" for i in range(count)]
+    return Scored(ids, patients, positive, dice, predicted, rng.random(count), np.full(count, 7.0))
+
+
+def test_gains_are_paired_by_image_and_drawn_by_patient():
+    """Against a loop over bootstrap draws; a run has no gain over itself."""
+    ids = [f"image{i:02}" for i in range(60)]
+    first, second = draw_scored(1, ids), draw_scored(2, ids)
+    row = compare("second", second, first)
+    difference = second.dice - first.dice
+    assert row["gain"][0] == pytest.approx(difference.mean())
+    assert row["gain_over_empty"][0] == pytest.approx((second.dice - ~second.positive).mean())
+    rng, means = np.random.default_rng(3), []
+    by_patient = difference.reshape(20, 3).mean(axis=1)
+    for _ in range(4000):
+        means.append(by_patient[rng.integers(0, 20, 20)].mean())
+    assert row["gain"][1:] == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=0.02)
+    assert compare("first", first, first)["gain"] == [0, 0, 0]
+    assert row["seconds"] == 7
+
+
+def test_scored_images_are_read_as_they_were_written(tmp_path):
+    scored = draw_scored(4, [f"image{i:02}" for i in range(20)])
+    scored.save(tmp_path / "peer.csv")
+    read = read_scored(tmp_path / "peer.csv")
+    assert (read.ids, read.patients) == (scored.ids, scored.patients)
+    for name in ("positive", "dice", "predicted", "score", "seconds"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(scored, name))
+
+
+def test_results_for_other_images_are_not_compared():
+    one, other = (draw_scored(1, [f"{name}{i}" for i in range(9)]) for name in "ab")
+    with pytest.raises(InputError, match="other images"):
+        compare("other", other, one)
 
 
 @pytest.fixture
@@ -164,15 +212,14 @@ def test_the_table_shows_the_out_of_fold_results(compared, capsys):
     lines = capsys.readouterr().out.splitlines()
     rows = json.loads((out / "recipes.json").read_text())
     pooled = [
-        concatenate(list(load_folds(out / "unet_resnet34" / row["recipe"]).values()))
-        for row in rows
+        concatenate(list(load_folds(out / "unet_resnet34" / row["name"]).values())) for row in rows
     ]
     aucs = [roc_auc_score(each.positive, each.image_scores()) for each in pooled]
     for row, auc in zip(rows, aucs, strict=True):
         assert row["auc"][0] == pytest.approx(auc)
         assert row["auc_gain"][0] == pytest.approx(auc - aucs[0])
-        content = json.loads((out / "unet_resnet34" / row["recipe"] / "threshold.json").read_text())
-        (line,) = (line for line in lines if line.startswith(f"| {row['recipe']} |"))
+        content = choose_thresholds(out / "unet_resnet34" / row["name"])
+        (line,) = (line for line in lines if line.startswith(f"| {row['name']} |"))
         assert f"| {content['cross_fitted']['dice']:.4f} (" in line
         assert f"| {auc:.4f} (" in line
     assert aucs[0] != aucs[1]
