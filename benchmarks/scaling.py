@@ -23,6 +23,7 @@ _EPOCH_SETTINGS = (
     "epoch_stage2_accumulation",
     "warmup_epochs",
     "restart_epochs",
+    "decay_epochs",
 )
 _MINIMUM = {"restart_epochs": 2}
 """With a restart in every epoch the learning rate would never decay."""

@@ -1,17 +1,24 @@
 """Checks that settings are consistent; the command line checks types and ranges."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
 from utils.config.settings import Config
-from utils.config.stages import build_stages, parse_loss
+from utils.config.stages import Stage, build_stages, parse_loss
 from utils.errors import InputError, check_text
 
 _AT_MOST = (
     ("epoch_stage1_freeze", "epoch_stage1"),
     ("epoch_stage2_accumulation", "epoch_stage2"),
 )
+
+
+_NEEDED_BY_SCHEDULE = (
+    ("restarts", "restart_epochs", "the epochs between restarts"),
+    ("linear", "decay_epochs", "the epochs over which the rate falls to 0"),
+)
+"""Settings that one schedule needs and no other one has a use for, and what they are."""
 
 
 class _Unused(NamedTuple):
@@ -206,13 +213,24 @@ def _check_stages(config: Config) -> None:
 
 def _check_schedules(config: Config) -> None:
     stages = build_stages(config)
-    restarts = any(stage.schedule == "restarts" for stage in stages)
-    if restarts and config.restart_epochs is None:
-        raise InputError("--schedule restarts needs --restart_epochs, the epochs between restarts")
-    if config.restart_epochs is not None and not restarts:
-        raise InputError(
-            f"--restart_epochs {config.restart_epochs}: no stage has --schedule restarts"
-        )
+    for schedule, name, meaning in _NEEDED_BY_SCHEDULE:
+        value, used = getattr(config, name), any(stage.schedule == schedule for stage in stages)
+        if used and value is None:
+            raise InputError(f"--schedule {schedule} needs --{name}, {meaning}")
+        if value is not None and not used:
+            raise InputError(f"--{name} {value}: no stage has --schedule {schedule}")
+    _check_warmup(config, stages)
+    for stage in stages:
+        epochs = stage.epochs - config.warmup_epochs
+        if stage.schedule == "linear" and (config.decay_epochs or 0) > epochs:
+            warmup = " after the warm-up" if config.warmup_epochs else ""
+            raise InputError(
+                f"--decay_epochs {config.decay_epochs}: is more than the {epochs} epochs of stage "
+                f"{stage.number}{warmup}"
+            )
+
+
+def _check_warmup(config: Config, stages: Sequence[Stage]) -> None:
     for stage in stages if config.warmup_epochs else ():
         if stage.schedule == "one_cycle":
             raise InputError(

@@ -90,15 +90,18 @@ class Config:
     positive_share_stage2: float | str | None = None
     """Share of positives in stage 2; a share below that of the data set, such as 0.01, uses every
     image. Default: that of stage 1."""
-    schedule: Literal["cosine", "restarts", "one_cycle"] = "cosine"
+    schedule: Literal["cosine", "restarts", "one_cycle", "linear"] = "cosine"
     """Learning-rate schedule of a stage: cosine decays to 0, restarts does so every restart_epochs,
-    one_cycle rises to lr, then decays."""
-    schedule_stage2: Literal["cosine", "restarts", "one_cycle"] | None = None
+    one_cycle rises to lr, then decays, linear stays at lr, then falls to 0 over the last
+    decay_epochs."""
+    schedule_stage2: Literal["cosine", "restarts", "one_cycle", "linear"] | None = None
     """Schedule of stages 2 and 3. Default: that of stage 1."""
     warmup_epochs: CountOrZero = 0
-    """Linear warm-up epochs at the start of every stage, before cosine or restarts."""
+    """Linear warm-up epochs at the start of every stage, before any schedule but one_cycle."""
     restart_epochs: RestartCount | None = None
     """Epochs between restarts, for --schedule restarts."""
+    decay_epochs: Count | None = None
+    """Epochs at the end of a stage over which the rate falls to 0, for --schedule linear."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimizer of every stage."""
     momentum: BelowOne = 0.9

@@ -5,8 +5,9 @@
 | cosine    | decays from lr to 0 over the stage (arXiv 1608.03983)             | epoch         |
 | restarts  | decays from lr to 0 again every `restart_epochs`                  | epoch         |
 | one_cycle | rises from lr / 25 to lr in 0.3 of the stage, decays (1708.07120) | step          |
+| linear    | stays at lr, falls evenly to 0 over the last `decay_epochs`       | epoch         |
 
-`warmup_epochs` come before cosine and restarts and raise the rate to lr linearly.
+`warmup_epochs` come before all of them but one_cycle and raise the rate to lr linearly.
 """
 
 import torch
@@ -16,6 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
+    LambdaLR,
     LinearLR,
     LRScheduler,
     OneCycleLR,
@@ -66,7 +68,7 @@ class Schedule:
 
     Args:
         optimizer: the optimizer to adjust.
-        config: warm-up and restarts.
+        config: warm-up, restarts and decay.
         stage: name of the schedule, learning rate and number of epochs.
         steps: optimizer steps of the entire stage.
     """
@@ -105,12 +107,15 @@ class Schedule:
 
 
 def _by_epoch(optimizer: Optimizer, config: Config, stage: Stage) -> LRScheduler:
-    warmup = config.warmup_epochs
+    warmup, decay = config.warmup_epochs, config.decay_epochs
+    epochs = stage.epochs - warmup
     main: LRScheduler
     if stage.schedule == "restarts" and config.restart_epochs is not None:
         main = CosineAnnealingWarmRestarts(optimizer, T_0=config.restart_epochs)
+    elif stage.schedule == "linear" and decay is not None:
+        main = LambdaLR(optimizer, lambda epoch: min(1.0, (epochs - epoch) / decay))
     else:
-        main = CosineAnnealingLR(optimizer, T_max=stage.epochs - warmup, eta_min=0)
+        main = CosineAnnealingLR(optimizer, T_max=epochs, eta_min=0)
     if not warmup:
         return main
     rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)

@@ -46,9 +46,10 @@ OTHER: dict[str, Any] = {
     "positive_share": "0.8:0.4",
     "positive_share_stage2": 0.5,
     "schedule": "restarts",
-    "schedule_stage2": "cosine",
+    "schedule_stage2": "linear",
     "warmup_epochs": 2,
     "restart_epochs": 5,
+    "decay_epochs": 2,
     "optimizer": "sgd",
     "momentum": 0.5,
     "ema": 0.999,
@@ -87,7 +88,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "resume": {"run_name": "x"},
     "loss_stage3": {"epoch_stage3": 1},
     "schedule": {"restart_epochs": 5},
+    "schedule_stage2": {"decay_epochs": 2},
     "restart_epochs": {"schedule": "restarts"},
+    "decay_epochs": {"schedule": "linear"},
 }
 """Other settings that a setting requires."""
 
@@ -222,6 +225,7 @@ def test_invalid_folds_are_refused(text):
 
 INTEGERS_BELOW_RANGE = {
     **dict.fromkeys(("image_size_stage1", "image_size_stage2", "t", "keep_best"), 0),
+    "decay_epochs": 0,
     **dict.fromkeys(("batch_size_stage1", "batch_size_stage2", "num_nodes"), 0),
     **dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps"), 0),
     **dict.fromkeys(("epoch_stage1_freeze", "epoch_stage2_accumulation", "epoch_stage3"), -1),
@@ -373,6 +377,17 @@ def test_every_setting_explains_itself_in_the_help(capsys):
         ({"schedule": "restarts"}, "needs --restart_epochs"),
         ({"schedule_stage2": "restarts"}, "needs --restart_epochs"),
         ({"restart_epochs": 3}, "no stage has --schedule restarts"),
+        ({"schedule": "linear"}, "needs --decay_epochs, the epochs over which the rate falls"),
+        ({"schedule_stage2": "linear"}, "needs --decay_epochs"),
+        ({"decay_epochs": 3}, "--decay_epochs 3: no stage has --schedule linear"),
+        (
+            {"schedule": "linear", "decay_epochs": 21},
+            "--decay_epochs 21: is more than the 20 epochs of stage 2",
+        ),
+        (
+            {"schedule_stage2": "linear", "decay_epochs": 19, "warmup_epochs": 2},
+            "--decay_epochs 19: is more than the 18 epochs of stage 2 after the warm-up",
+        ),
         ({"schedule": "one_cycle", "warmup_epochs": 1}, "one_cycle, the schedule of stage 1"),
         ({"warmup_epochs": 20}, "leaves none of the 20 epochs of stage 2"),
         ({"loss_stage2": "bce:3,cross"}, "--loss_stage2 bce:3,cross: there is no term 'cross'"),
@@ -456,6 +471,7 @@ def test_a_setting_that_changes_a_stage_is_not_named(name):
     needed: dict[str, dict[str, Any]] = {
         "lr_stage3": {"epoch_stage3": 2},
         "restart_epochs": {"schedule": "restarts"},
+        "decay_epochs": {"schedule": "linear"},
     }
     before = replace(Config(), **needed.get(name, {}))
     after = replace(before, **{name: OTHER[name]})

@@ -50,6 +50,22 @@ def test_restarts_decay_repeatedly():
     assert rates(schedule="restarts", restart_epochs=3) == by_epoch(expected)
 
 
+@pytest.mark.parametrize("decay", [1, 3, 8])
+def test_linear_stays_then_falls_evenly_to_zero_after_the_last_epoch(decay):
+    lr, expected = 0.5, []
+    for epoch in range(1, 9):
+        expected.append(lr)
+        if epoch > 8 - decay:
+            lr -= 0.5 / decay
+    assert lr == pytest.approx(0)
+    assert rates(schedule="linear", decay_epochs=decay) == by_epoch(expected)
+
+
+def test_a_warmup_precedes_linear():
+    expected = [0.5 / 3, 1 / 3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25]
+    assert rates(schedule="linear", decay_epochs=2, warmup_epochs=2) == by_epoch(expected)
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "restarts"])
 def test_a_warmup_is_linear_and_precedes_the_complete_schedule(schedule):
     more = {"restart_epochs": 3} if schedule == "restarts" else {}
@@ -76,8 +92,10 @@ def test_one_cycle_rises_and_decays_step_by_step():
         {"schedule": "restarts", "restart_epochs": 3},
         {"warmup_epochs": 2},
         {"schedule": "one_cycle"},
+        {"schedule": "linear", "decay_epochs": 4},
+        {"schedule": "linear", "decay_epochs": 4, "warmup_epochs": 2},
     ],
-    ids=["cosine", "restarts", "warmup", "one_cycle"],
+    ids=["cosine", "restarts", "warmup", "one_cycle", "linear", "linear after a warmup"],
 )
 def test_a_restored_schedule_continues_identically(settings, tmp_path):
     """Through a file, with torch's safe loader."""
