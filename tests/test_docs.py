@@ -17,16 +17,10 @@ import solver
 import train_sfold
 from datasets import prepare, sample
 from models import adopt, model_types
+from tests.helpers.pages import PAGES, REPOSITORY, commands_of
 from tests.helpers.tiny import TinyNet, build_tiny
 from utils.inference import ensemble
 from utils.postprocessing import selection
-
-REPOSITORY = Path(__file__).parent.parent
-PAGES = {
-    str(path.relative_to(REPOSITORY)): re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
-    for path in sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
-}
-"""Texts by name, with continuation lines joined."""
 
 ALONE = "--accelerator cpu --devices 1 --num_workers 0"
 TINY = (
@@ -125,13 +119,6 @@ OTHER_FLAGS = {
 """Flags of other programs, and `--flag true|false`, an example."""
 
 
-def commands_of(page: str) -> list[str]:
-    """List the commands of a page's sh blocks, with single spaces and without comments."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGES[page], re.MULTILINE | re.DOTALL)
-    lines = [re.sub(r"(^|\s)#.*", "", line).split() for line in "".join(blocks).splitlines()]
-    return [" ".join(words) for words in lines if words]
-
-
 def module_of(words: list[str]) -> str:
     """Name the module that `python WORDS` runs."""
     name = words[1] if words[0] == "-m" else words[0].removesuffix(".py")
@@ -216,9 +203,13 @@ def _after_stage1(folder: str, names: list[str]) -> list[str]:
 LONG_PAGES = ("docs/training.md", "docs/models.md")
 """Pages whose commands train and export for many seconds."""
 
+ELSEWHERE = ("docs/original.md",)
+"""Pages whose commands another test parses: test_original.py."""
+HERE = [page for page in PAGES if page not in ELSEWHERE]
+
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=[pytest.mark.slow] * (p in LONG_PAGES)) for p in PAGES]
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (p in LONG_PAGES)) for p in HERE]
 )
 def test_the_commands_of_a_page_run_one_after_the_other(page, prepared, tmp_path, monkeypatch):
     shutil.copytree(prepared, tmp_path / "reader", symlinks=True)
@@ -230,7 +221,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(page, prepared, tmp_path
 
 
 def test_no_command_is_listed_that_no_page_has():
-    assert {command for page in PAGES for command in commands_of(page)} == RUN.keys() | NOT_RUN
+    assert {command for page in HERE for command in commands_of(page)} == RUN.keys() | NOT_RUN
 
 
 def flags_by_module() -> dict[str, set[str]]:
