@@ -200,6 +200,7 @@ class Solver:
             self.state.end_step,
             self.config.clip_grad_norm,
             self.stop_requested,
+            self.config.normalisation,
         )
 
     def validate(self) -> Validation:
@@ -213,6 +214,7 @@ class Solver:
             self.loss_function,
             self.data.overlay_positions,
             self.stop_requested,
+            self.config.normalisation,
         )
 
     def end_epoch(

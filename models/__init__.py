@@ -17,11 +17,11 @@ from torch import nn
 
 from models.backboned_unet import BACKBONES, Unet
 from models.interface import encoder_of
+from models.pretrained.weights import load_encoder
 from models.sizes import add_size_check
 from models.smp import build_smp
 from models.unet_family import VARIANTS, build_unet
 from models.unused import unused_to_buffers
-from models.weights import load_encoder
 from utils.console import print0
 from utils.errors import InputError
 

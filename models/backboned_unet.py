@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.weights import fetch_imagenet
+from models.pretrained.weights import fetch_imagenet
 from utils.console import print0
 
 _RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

@@ -184,16 +184,20 @@ def describe(config: Config, outputs: list[str]) -> dict[str, str]:
         "gate": f"float32 [B,1,{size},{size}], decides whether the image has a mask",
         "presence": "float32 [B], probability of a mask anywhere",
     }
+    mean, std = config.normalisation.as_text()
     clahe = "CLAHE (clip limit 2.0, 8x8 tiles) at the original size, then " if config.clahe else ""
     return {
         "input": f"image: uint8 [B,1,{size},{size}], grey X-rays after {clahe}resizing to "
-        f"{size}x{size} (area when shrinking, bilinear when enlarging)",
+        f"{size}x{size} (area when shrinking, bilinear when enlarging); the graph normalises them "
+        "with input_mean and input_std",
         "output": "; ".join(f"{name}: {meanings[name]}" for name in outputs),
         "model_type": config.model_type,
         "run_name": str(config.run_name),
         "folds": ",".join(map(str, config.fold_numbers())),
         "image_size": str(size),
         "clahe": str(config.clahe).lower(),
+        "input_mean": mean,
+        "input_std": std,
     }
 
 

@@ -5,19 +5,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# ImageNet's RGB mean and standard deviation, which torchvision's pretrained networks expect.
-_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
-_STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
-_SCALE, _SHIFT = 1 / (255 * _STD), -_MEAN / _STD
+from utils.config.normalisation import IMAGENET, Normalisation
 
 NetworkOutput = Tensor | tuple[Tensor, Tensor]
 """Logits [B,1,H,W]; with a presence head, also its logits [B,1]."""
 
 
-def normalise(image: Tensor) -> Tensor:
-    """[B,1,H,W] uint8 grey -> [B,3,H,W] float32 with ImageNet's mean and standard deviation."""
+def normalise(image: Tensor, normalisation: Normalisation = IMAGENET) -> Tensor:
+    """[B,1,H,W] uint8 grey -> [B,3,H,W] float32, normalised per channel."""
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in normalisation)
     # A blocking copy would wait for all work queued on the device.
-    scale, shift = (part.to(image.device, non_blocking=True) for part in (_SCALE, _SHIFT))
+    scale, shift = (
+        part.to(image.device, non_blocking=True) for part in (1 / (255 * std), -mean / std)
+    )
     return torch.addcmul(shift, image.float(), scale)
 
 

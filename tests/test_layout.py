@@ -43,6 +43,7 @@ FLOORS = (
     ("datasets.formats",),
     ("datasets.preprocessing",),
     ("models",),
+    ("models.pretrained",),
     ("utils.config",),
     ("utils",),
 )

@@ -28,6 +28,8 @@ class DamagedError(InputError):
 def load_file(path: str | Path) -> dict:
     """Load a dict of tensors, plain types and numpy floats onto the CPU with torch's safe loader.
 
+    A .safetensors file, which can hold nothing but tensors, is read by its own library.
+
     Raises:
         InputError: the file is missing, is no regular file or does not hold a dict.
         DamagedError: the file cannot be read, or a checksum does not match.
@@ -36,6 +38,10 @@ def load_file(path: str | Path) -> dict:
         kind = ", which is not a file" if Path(path).exists() else ""
         raise InputError(f"no checkpoint at {path}{kind}")
     try:
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file as load_tensors
+
+            return load_tensors(path)
         _verify_checksums(path)
         with torch.serialization.safe_globals(_NUMPY_FLOATS):
             content = torch.load(path, map_location="cpu", weights_only=True)

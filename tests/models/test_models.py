@@ -179,7 +179,7 @@ def test_a_torchvision_file_replaces_the_fetched_weights(name, tmp_path, monkeyp
     torch.save(state | dict.fromkeys(classifier, torch.ones(1)), tmp_path / "weights.pth")
     built = build_model(name, True, tmp_path / "weights.pth")
     output = capsys.readouterr().out
-    assert f"{len(state)} loaded, 0 missing, {len(classifier)} unexpected" in output
+    assert f"{len(state)} tensors loaded, {len(classifier)} left out" in output
     for key, value in built.get_submodule("encoder").state_dict().items():
         assert torch.equal(value, state[key if key in state else f"features.{key}"]), key
 
@@ -204,7 +204,7 @@ def test_a_timm_state_dict_is_loaded_into_a_timm_encoder(tmp_path):
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "resnet18.pth")
-    with pytest.raises(InputError, match=r"resnet18\.pth: .* weights are missing or have another"):
+    with pytest.raises(InputError, match=r"resnet18\.pth: .* tensors do not fit the enc"):
         build_model("U_Net", True, tmp_path / "resnet18.pth")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
+from utils.config.normalisation import parse_normalisation
 from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages, parse_loss
 from utils.errors import InputError, check_text
@@ -131,6 +132,7 @@ def check_settings(config: Config) -> None:
     """
     _check_texts(config)
     config.fold_numbers()
+    parse_normalisation(config.input_mean, config.input_std)
     _check_run_name(config)
     _check_weights(config)
     _check_augmentation(config)

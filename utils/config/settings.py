@@ -7,6 +7,7 @@ from typing import Literal
 
 import yaml
 
+from utils.config.normalisation import Normalisation, parse_normalisation
 from utils.config.number_types import (
     BatchSize,
     BelowOne,
@@ -35,11 +36,18 @@ class Config:
     model_type: str = "unet_resnet34"
     """Network, one of the names listed above."""
     pretrained: bool = True
-    """Start the encoder from ImageNet weights, downloaded on first use. With --init_from:
-    false."""
+    """Start the encoder from ImageNet weights, of an installed package or else downloaded on first
+    use. With --init_from: false."""
     encoder_weights: str | None = None
-    """File with encoder weights, used instead of a download: a torchvision state dict, or a
-    checkpoint of a network with the same encoder."""
+    """File with encoder weights, used instead of --pretrained: a state dict or .safetensors file in
+    the naming of timm, torchvision or EfficientNet-PyTorch, or a checkpoint of a network with the
+    same encoder."""
+    input_mean: float | str | None = None
+    """Mean of red, green and blue that images are normalised with: one number, or three such as
+    0.485,0.456,0.406, for values from 0 to 1. Default: what the weights to start from were trained
+    with, and ImageNet's from scratch; it is printed and saved."""
+    input_std: float | str | None = None
+    """Standard deviation that images are normalised with, given and found like --input_mean."""
     init_from: str | None = None
     """Trained network that every fold starts from, whole, in stage 1: a checkpoint, or the folder
     of a run, of which fold k starts from the best weights of fold k's last stage. The encoder is
@@ -176,6 +184,11 @@ class Config:
     def presence_head(self) -> bool:
         """Whether the networks have a presence head."""
         return self.presence_weight > 0
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Mean and standard deviation of the images; ImageNet's in runs that name none."""
+        return parse_normalisation(self.input_mean, self.input_std)
 
     def fold_numbers(self) -> list[int]:
         """Return the folds to train, ascending.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models import build_model
 from models.interface import Output, normalise, read_output
+from utils.config.normalisation import IMAGENET, Normalisation
 from utils.config.settings import Config
 from utils.errors import InputError
 from utils.inference.runs import Checkpoints, View, WeightedRun, view_of
@@ -83,6 +84,7 @@ class Ensemble(nn.Module):
             presence head. They are moved to the device and put into evaluation mode.
         mirror: average with the prediction of the image flipped left to right.
         gate_networks: predict the gate map and presence; None if `networks` do.
+        normalisation: of the images.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Ensemble(nn.Module):
         networks: Iterable[nn.Module],
         mirror: bool,
         gate_networks: Iterable[nn.Module] | None = None,
+        normalisation: Normalisation = IMAGENET,
     ):
         super().__init__()
         self.fabric = fabric
         self.networks = nn.ModuleList(networks)
         self.gate_networks = None if gate_networks is None else nn.ModuleList(gate_networks)
         self.mirror = mirror
+        self.normalisation = normalisation
         self.eval().to(fabric.device)
         self.to(memory_format=torch.channels_last)
 
@@ -127,7 +131,7 @@ class Ensemble(nn.Module):
     def _mean(
         self, networks: nn.ModuleList, image: Tensor, kept: list[Output] | None
     ) -> tuple[Tensor, Tensor | None]:
-        pixels = normalise(image)
+        pixels = normalise(image, self.normalisation)
         total: Tensor | float = 0.0
         presences = []
         for network in networks:
@@ -245,7 +249,7 @@ def open_ensemble(
     """
     networks, gates = ((load_network(path, config) for path in paths) for paths in checkpoints)
     same = checkpoints.gate == checkpoints.mask
-    return Ensemble(fabric, networks, mirror, None if same else gates)
+    return Ensemble(fabric, networks, mirror, None if same else gates, config.normalisation)
 
 
 def open_blend(

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from datasets.sampling import StepPart
 from models.interface import NetworkOutput, normalise
+from utils.config.normalisation import IMAGENET, Normalisation
 from utils.distributed import gather
 from utils.signals import Stopped
 
@@ -41,6 +42,7 @@ def train_epoch(
     after_step: Callable[[], None] = lambda: None,
     clip_grad_norm: float = 0.0,
     stop_requested: Callable[[], bool] = lambda: False,
+    normalisation: Normalisation = IMAGENET,
 ) -> TrainResult:
     """Train on every batch once.
 
@@ -57,6 +59,7 @@ def train_epoch(
         after_step: called after every optimizer step.
         clip_grad_norm: maximum gradient norm of a step; 0 disables clipping.
         stop_requested: returns whether this process should stop.
+        normalisation: of the images.
 
     Raises:
         NonFiniteLoss: a loss was NaN or infinite.
@@ -72,7 +75,7 @@ def train_epoch(
         weight = counted * fabric.world_size / part.step_images
         # Fabric's type for the modules that it sets up is private.
         with fabric.no_backward_sync(cast(Any, model), enabled=not part.last):
-            output = model(normalise(image))
+            output = model(normalise(image, normalisation))
             if part.padding:
                 # With no image that counts, the process takes part with a weight of 0.
                 output, mask = _first_images(output, mask, max(1, counted))

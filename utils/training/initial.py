@@ -6,14 +6,17 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from models.weights import load_network
+from models.pretrained.normalisation import wanted_by
+from models.pretrained.weights import load_network
 from utils.config.checks import RECURRENT
 from utils.config.command_line import load_config
+from utils.config.normalisation import IMAGENET, Normalisation, parse_normalisation
 from utils.config.settings import Config
 from utils.config.stages import mask_stage
 from utils.console import print0
 from utils.errors import InputError
 from utils.postprocessing.leakage import describe_leak, find_leak, is_checkpoint
+from utils.safe_load import load_file
 from utils.training.checkpoints import FoldCheckpoints, load_checkpoint
 
 
@@ -66,6 +69,31 @@ def find_starts(init_from: str | None, folds: Iterable[int]) -> dict[int, Path]:
     return starts
 
 
+def find_normalisation(config: Config, starts: dict[int, Path]) -> Normalisation:
+    """Find what the images of a new run are normalised with.
+
+    In this order: as the settings say; as the network that the run starts from was trained; as the
+    network was whose encoder it takes; as the encoder's pretrained weights want it; as ImageNet.
+
+    Args:
+        config: settings of the new run.
+        starts: what `find_starts` returned.
+
+    Raises:
+        InputError: a checkpoint cannot be read.
+    """
+    if config.input_mean is not None:
+        return config.normalisation
+    weights = next(iter(starts.values()), config.encoder_weights)
+    if weights is not None:
+        content = load_file(weights)
+        if is_checkpoint(content):
+            return _normalisation_in(content["config"])
+    if config.pretrained or config.encoder_weights is not None:
+        return wanted_by(config.model_type)
+    return IMAGENET
+
+
 def check_start(network: nn.Module, path: Path, config: Config) -> None:
     """Load a trained network like `load_start`, and print what will be new to it.
 
@@ -79,6 +107,11 @@ def check_start(network: nn.Module, path: Path, config: Config) -> None:
     if clahe != config.clahe:
         was, uses = (str(value).lower() for value in (clahe, config.clahe))
         print0(f"warning: {path} was trained with --clahe {was}, and this run uses {uses}")
+    trained = _normalisation_in(content["config"])
+    if trained != config.normalisation:
+        print0(
+            f"warning: {path} was trained with {trained}, and this run uses {config.normalisation}"
+        )
 
 
 def load_start(network: nn.Module, path: Path, config: Config) -> dict:
@@ -140,6 +173,10 @@ def _load(network: nn.Module, path: Path, config: Config) -> tuple[dict, bool]:
         )
     _check_settings(content["config"], path, config)
     return content, load_network(network, content["state_dict"], path)
+
+
+def _normalisation_in(saved: dict) -> Normalisation:
+    return parse_normalisation(saved.get("input_mean"), saved.get("input_std"))
 
 
 def _check_settings(saved: dict, path: Path, config: Config) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from datasets.loaders import ValidBatch
 from datasets.workers import Loader
 from models.interface import NetworkOutput, normalise, read_output
+from utils.config.normalisation import IMAGENET, Normalisation
 from utils.postprocessing.histograms import (
     LEVELS,
     Histograms,
@@ -65,6 +66,7 @@ def validate(
     loss_function: Callable[[NetworkOutput, Tensor], Tensor],
     overlay_positions: set[int],
     stop_requested: Callable[[], bool] = lambda: False,
+    normalisation: Normalisation = IMAGENET,
 ) -> Validation:
     """Predict every image once and count its pixels at every level.
 
@@ -80,6 +82,7 @@ def validate(
         overlay_positions: indices of the images to keep for overlays.
         stop_requested: returns whether this process should stop. Several processes finish the pass,
             since they could not agree where to stop.
+        normalisation: of the images.
 
     Raises:
         Stopped: the only process was asked to stop.
@@ -91,7 +94,7 @@ def validate(
     for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
         image, mask = (t.to(fabric.device, non_blocking=True) for t in (batch.image, batch.mask))
         with fabric.autocast():
-            output = module(normalise(image))
+            output = module(normalise(image, normalisation))
         losses.append(loss_function(output, mask) * len(image))
         probabilities = torch.sigmoid(read_output(output).logits.float())
         for i, index in enumerate(batch.positions.tolist()):

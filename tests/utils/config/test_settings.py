@@ -25,6 +25,8 @@ OTHER: dict[str, Any] = {
     "pretrained": False,
     "encoder_weights": "file.pth",
     "init_from": "checkpoints/unet_resnet34/lungs",
+    "input_mean": "0.5,0.4,0.3",
+    "input_std": "0.2,0.2,0.1",
     "t": 2,
     "two_stage": False,
     "image_size_stage1": 64,
@@ -83,6 +85,8 @@ OTHER: dict[str, Any] = {
     "dataset_root": "/data",
 }
 NEEDED: dict[str, dict[str, Any]] = {
+    "input_mean": {"input_std": "0.5,0.5,0.5"},
+    "input_std": {"input_mean": "0.5,0.5,0.5"},
     "init_from": {"pretrained": False},
     "mode": {"run_name": "x"},
     "resume": {"run_name": "x"},

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from models.weights import fetch_imagenet, load_encoder, load_network
+from models.pretrained.weights import fetch_imagenet, load_encoder, load_network
 from utils.errors import InputError
 
 
@@ -56,21 +56,31 @@ def test_every_file_format_yields_the_same_weights(file_format, source, tmp_path
     for key, value in encoder.state_dict().items():
         assert torch.equal(value, source[key]), key
     output = capsys.readouterr().out
-    assert f"weights.pth: {5 if file_format == 'old torch' else 6} loaded, 0 missing" in output
-    extra = {"torchvision": "2 unexpected ['fc.bias', 'fc.weight']"}
-    extra["checkpoint"] = "1 unexpected ['final_conv.bias']"
-    assert output.rstrip().endswith(extra.get(file_format, "0 unexpected"))
+    assert f"weights.pth: {5 if file_format == 'old torch' else 6} tensors loaded, " in output
+    extra = {"torchvision": "2 left out (fc.weight, fc.bias)"}
+    extra["checkpoint"] = "1 left out (final_conv.bias)"
+    assert output.rstrip().endswith(extra.get(file_format, "0 left out"))
 
 
 @pytest.mark.parametrize(
     ("change", "first"),
     [
-        (lambda state: {"layer9.weight": torch.ones(3)}, r"5 of .* 6 .*conv1\.weight"),
-        (lambda state: state | {"conv1.weight": torch.ones(4, 1, 3, 3)}, r"1 of .*conv1\.weight"),
-        (lambda state: {k: v for k, v in state.items() if k != "bn1.bias"}, r"1 of .*bn1\.bias"),
-        (lambda state: {"epoch": 3}, "5 of"),
+        (lambda state: {"layer9.weight": torch.ones(3)}, r"5 .* 6: conv1\.weight is missing; "),
+        (
+            lambda state: state | {"conv1.weight": torch.ones(4, 1, 3, 3)},
+            r"1 .* 6: conv1\.weight is 4x1x3x3, not 4x3x3x3\.",
+        ),
+        (
+            lambda state: {k: v for k, v in state.items() if k != "bn1.bias"},
+            r"1 .* 6: bn1\.bias is missing\.",
+        ),
+        (
+            lambda state: state | {"bn1.2.bias": torch.ones(4)},
+            r"1 .* 6: bn1\.2\.bias is unexpected\.",
+        ),
+        (lambda state: {"epoch": 3}, "5 tensors do not fit"),
     ],
-    ids=["other network", "other shape", "incomplete", "no weights"],
+    ids=["other network", "other shape", "incomplete", "deeper", "no weights"],
 )
 def test_a_file_without_all_weights_is_refused_and_changes_nothing(change, first, source, tmp_path):
     torch.save(change(source), tmp_path / "wrong.pth")

@@ -1,0 +1,1 @@
+"""Pretrained weights of encoders and networks, and the input that they want."""
