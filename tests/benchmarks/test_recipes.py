@@ -107,6 +107,12 @@ def test_large_images_end_at_the_size_and_smaller_ones_stay_smaller(sizes, scale
     assert [stage.image_size for stage in build_stages(scaled)] == scaled_sizes
 
 
+def test_epochs_within_a_stage_are_scaled_with_it():
+    config = Config(two_stage=False, epoch_stage1=60, schedule="linear", decay_epochs=24)
+    scaled = scale(config, replace(BOUNDS, work=4 * BOUNDS.work))
+    assert scaled.decay_epochs == pytest.approx(0.4 * scaled.epoch_stage1, abs=1)
+
+
 def test_only_pretrained_encoders_are_frozen():
     config = Config(epoch_stage1=60, epoch_stage1_freeze=3, two_stage=False)
     scratch, started = (scale(config, replace(BOUNDS, pretrained=p)) for p in (False, True))
