@@ -1,7 +1,7 @@
 """A run: plan it on rank 0, train every fold with a solver, summarise the results."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +27,6 @@ from models.trial import check_single_images
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.config.checks import describe_unused
-from utils.config.normalisation import IMAGENET
 from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages
 from utils.console import print0
@@ -40,10 +39,10 @@ from utils.postprocessing.summary import format_table, summarise_run
 from utils.signals import EXIT_RETRY
 from utils.training.initial import (
     check_start,
-    find_normalisation,
     find_start_leak,
     find_starts,
     new_folds,
+    set_normalisation,
 )
 from utils.training.run_data import compare_bits, compare_files, compare_folds, record_data
 from utils.training.run_folder import (
@@ -169,7 +168,7 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     folds = new_folds(config, folder) if is_named else config.fold_numbers()
     starts = find_starts(config.init_from, folds)
     if is_new:
-        config = _set_normalisation(config, starts)
+        config = set_normalisation(config, starts)
     for start in dict.fromkeys(starts.values()):
         check_start(network, start, config)
     source = _open_source(config, found.samples)
@@ -247,17 +246,6 @@ def _try_network(config: Config, is_new: bool) -> nn.Module:
         network, ((f"--image_size_stage{min(s.number, 2)}", s.image_size) for s in stages)
     )
     return network
-
-
-def _set_normalisation(config: Config, starts: dict[int, Path]) -> Config:
-    """Return the settings of a new run with what its images are normalised with."""
-    found = find_normalisation(config, starts)
-    if found != IMAGENET:
-        print0(f"images are normalised with {found}")
-    if config.input_mean is not None:
-        return config
-    mean, std = found.as_text()
-    return replace(config, input_mean=mean, input_std=std)
 
 
 def _check_batch_sizes(network: nn.Module, config: Config, processes: int) -> None:

@@ -102,6 +102,7 @@ NOT_RUN = {
     "pip uninstall tensorboard tb-nightly tensorflow-tensorboard": PIP,
     'pip install "tensorboard>=2.21"': PIP,
     "pip install -r requirements-export.txt": PIP,
+    "pip install -r requirements-pretrained.txt": PIP,
 }
 """Documented commands that are not run, and why."""
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import experiment
 import main
@@ -12,8 +13,11 @@ import solver
 import train_sfold
 from tests.helpers.starts import folds_of, write_trained
 from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, build_tiny, write_dataset
+from utils.config.command_line import load_config
+from utils.config.normalisation import IMAGENET, Normalisation
 from utils.inference import ensemble
 from utils.postprocessing import selection
+from utils.training import initial
 
 IDS = [f"image{i:02d}" for i in range(14)]
 QUICK = {"image_size_stage2": 32, "epoch_stage1": 1, "epoch_stage2": 1, "two_stage": False}
@@ -69,6 +73,45 @@ def test_every_fold_starts_from_the_same_fold_of_a_run_with_the_same_folds(tune,
     code, text = tune(run_name="second", resume=True, pretrained=None)
     assert code == 2
     assert f"--init_from {first}: is neither a checkpoint nor the folder of a run" in text
+
+
+def test_a_run_saves_the_normalisation_that_its_pretrained_weights_want(
+    tune, tmp_path, monkeypatch
+):
+    """A resumed run keeps it, and a run from one of its networks takes it over."""
+    monkeypatch.setattr(initial, "wanted_by", lambda _: Normalisation((0.5, 0.5, 0.5), (0.25,) * 3))
+    folder = tmp_path / "unet_resnet34"
+    code, text = tune(run_name="first", pretrained=True, folds=0)
+    assert code == 0, text
+    assert text.count("--input_mean 0.5,0.5,0.5 --input_std 0.25,0.25,0.25") == 1
+    monkeypatch.setattr(initial, "wanted_by", lambda _: IMAGENET)
+    assert tune(run_name="first", resume=True, pretrained=None)[0] == 0
+    path = folder / "first" / "fold1" / "stage1_best.pth"
+    assert torch.load(path)["config"]["input_std"] == "0.25,0.25,0.25"
+    for name, flags in (
+        ("tuned", {"init_from": path, "pretrained": None}),
+        ("other", {"encoder_weights": path}),
+    ):
+        code, text = tune(run_name=name, folds=1, **flags)
+        assert code == 0, text
+        assert load_config(folder / name / "config.yaml").normalisation.std == (0.25, 0.25, 0.25)
+    given = {"input_mean": 0.5, "input_std": 0.5}
+    code, text = tune(run_name="given", folds=1, init_from=path, pretrained=None, **given)
+    assert code == 0, text
+    assert "warning: the weights to start from want --input_mean 0.5,0.5,0.5 --input" in text
+    assert load_config(folder / "given" / "config.yaml").normalisation.std == (0.5, 0.5, 0.5)
+
+
+def test_a_run_from_scratch_is_normalised_as_imagenet_and_so_is_one_without_the_setting(
+    tune, tmp_path
+):
+    assert tune(run_name="first", folds=0)[0] == 0
+    path = tmp_path / "unet_resnet34" / "first" / "config.yaml"
+    assert load_config(path).input_mean == "0.485,0.456,0.406"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("input_")]
+    path.write_text("\n".join(lines))
+    assert load_config(path).input_mean is None
+    assert load_config(path).normalisation == IMAGENET
 
 
 def test_a_run_begun_otherwise_does_not_start_from_a_network_when_resumed(tune, root, tmp_path):

@@ -577,7 +577,7 @@ def test_a_network_that_cannot_be_built_leaves_no_run_folder(command_line, tmp_p
     torch.save({"conv.weight": torch.ones(1)}, tmp_path / "wrong.pth")
     wrong = {"encoder_weights": tmp_path / "wrong.pth"}
     for changes, message in (
-        (wrong, "of the encoder's 216 weights are missing"),
+        (wrong, "do not fit the encoder's 216: conv1.weight is missing"),
         ({"model_type": "unet_resnet43"}, "did you mean 'unet_resnet34'"),
         ({"model_type": "smp:Unet:resnet43"}, "did you mean resnet34"),
     ):

@@ -102,6 +102,23 @@ def test_each_stage_trains_and_validates_at_its_own_size(root, tmp_path, monkeyp
     assert {size for training, size in seen if training} == {32, 64}
 
 
+def test_training_and_validation_use_the_normalisation_of_the_run(root, tmp_path, monkeypatch):
+    """Values from 0 to 1 stay as they are with a mean of 0 and a deviation of 1."""
+    seen = []
+
+    class Watched(TinyNet):
+        def forward(self, x):
+            seen.append((self.training, x.min().item(), x.max().item()))
+            return super().forward(x)
+
+    monkeypatch.setattr(solver_module, "build_model", lambda *_, **__: Watched())
+    settings = {"two_stage": False, "epoch_stage1_freeze": 0, "augmentation_flag": False}
+    make(root, tmp_path, input_mean="0", input_std="1", **settings).fit()
+    assert {training for training, _, _ in seen} == {True, False}
+    assert all(0 <= low < 0.1 and 0.5 < high <= 1 for _, low, high in seen)
+    assert checkpoints(tmp_path)["stage1_best"]["config"]["input_std"] == "1"
+
+
 def test_each_stage_has_its_own_best_epoch(root, tmp_path, monkeypatch):
     """Even if no epoch of stage 2 reaches the Dice of stage 1."""
     real_score = solver_module.score

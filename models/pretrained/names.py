@@ -70,13 +70,13 @@ def match_names(own: Collection[str], names: Iterable[str]) -> dict[str, str]:
         returned without its wrappers.
     """
     bare = {name.removeprefix(_nesting(own)): name for name in own}
-    by_flat_name = {flat: bare[name] for name, flat in flat_names(bare).items()}
     unwrapped = {name: modern_name(_unwrap(name, bare)) for name in names}
-    flat = flat_names(unwrapped.values())
-    return {
-        name: _find(bare, inner) or by_flat_name.get(flat[inner], inner)
-        for name, inner in unwrapped.items()
-    }
+    found = {name: _find(bare, inner) for name, inner in unwrapped.items()}
+    if not any(found.values()):
+        by_flat_name = {flat: bare[name] for name, flat in flat_names(bare).items()}
+        flat = flat_names(unwrapped.values())
+        found = {name: by_flat_name.get(flat[inner]) for name, inner in unwrapped.items()}
+    return {name: found[name] or inner for name, inner in unwrapped.items()}
 
 
 def is_part_of(own: Collection[str], name: str) -> bool:

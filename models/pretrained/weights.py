@@ -1,6 +1,7 @@
 """Weights to start from: of an encoder, fetched or read from a file, or of a whole network."""
 
 import pickle
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -72,9 +73,11 @@ def fill_encoder(encoder: nn.Module, state: Mapping[str, object], where: str) ->
     matched = match_names(own, tensors)
     fitting = {matched[name]: value for name, value in tensors.items() if matched[name] in own}
     left = [name for name in tensors if matched[name] not in own]
+    counts = Counter(matched.values())
     # A file without counters of batches was written before torch 0.4.1.
     needed = [key for key in own if "num_batches_tracked" not in key]
     problems = [f"{key} is missing" for key in needed if key not in fitting]
+    problems += [f"{key} is there {counts[key]} times" for key in fitting if counts[key] > 1]
     problems += _wrong_shapes(own, fitting)
     problems += [f"{name} is unexpected" for name in left if is_part_of(own, matched[name])]
     if problems:

@@ -166,7 +166,7 @@ def predict_slowly(
             path = run / f"fold{fold}" / f"stage{stage}_{name}.pth"
             network.load_state_dict(torch.load(path)["state_dict"])
             with torch.no_grad():
-                output = network(normalise(pixels[None, None]))
+                output = network(normalise(pixels[None, None], settings.normalisation))
             logits, presence = output if isinstance(output, tuple) else (output, None)
             heads.append(float("nan") if presence is None else torch.sigmoid(presence).item())
             full = F.interpolate(torch.sigmoid(logits), grey.shape, mode="bilinear")

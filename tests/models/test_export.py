@@ -144,7 +144,8 @@ def test_a_run_with_stage_three_and_a_presence_head_has_three_outputs(
     monkeypatch.setattr(ensemble, "build_model", build_tiny)
     root = write_dataset(tmp_path / "data")
     changes = {"epoch_stage3": 1, "keep_best": 2, "presence_weight": 0.1}
-    run = write_tiny_run(tmp_path / "run", root, 1, **changes)
+    wanted = {"input_mean": "0.5", "input_std": "0.1,0.2,0.3"}
+    run = write_tiny_run(tmp_path / "run", root, 1, **changes, **wanted)
     assert export.main(["--run", str(run), "--folds", "1"]) == 0
     output = capsys.readouterr().out
     assert "probability, gate, presence of 1 folds, 4 networks" in output
@@ -162,8 +163,9 @@ def test_a_run_with_stage_three_and_a_presence_head_has_three_outputs(
         np.testing.assert_allclose(found[1][i, 0], gate, atol=1e-3)
         assert found[2][i] == pytest.approx(presence, abs=1e-3)
         assert np.abs(probability - gate).max() > 0.05
-    described = session.get_modelmeta().custom_metadata_map["output"]
-    assert all(f"{name}: float32" in described for name in names)
+    described = session.get_modelmeta().custom_metadata_map
+    assert all(f"{name}: float32" in described["output"] for name in names)
+    assert (described["input_mean"], described["input_std"]) == ("0.5,0.5,0.5", "0.1,0.2,0.3")
     with_logits = export._add_outputs(run / "model.onnx", ["logits_3", "presence_logits_2"])
     found = onnxruntime.InferenceSession(with_logits).run(None, {"image": image.numpy()})
     assert [array.shape for array in found[3:]] == [(3, 1, SIZE, SIZE), (3, 1)]

@@ -32,6 +32,7 @@ CPU = ["--accelerator", "cpu", "--devices", 1, "--precision", "32-true", "--num_
 A = {"epoch_stage3": 1, "presence_weight": 0.1}
 A_KEPT = {2: ["best"], 3: ["best"]}
 B = {"image_size_stage2": 32, "clahe": False, "keep_best": 2, "presence_weight": 0.1}
+B_INPUT = {"input_mean": "0.5", "input_std": "0.1,0.2,0.3"}
 B_KEPT = {2: ["epoch1", "epoch2"]}
 
 
@@ -49,7 +50,10 @@ def root(tmp_path_factory):
 def finished(root, tmp_path_factory):
     """A folder with runs A and B, finished in both folds."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    runs = write_run(folder / "u" / "A", root, 1, **A), write_run(folder / "l" / "B", root, 2, **B)
+    runs = (
+        write_run(folder / "u" / "A", root, 1, **A),
+        write_run(folder / "l" / "B", root, 2, **B, **B_INPUT),
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ensemble, "build_model", build_tiny)
         for run in runs:

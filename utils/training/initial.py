@@ -1,6 +1,7 @@
-"""--init_from: the trained network that each fold starts from."""
+"""What a new run starts from: the network that --init_from names, and its normalisation."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -69,29 +70,33 @@ def find_starts(init_from: str | None, folds: Iterable[int]) -> dict[int, Path]:
     return starts
 
 
-def find_normalisation(config: Config, starts: dict[int, Path]) -> Normalisation:
-    """Find what the images of a new run are normalised with.
-
-    In this order: as the settings say; as the network that the run starts from was trained; as the
-    network was whose encoder it takes; as the encoder's pretrained weights want it; as ImageNet.
+def set_normalisation(config: Config, starts: dict[int, Path]) -> Config:
+    """Decide what the images of a new run are normalised with, unless its settings say so.
 
     Args:
         config: settings of the new run.
         starts: what `find_starts` returned.
 
+    Returns:
+        The settings, with `input_mean` and `input_std`: those that the network to start from was
+        trained with, or the one whose encoder is taken; else what the encoder's pretrained weights
+        want; from scratch, ImageNet's.
+
     Raises:
         InputError: a checkpoint cannot be read.
     """
+    wanted = _find_normalisation(config, starts)
     if config.input_mean is not None:
-        return config.normalisation
-    weights = next(iter(starts.values()), config.encoder_weights)
-    if weights is not None:
-        content = load_file(weights)
-        if is_checkpoint(content):
-            return _normalisation_in(content["config"])
-    if config.pretrained or config.encoder_weights is not None:
-        return wanted_by(config.model_type)
-    return IMAGENET
+        if wanted not in (None, config.normalisation):
+            print0(
+                f"warning: the weights to start from want {wanted}, and this run uses "
+                f"{config.normalisation}"
+            )
+        return config
+    if wanted not in (None, IMAGENET):
+        print0(f"images are normalised as the weights to start from want it: {wanted}")
+    mean, std = (wanted or IMAGENET).as_text()
+    return replace(config, input_mean=mean, input_std=std)
 
 
 def check_start(network: nn.Module, path: Path, config: Config) -> None:
@@ -107,11 +112,6 @@ def check_start(network: nn.Module, path: Path, config: Config) -> None:
     if clahe != config.clahe:
         was, uses = (str(value).lower() for value in (clahe, config.clahe))
         print0(f"warning: {path} was trained with --clahe {was}, and this run uses {uses}")
-    trained = _normalisation_in(content["config"])
-    if trained != config.normalisation:
-        print0(
-            f"warning: {path} was trained with {trained}, and this run uses {config.normalisation}"
-        )
 
 
 def load_start(network: nn.Module, path: Path, config: Config) -> dict:
@@ -175,8 +175,16 @@ def _load(network: nn.Module, path: Path, config: Config) -> tuple[dict, bool]:
     return content, load_network(network, content["state_dict"], path)
 
 
-def _normalisation_in(saved: dict) -> Normalisation:
-    return parse_normalisation(saved.get("input_mean"), saved.get("input_std"))
+def _find_normalisation(config: Config, starts: dict[int, Path]) -> Normalisation | None:
+    """Return what the weights to start from want; None from scratch."""
+    path = next(iter(starts.values()), config.encoder_weights)
+    content = {} if path is None else load_file(path)
+    if is_checkpoint(content):
+        saved = content["config"]
+        return parse_normalisation(saved.get("input_mean"), saved.get("input_std"))
+    if config.pretrained or config.encoder_weights is not None:
+        return wanted_by(config.model_type)
+    return None
 
 
 def _check_settings(saved: dict, path: Path, config: Config) -> None:
