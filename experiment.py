@@ -14,7 +14,7 @@ from datasets.folds import (
     make_folds,
     shared_patients,
 )
-from datasets.loaders import check_batch_split, check_positives
+from datasets.loaders import augmented_size, check_batch_split, check_positives
 from datasets.patients import find_patients
 from datasets.siim import FoundSamples, find_samples, read_excluded
 from datasets.sources.base import PixelSource, Sample
@@ -22,13 +22,14 @@ from datasets.sources.cache import CacheSource
 from datasets.sources.files import FileSource
 from models import build_model
 from models.interface import encoder_of
-from models.sizes import check_square_sizes
+from models.sizes import check_scales, check_square_sizes
 from models.trial import check_single_images
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.config.checks import describe_unused
 from utils.config.settings import Config
-from utils.config.stages import Stage, build_stages
+from utils.config.stages import Stage, build_stages, mask_stage
+from utils.config.tta import parse_tta
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch
 from utils.errors import InputError
@@ -105,7 +106,7 @@ def run(
         _print_unused(config, given)
         check_writable(folder)
         with hold_run(folder):
-            chosen = choose_thresholds(folder)
+            chosen = choose_thresholds(folder, config.tta)
         print0(describe_thresholds(chosen))
         return 0
     fabric = launch(
@@ -127,7 +128,7 @@ def run(
     if trained and fabric.is_global_zero:
         _check_finished(plan.folder, trained)
         with hold_run(plan.folder):
-            _summarise(plan.folder)
+            _summarise(plan.folder, plan.config.tta)
     return 0 if finished else EXIT_RETRY
 
 
@@ -245,6 +246,8 @@ def _try_network(config: Config, is_new: bool) -> nn.Module:
     check_square_sizes(
         network, ((f"--image_size_stage{min(s.number, 2)}", s.image_size) for s in stages)
     )
+    if parse_tta(config.tta).scales:
+        check_scales(network, mask_stage(config).image_size)
     return network
 
 
@@ -263,10 +266,12 @@ def _check_batch_sizes(network: nn.Module, config: Config, processes: int) -> No
 
 def _open_source(config: Config, samples: dict[str, Sample]) -> PixelSource:
     if not config.cache:
-        return FileSource(samples, config.clahe)
-    sizes = sorted({stage.image_size for stage in build_stages(config)})
+        return FileSource(samples, config.clahe, config.mask_resize)
+    stages = build_stages(config)
+    sizes = {stage.image_size for stage in stages}
+    sizes |= {augmented_size(config, stage) for stage in stages}
     root = config.cache_dir or f"{config.dataset_root}/cache"
-    return CacheSource(samples, config.clahe, sizes, root)
+    return CacheSource(samples, config.clahe, sizes, root, config.mask_resize)
 
 
 def _make_folds(config: Config, mask_fractions: dict[str, float], stratified: bool) -> pd.DataFrame:
@@ -307,10 +312,10 @@ def _check_finished(folder: Path, numbers: list[int]) -> None:
             )
 
 
-def _summarise(folder: Path) -> None:
+def _summarise(folder: Path, tta: str) -> None:
     summary = summarise_run(folder)
     print0(f"\n{format_table(summary)}\n")
-    print0(describe_thresholds(choose_thresholds(folder)))
+    print0(describe_thresholds(choose_thresholds(folder, tta)))
     if not summary["pooled"]["predicted"]:
         print0("no masks predicted: no rule of the search beats predicting no mask anywhere")
     print0(f"results: {folder}\ncurves:  tensorboard --logdir {folder}")

@@ -12,12 +12,14 @@ from tqdm import tqdm
 
 from datasets.folds import Fold
 from datasets.loaders import StageData
+from datasets.preprocessing import whole_pixel
 from datasets.sampling import derive_seed
 from datasets.sources.base import Pixels, PixelSource
 from models import build_model
 from utils.config.resume_command import resume_command
 from utils.config.settings import Config
 from utils.config.stages import Stage
+from utils.config.tta import parse_tta
 from utils.distributed import any_rank, memory_format_for
 from utils.inference.out_of_fold import write_out_of_fold
 from utils.inference.runs import View, WeightedRun, fold_checkpoints
@@ -116,7 +118,9 @@ class Solver:
         fold = self.fold.only_positives() if stage.positives_only else self.fold
         rank, world_size = self.fabric.global_rank, self.fabric.world_size
         self.data = StageData(self.source, fold, stage, self.config, rank, world_size)
-        self.loss_function = build_loss(stage.loss, self.config.presence_weight)
+        self.loss_function = build_loss(
+            stage.loss, self.config.presence_weight, whole_pixel(self.config.mask_resize)
+        )
         start = self.build_module(stage, first_epoch)
         steps = self.data.count_steps()
         self.state = TrainingState(self.fabric, self.module, self.config, stage, steps)
@@ -261,5 +265,14 @@ class Solver:
         self.fabric.barrier()
         command = resume_command(self.config, self.folder.parent)
         with readable_deaths(where, command, self.source.check_files):
-            write_out_of_fold(self.fabric, runs, checkpoints, pixels_of, ids, path, workers)
+            write_out_of_fold(
+                self.fabric,
+                runs,
+                checkpoints,
+                pixels_of,
+                ids,
+                path,
+                workers,
+                tta=parse_tta(self.config.tta),
+            )
         self.fabric.barrier()

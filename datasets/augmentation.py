@@ -123,10 +123,12 @@ class Augmentation:
 
     Args:
         name: one of `AUGMENTATIONS` except none.
+        soft: masks have values in between, which are interpolated; others keep their two values.
     """
 
-    def __init__(self, name: str = "original"):
-        self._transform = A.Compose(_SETS[name]())
+    def __init__(self, name: str = "original", soft: bool = False):
+        interpolation = cv2.INTER_LINEAR if soft else None
+        self._transform = A.Compose(_SETS[name](), mask_interpolation=interpolation)
 
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, seed: int
@@ -135,7 +137,7 @@ class Augmentation:
 
         Args:
             image: [H,W] uint8.
-            mask: [H,W] uint8 of 0 and 1.
+            mask: [H,W] uint8 of 0 and 1, or soft.
             seed: determines every random choice; the same seed yields the same pixels.
 
         Returns:
@@ -148,12 +150,12 @@ class Augmentation:
         return augmented["image"], augmented["mask"]
 
 
-def build_augmentation(name: str) -> Augmentation | None:
-    """Build one of `AUGMENTATIONS`; for "none", return None.
+def build_augmentation(name: str, soft: bool = False) -> Augmentation | None:
+    """Build one of `AUGMENTATIONS`; for "none", return None. `soft` as in `Augmentation`.
 
     Raises:
         InputError: the name is unknown.
     """
     if name not in AUGMENTATIONS:
         raise InputError(f"unknown --augmentation {name!r}; choose {', '.join(AUGMENTATIONS)}")
-    return None if name == "none" else Augmentation(name)
+    return None if name == "none" else Augmentation(name, soft)

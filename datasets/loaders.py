@@ -10,6 +10,7 @@ from torch.utils.data import BatchSampler, Dataset
 
 from datasets.augmentation import Augmentation, build_augmentation
 from datasets.folds import Fold
+from datasets.preprocessing import resize_image, resize_mask, resize_soft_mask
 from datasets.sampling import EpochBatches, StepPart, plan_steps
 from datasets.sources.base import Pixels, PixelSource
 from datasets.workers import Loader
@@ -17,6 +18,8 @@ from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.errors import InputError
 
+_SOURCE_SIZE = 1024
+"""Side of the competition's images, at which --augment_at source augments them."""
 _OVERLAYS = 4
 """Number of validation images drawn for TensorBoard."""
 
@@ -27,7 +30,7 @@ class ValidBatch(NamedTuple):
     Attributes:
         positions: [B] int64, indices into the fold's validation images.
         image: [B,1,S,S] uint8 at the stage's size.
-        mask: [B,1,S,S] uint8 of 0 and 1 at the stage's size.
+        mask: [B,1,S,S] uint8 at the stage's size, as `resize_mask` returns it.
         full_masks: B masks, uint8 [H,W] of 0 and 1, at the images' original sizes.
     """
 
@@ -83,10 +86,11 @@ class StageData:
             stage.positive_share_at,
         )
         augmentation = build_augmentation(
-            config.augmentation if config.augmentation_flag else "none"
+            config.augmentation if config.augments else "none", config.mask_resize == "soft"
         )
+        pixels = source.pixels(fold.train, augmented_size(config, stage))
         self.train = Loader(
-            TrainImages(source.pixels(fold.train, stage.image_size), augmentation),
+            TrainImages(pixels, augmentation, stage.image_size, config.mask_resize),
             self.batches,
             _collate_train,
             config.num_workers,
@@ -115,28 +119,54 @@ class StageData:
         return sum(part.last for epoch in epochs for part in self.step_parts(epoch))
 
 
+def augmented_size(config: Config, stage: Stage) -> int:
+    """Return the side in pixels of the images that are augmented for a stage."""
+    if config.augments and config.augment_at == "source":
+        return max(_SOURCE_SIZE, stage.image_size)
+    return stage.image_size
+
+
 class TrainImages(Dataset):
     """Training images: `dataset[index, seed]` -> image and mask.
 
     Args:
         pixels: the images of the fold.
         augmentation: applied to image and mask, if given.
+        size: height and width of the result in pixels; None for those of `pixels`.
+        mask_resize: method of `resize_mask`, that of `pixels`.
     """
 
-    def __init__(self, pixels: Pixels, augmentation: Augmentation | None):
+    def __init__(
+        self,
+        pixels: Pixels,
+        augmentation: Augmentation | None,
+        size: int | None = None,
+        mask_resize: str = "nearest",
+    ):
         self.pixels = pixels
         self.augmentation = augmentation
+        self.size = size
+        self.mask_resize = mask_resize
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return image and mask, both uint8 [1,S,S]; the mask has values 0 and 1."""
+        """Return image and mask, both uint8 [1,S,S]; the mask as `resize_mask` does."""
         index, seed = item
         image, mask = self.pixels.pair(index)
         if self.augmentation is not None:
             image, mask = self.augmentation(image, mask, seed)
+        if self.size is not None and self.size != len(image):
+            image, mask = self._resize(image, mask, self.size)
         return _to_tensor(image), _to_tensor(mask)
+
+    def _resize(
+        self, image: np.ndarray, mask: np.ndarray, size: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.mask_resize == "soft":
+            return resize_image(image, size), resize_soft_mask(mask, size)
+        return resize_image(image, size), resize_mask(mask, size, self.mask_resize)
 
 
 class ValidImages(Dataset):

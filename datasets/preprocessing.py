@@ -1,7 +1,12 @@
-"""Preprocessing, the same for training, validation and prediction: CLAHE, then resizing."""
+"""Preprocessing, the same for training, validation and prediction: CLAHE, then resizing.
+
+Masks are only resized for the network to learn from; scores are at the images' original sizes.
+"""
 
 import cv2
 import numpy as np
+
+_WHOLE = 255
 
 
 def preprocess(grey: np.ndarray, size: int, clahe: bool) -> np.ndarray:
@@ -30,18 +35,54 @@ def resize_image(grey: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(grey, (size, size), interpolation=interpolation)
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resize a [H,W] uint8 mask of 0 and 1 to [size,size] by nearest neighbour."""
-    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+def whole_pixel(method: str) -> int:
+    """Return the value of a pixel that lies wholly in a mask of `resize_mask`: 1, for soft 255."""
+    return _WHOLE if method == "soft" else 1
+
+
+def resize_mask(mask: np.ndarray, size: int, method: str = "nearest") -> np.ndarray:
+    """Resize a mask to the square that a network sees.
+
+    Nearest takes the value at the middle of every pixel, rounded to a pixel of the original, which
+    moves the mask by half of one and may lose one of few pixels. Area and soft measure how much of
+    every pixel the mask covers, and leave no mask empty: a tiny one keeps the pixels that it covers
+    most.
+
+    Args:
+        mask: [H,W] uint8 of 0 and 1.
+        size: height and width of the result in pixels.
+        method: nearest; area, the pixels that are covered by more than half; soft, the share.
+
+    Returns:
+        [size,size] uint8 from 0 to `whole_pixel(method)`.
+    """
+    if method == "nearest":
+        return cv2.resize(mask, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    if method == "soft":
+        resized = resize_soft_mask(mask * np.uint8(_WHOLE), size)
+    else:
+        resized = fit_mask(mask, size, size)
+    if not resized.any() and mask.any():
+        share = _covered(mask, size, size)
+        resized[share == share.max()] = 1
+    return resized
+
+
+def resize_soft_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Resize a soft mask, [H,W] uint8 from 0 to 255, to [size,size], as images are resized."""
+    return mask if mask.shape == (size, size) else resize_image(mask, size)
 
 
 def fit_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize a [H,W] uint8 mask of 0 and 1 to [height,width]: by area, then cut at half."""
     if mask.shape == (height, width):
         return mask
+    return (_covered(mask, height, width) > 0.5).astype(np.uint8)
+
+
+def _covered(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return the share of every pixel that a mask of 0 and 1 covers, [height,width] float32."""
     shrinks = height * width < mask.size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    soft = cv2.resize(
-        np.ascontiguousarray(mask) * np.float32(1), (width, height), None, 0, 0, method
-    )
-    return (soft > 0.5).astype(np.uint8)
+    values = np.ascontiguousarray(mask) * np.float32(1)
+    return cv2.resize(values, (width, height), None, 0, 0, method)

@@ -3,7 +3,9 @@
     python -m models.export --run checkpoints/unet_resnet34/RUN
     python -m models.export --run checkpoints/unet_resnet34/RUN --folds 0 --out fold0.onnx
 
-The graph averages the probabilities of all folds and of all kept epochs. Input and outputs:
+The graph averages the probabilities of all folds and of all kept epochs. It predicts an image as it
+is, without test-time augmentation, even if the run's thresholds were chosen with --tta; a note says
+so. Input and outputs:
 
     image        uint8 [B,1,H,W], grey X-rays, prepared as by datasets.preprocessing.preprocess:
                  CLAHE at the original size, if the run uses it, then resizing to the image size of
@@ -73,7 +75,7 @@ def main(args: list[str] | None = None) -> int:
     out = options.out or options.run / "model.onnx"
     check_text("the file to write", str(out))
     fabric = launch("cpu", 1, 1, "32-true")
-    graph = Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
+    graph = Graph(open_ensemble(fabric, config, checkpoints), config)
     _check_fits(graph)
     try:
         with write_output(out) as temporary:
@@ -94,6 +96,11 @@ def main(args: list[str] | None = None) -> int:
         f"networks; largest difference from PyTorch {found.outputs:.2g}, of logits "
         f"{found.logits:.2g}"
     )
+    if config.tta != "none":
+        print0(
+            f"note: the thresholds of {options.run} were chosen with --tta {config.tta}, but this "
+            "file predicts without; average its outputs over the same images, or choose others"
+        )
     return 0
 
 
@@ -198,6 +205,7 @@ def describe(config: Config, outputs: list[str]) -> dict[str, str]:
         "clahe": str(config.clahe).lower(),
         "input_mean": mean,
         "input_std": std,
+        "tta": "none",
     }
 
 

@@ -52,6 +52,29 @@ def check_square_sizes(network: nn.Module, sizes: Iterable[tuple[str, int]]) -> 
             )
 
 
+def scaled_sizes(network: nn.Module, size: int) -> list[int]:
+    """Return a size and the sizes nearest to 0.9 and 1.1 of it that a network accepts, ascending.
+
+    They are fewer than three where the step between sizes is too coarse.
+    """
+    step = size_step(network)
+    return sorted({size, *(max(1, round(scale * size / step)) * step for scale in (0.9, 1.1))})
+
+
+def check_scales(network: nn.Module, size: int) -> None:
+    """Check that a network accepts another size near 0.9 or 1.1 of an image size.
+
+    Raises:
+        InputError: it does not.
+    """
+    if scaled_sizes(network, size) == [size]:
+        raise InputError(
+            f"--tta scales: has no effect at {size} pixels, since {type(network).__name__} needs "
+            f"multiples of {size_step(network)}, of which none is near 0.9 or 1.1 of it; leave it "
+            "out"
+        )
+
+
 def add_size_check(network: nn.Module) -> None:
     """Make a network check the size of every batch.
 

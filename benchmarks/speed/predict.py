@@ -29,7 +29,7 @@ def measure(data: Data, workers: int) -> Ratio:
     samples = (list(data.samples.values()) * count)[:count]
     sources = [InputImage(sample.id, sample.image) for sample in samples]
     networks = [build_model("unet_resnet34", pretrained=False) for _ in range(2)]
-    blend = Blend([Ensemble(fabric, networks[:1], mirror=False)], [View(_SIZE, True)], [1.0])
+    blend = Blend([Ensemble(fabric, networks[:1])], [View(_SIZE, True)], [1.0])
     plain = networks[1].to(fabric.device).eval()
     rule = PostProcess(threshold=0.5, min_area=0, top_threshold=0.5)
 

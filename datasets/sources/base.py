@@ -55,7 +55,7 @@ class Pixels(Protocol):
     def __len__(self) -> int: ...
 
     def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and mask, uint8 [S,S]; the mask has values 0 and 1."""
+        """Return image and mask, uint8 [S,S]; the mask as `resize_mask` does."""
         ...
 
     def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,9 @@ stale pixels. For N images it holds:
 
     images_<size>_<clahe|plain>.bin   [N,size,size] uint8
     masks_<size>.bin                  [N,ceil(size*size/8)] uint8, eight pixels a byte
+    masks_<size>_area.bin             the same for masks resized by area
+    masks_<size>_soft.bin             [N,size,size] uint8, soft masks; eight pixels a byte where
+                                      all originals have this size, so that no value lies between
     masks_original.bin                the masks at their original sizes, eight pixels a byte
     shapes.npy                        [N,3] int64: height, width and pixels of each mask
     checksums.json                    the CRC-32 of each of these files
@@ -29,11 +32,11 @@ from tqdm import tqdm
 
 from datasets.formats.images import read_image
 from datasets.formats.masks import read_mask
-from datasets.preprocessing import equalise, resize_image, resize_mask
+from datasets.preprocessing import equalise, resize_image, resize_mask, whole_pixel
 from datasets.sources.base import Sample, check_same_size, read_all
 from datasets.sources.checksums import Checksums, checksum
 from datasets.sources.fingerprint import probe
-from datasets.sources.memmap import MappedRows, PackedMasks, unpack, write_rows
+from datasets.sources.memmap import CachedPixels, MappedRows, PackedMasks, write_rows
 from utils.console import print0
 from utils.errors import InputError
 from utils.files import atomic_write, hold_lock, remove_temporaries
@@ -47,7 +50,8 @@ _SAMPLED = 16
 _GB = 1e9
 _CACHE = re.compile(r"[0-9a-f]{16}")
 _FILE = re.compile(
-    r"(images_[0-9]+_(clahe|plain)|masks_([0-9]+|original))\.bin|shapes\.npy|checksums\.json"
+    r"(images_[0-9]+_(clahe|plain)|masks_([0-9]+(_area|_soft)?|original))\.bin"
+    r"|shapes\.npy|checksums\.json"
 )
 """The names of a cache and of its files; whatever else lies there is not touched."""
 _ADVICE = "Choose another folder with --cache_dir, or train without a cache: --cache false"
@@ -62,15 +66,22 @@ class CacheSource:
         clahe: equalise the local contrast.
         sizes: sides of the square images in pixels.
         root: the folder of all caches.
+        mask_resize: method of `resize_mask`.
 
     Raises:
         InputError: a file does not exist or is not accessible.
     """
 
     def __init__(
-        self, samples: dict[str, Sample], clahe: bool, sizes: Iterable[int], root: str | Path
+        self,
+        samples: dict[str, Sample],
+        clahe: bool,
+        sizes: Iterable[int],
+        root: str | Path,
+        mask_resize: str = "nearest",
     ):
         self.samples = samples
+        self.mask_resize = mask_resize
         self.clahe = clahe
         self.sizes = sorted(set(sizes))
         self.root = Path(root)
@@ -124,7 +135,7 @@ class CacheSource:
             rows.check()
         position_of = {name: position for position, name in enumerate(self.samples)}
         positions = np.array([position_of[name] for name in ids], dtype=np.int64)
-        return CachedPixels(images, masks, full_masks, positions)
+        return CachedPixels(images, masks, full_masks, positions, whole_pixel(self.mask_resize))
 
     def _build_originals(self) -> None:
         shapes = []
@@ -145,9 +156,12 @@ class CacheSource:
     def _build_masks(self, sizes: list[int]) -> None:
         full_masks = self._originals()
 
+        is_packed = {size: self._is_packed(size) for size in sizes}
+
         def resized(position: int) -> list[np.ndarray]:
             full_mask = full_masks[position]
-            return [np.packbits(resize_mask(full_mask, size)) for size in sizes]
+            masks = ((size, resize_mask(full_mask, size, self.mask_resize)) for size in sizes)
+            return [np.packbits(mask) if is_packed[size] else mask for size, mask in masks]
 
         rows = map_in_order(resized, range(len(self.samples)))
         paths = [self._masks(size).path for size in sizes]
@@ -178,8 +192,16 @@ class CacheSource:
         return MappedRows(self.folder / name, (len(self.samples), size, size))
 
     def _masks(self, size: int) -> MappedRows:
-        shape = (len(self.samples), -(-(size**2) // 8))
-        return MappedRows(self.folder / f"masks_{size}.bin", shape)
+        row = (-(-(size**2) // 8),) if self._is_packed(size) else (size, size)
+        method = "" if self.mask_resize == "nearest" else f"_{self.mask_resize}"
+        return MappedRows(self.folder / f"masks_{size}{method}.bin", (len(self.samples), *row))
+
+    def _is_packed(self, size: int) -> bool:
+        """Return whether the masks of a size have two values, so that each pixel takes a bit."""
+        if self.mask_resize != "soft":
+            return True
+        shapes = self._shapes()
+        return shapes is not None and bool((shapes[:, :2] == size).all())
 
     def _originals(self) -> PackedMasks:
         return PackedMasks(self.folder / _ORIGINALS, self._checked_shapes()[:, :2])
@@ -252,39 +274,6 @@ class CacheSource:
         sampled = samples[:: -(-len(samples) // _SAMPLED)]
         size = sum(_packed_size(sample) for sample in sampled)
         return size * len(samples) // len(sampled)
-
-
-class CachedPixels:
-    """Images and masks of one size, by position, from a cache.
-
-    Args:
-        images: [N,S,S].
-        masks: [N,ceil(S*S/8)], eight pixels a byte.
-        full_masks: the masks at their original sizes.
-        positions: [n] int64, rows of these images.
-    """
-
-    def __init__(
-        self, images: MappedRows, masks: MappedRows, full_masks: PackedMasks, positions: np.ndarray
-    ):
-        self.images = images
-        self.masks = masks
-        self.full_masks = full_masks
-        self.positions = positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and mask, uint8 [S,S]; the mask has values 0 and 1."""
-        row = self.positions[position]
-        return self.images[row].copy(), unpack(
-            self.masks[row], (self.images.shape[1], self.images.shape[2])
-        )
-
-    def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
-        return *self.pair(position), self.full_masks[self.positions[position]]
 
 
 def _packed_size(sample: Sample) -> int:

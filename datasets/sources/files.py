@@ -17,11 +17,13 @@ class FileSource:
     Args:
         samples: the files by image id.
         clahe: equalise the local contrast.
+        mask_resize: method of `resize_mask`.
     """
 
-    def __init__(self, samples: dict[str, Sample], clahe: bool):
+    def __init__(self, samples: dict[str, Sample], clahe: bool, mask_resize: str = "nearest"):
         self.samples = samples
         self.clahe = clahe
+        self.mask_resize = mask_resize
 
     def mask_fractions(self) -> dict[str, float]:
         """Read every mask and return its fraction of mask pixels, by image id.
@@ -41,7 +43,8 @@ class FileSource:
 
     def pixels(self, ids: Sequence[str], size: int) -> "FilePixels":
         """Return the pixels of the images `ids`, in this order, at one size."""
-        return FilePixels([self.samples[name] for name in ids], size, self.clahe)
+        samples = [self.samples[name] for name in ids]
+        return FilePixels(samples, size, self.clahe, self.mask_resize)
 
 
 class FilePixels:
@@ -51,18 +54,20 @@ class FilePixels:
         samples: the files.
         size: height and width of image and mask in pixels.
         clahe: equalise the local contrast.
+        mask_resize: method of `resize_mask`.
     """
 
-    def __init__(self, samples: list[Sample], size: int, clahe: bool):
+    def __init__(self, samples: list[Sample], size: int, clahe: bool, mask_resize: str = "nearest"):
         self.samples = samples
         self.size = size
         self.clahe = clahe
+        self.mask_resize = mask_resize
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return image and mask, uint8 [size,size]; the mask has values 0 and 1.
+        """Return image and mask, uint8 [size,size]; the mask as `resize_mask` does.
 
         Raises:
             InputError: a file cannot be read, or image and mask differ in size.
@@ -76,4 +81,4 @@ class FilePixels:
         grey, full_mask = read_image(sample.image, bits=None), read_mask(sample.mask)
         check_same_size(sample, grey.shape, full_mask.shape)
         image = preprocess(grey, self.size, self.clahe)
-        return image, resize_mask(full_mask, self.size), full_mask
+        return image, resize_mask(full_mask, self.size, self.mask_resize), full_mask

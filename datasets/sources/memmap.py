@@ -78,6 +78,48 @@ class PackedMasks:
         return unpack(self.rows[start : self._ends[position]], (height, width))
 
 
+class CachedPixels:
+    """Images and masks of one size, by position, from a cache.
+
+    Args:
+        images: [N,S,S].
+        masks: [N,ceil(S*S/8)], eight pixels a byte, or [N,S,S].
+        full_masks: the masks at their original sizes.
+        positions: [n] int64, rows of these images.
+        whole: value of the pixels of a mask that is stored eight pixels a byte.
+    """
+
+    def __init__(
+        self,
+        images: MappedRows,
+        masks: MappedRows,
+        full_masks: PackedMasks,
+        positions: np.ndarray,
+        whole: int,
+    ):
+        self.images = images
+        self.masks = masks
+        self.full_masks = full_masks
+        self.positions = positions
+        self.whole = whole
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def pair(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and mask, uint8 [S,S]; the mask as `resize_mask` does."""
+        row = self.positions[position]
+        image, stored = self.images[row].copy(), self.masks[row]
+        if stored.shape == image.shape:
+            return image, stored.copy()
+        mask = unpack(stored, (image.shape[0], image.shape[1]))
+        return image, mask if self.whole == 1 else mask * np.uint8(self.whole)
+
+    def triple(self, position: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return image and mask as `pair` does, and the mask at the original size, uint8 [H,W]."""
+        return *self.pair(position), self.full_masks[self.positions[position]]
+
+
 def unpack(bits: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Undo numpy.packbits: uint8 bytes -> [H,W] uint8 mask of 0 and 1."""
     return np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape)

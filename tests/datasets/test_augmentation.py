@@ -347,3 +347,18 @@ def test_sets_are_built_by_name_and_original_is_the_default():
 def test_an_unknown_name_is_refused_with_the_known_names():
     with pytest.raises(InputError, match="'winer'; choose original, final, winner, none"):
         build_augmentation("winer")
+
+
+def test_soft_masks_are_interpolated_and_others_keep_their_two_values():
+    """With the same geometry: the soft mask, cut at half, is the hard one but for its edge."""
+    image, mask = picture(SIDE, SIDE, 0), np.zeros((SIDE, SIDE), np.uint8)
+    mask[20:44, 16:40] = 1
+    between = 0
+    augment, augment_soft = Augmentation("winner"), Augmentation("winner", soft=True)
+    for seed in range(20):
+        _, hard = augment(image, mask, seed)
+        _, soft = augment_soft(image, mask * 255, seed)
+        assert set(np.unique(hard)) <= {0, 1}
+        between += int(((soft > 0) & (soft < 255)).sum())
+        assert ((soft > 127) != hard).mean() < 0.02
+    assert between > 100

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets import loaders
 from datasets.augmentation import Augmentation
 from datasets.folds import Fold
 from datasets.formats.images import read_image
@@ -28,11 +29,11 @@ def root(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("data"), count=11)
 
 
-def open_source(root, clahe=True, cache_dir=None):
+def open_source(root, clahe=True, cache_dir=None, mask_resize="nearest"):
     samples = find_samples(root)[0]
     if cache_dir is None:
-        return FileSource(samples, clahe)
-    cache = CacheSource(samples, clahe, [64], cache_dir)
+        return FileSource(samples, clahe, mask_resize)
+    cache = CacheSource(samples, clahe, [64], cache_dir, mask_resize)
     cache.build()
     return cache
 
@@ -42,7 +43,7 @@ def open_data(
 ):
     seed, fold_number, stage_number = seed_parts
     settings = config(root, num_workers=workers, image_size_stage1=64, seed=seed, **changes)
-    source = open_source(root, settings.clahe, cache_dir)
+    source = open_source(root, settings.clahe, cache_dir, settings.mask_resize)
     ids = list(source.samples)
     fold = Fold(fold_number, ids, ids[:7], frozenset())
     stage = replace(build_stages(settings, 1e-3)[0], number=stage_number)
@@ -102,6 +103,52 @@ def test_batches_are_uint8_with_masks_of_zero_and_one(loaded):
         assert image.dtype == mask.dtype == torch.uint8
         assert image.shape == mask.shape == (len(image), 1, 64, 64)
         assert set(mask.unique().tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("mask_resize", ["nearest", "area", "soft"])
+def test_images_are_augmented_at_their_source_and_then_resized(root, monkeypatch, mask_resize):
+    """Image and mask as they come out of the augmentation at 128 pixels."""
+    monkeypatch.setattr(loaders, "_SOURCE_SIZE", 128)
+    data = open_data(root, augment_at="source", mask_resize=mask_resize)
+    pixels = open_source(root, mask_resize=mask_resize).pixels(data.fold.train, 128)
+    augment = Augmentation(soft=mask_resize == "soft")
+    keys = [key for batch in data.batches for key in batch]
+    images, masks = (torch.cat(part) for part in zip(*data.train, strict=True))
+    assert images.shape == masks.shape == (11, 1, 64, 64)
+    for (index, seed), image, mask in zip(keys, images, masks, strict=True):
+        whole, whole_mask = pixels.pair(index)
+        large, large_mask = augment(whole, whole_mask, seed)
+        assert np.array_equal(image[0], cv2.resize(large, (64, 64), interpolation=cv2.INTER_AREA))
+        blocks = large_mask.reshape(64, 2, 64, 2)
+        if mask_resize == "nearest":
+            assert np.array_equal(mask[0], blocks[:, 1, :, 1])
+        elif mask_resize == "area":
+            assert np.array_equal(mask[0], blocks.mean(axis=(1, 3)) > 0.5)
+        else:
+            assert np.abs(mask[0].numpy() - blocks.mean(axis=(1, 3))).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "side"),
+    [
+        ({}, 64),
+        ({"augment_at": "source"}, 1024),
+        ({"augment_at": "source", "augmentation": "none"}, 64),
+        ({"augment_at": "source", "augmentation_flag": False}, 64),
+        ({"augment_at": "source", "image_size_stage1": 1536}, 1536),
+    ],
+)
+def test_images_are_augmented_at_1024_pixels_if_at_all(root, changes, side):
+    settings = config(root, **{"image_size_stage1": 64} | changes)
+    assert loaders.augmented_size(settings, build_stages(settings)[0]) == side
+
+
+def test_validation_masks_are_those_of_the_setting_and_full_masks_stay(root):
+    soft, nearest = open_data(root, mask_resize="soft"), open_data(root)
+    for one, other in zip(soft.valid, nearest.valid, strict=True):
+        assert one.mask.max() == 255
+        assert other.mask.max() == 1
+        assert all(map(torch.equal, one.full_masks, other.full_masks))
 
 
 def by_image(data, epoch):

@@ -76,6 +76,8 @@ def fold_and_source(root: Path, number: int = 0) -> tuple[Fold, FileSource]:
 class TinyNet(nn.Module):
     """Two convolutions; the first one and its batch norm are the encoder."""
 
+    size_step = 4
+
     def __init__(self):
         super().__init__()
         self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())

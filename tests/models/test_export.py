@@ -129,7 +129,7 @@ def test_the_difference_is_measured(run, averaged):
     for folds in ("all", 0):
         config = read_run_config(run, folds)
         checkpoints = find_checkpoints(run, config, "best")
-        graph = export.Graph(open_ensemble(fabric, config, checkpoints, mirror=False), config)
+        graph = export.Graph(open_ensemble(fabric, config, checkpoints), config)
         differences.append(export.largest_differences(graph, averaged, config))
     assert differences[0].outputs < 1e-4
     assert differences[0].logits < 1e-3

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.sizes import add_size_check, check_image_size, nearest_multiples
+from models.sizes import (
+    add_size_check,
+    check_image_size,
+    check_scales,
+    nearest_multiples,
+    scaled_sizes,
+)
 from utils.errors import InputError
 
 
@@ -60,3 +66,16 @@ def test_every_batch_is_checked_and_parameters_keep_their_names():
         assert module(torch.zeros(1, 3, 32, 48)).shape == (1, 1, 32, 48)
         with pytest.raises(InputError, match="32x40"):
             module(torch.zeros(1, 3, 32, 40))
+
+
+@pytest.mark.parametrize(
+    ("size", "near"), [(512, [464, 512, 560]), (96, [80, 96, 112]), (48, [48]), (16, [16])]
+)
+def test_scales_are_the_nearest_sizes_that_a_network_accepts(size, near):
+    """Of 16 pixels: 460.8 and 563.2 for 512; 86.4 and 105.6 for 96."""
+    assert scaled_sizes(Halver(), size) == near
+    if len(near) > 1:
+        check_scales(Halver(), size)
+        return
+    with pytest.raises(InputError, match=f"^--tta scales: has no effect at {size} pixels.* of 16"):
+        check_scales(Halver(), size)

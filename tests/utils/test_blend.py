@@ -275,7 +275,11 @@ def test_predict_notes_if_its_tta_differs_from_that_of_the_blend(runs, root, tmp
     capsys.readouterr()
     assert predict.main([*asked, "--tta", "hflip"]) == 0
     assert "note:" not in capsys.readouterr().out
+    with_flag = (tmp_path / "out.csv").read_bytes()
     assert predict.main(asked) == 0
+    assert "note:" not in capsys.readouterr().out
+    assert (tmp_path / "out.csv").read_bytes() == with_flag
+    assert predict.main([*asked, "--tta", "none"]) == 0
     output = capsys.readouterr().out
     assert "chosen with --tta hflip, but this prediction uses --tta none" in output
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from utils.config.normalisation import parse_normalisation
 from utils.config.settings import Config
-from utils.config.stages import Stage, build_stages, parse_loss
+from utils.config.stages import LossTerm, Stage, build_stages, parse_loss
 from utils.errors import InputError, check_text
 
 _AT_MOST = (
@@ -70,6 +70,11 @@ _WITHOUT_EFFECT = (
         ("augmentation_flag",),
         lambda c: c.augmentation_flag and c.augmentation == "none",
         "augmentation is none",
+    ),
+    _Unused(
+        ("augment_at",),
+        lambda c: not c.augments and c.augment_at != "stage",
+        "images are not augmented",
     ),
     _Unused(
         ("batch_size_stage1",),
@@ -193,7 +198,7 @@ def _check_stages(config: Config) -> None:
     for name in ("loss", "loss_stage2", "loss_stage3"):
         text = getattr(config, name)
         if text is not None:
-            parse_loss(text, f"--{name}")
+            _check_soft_masks(config, name, parse_loss(text, f"--{name}"))
     if not config.two_stage:
         for name in ("loss_stage2", "positive_share_stage2", "schedule_stage2"):
             if getattr(config, name) is not None:
@@ -210,6 +215,14 @@ def _check_stages(config: Config) -> None:
     if config.loss_stage3 is not None and not config.epoch_stage3:
         raise InputError(
             f"--loss_stage3 {config.loss_stage3}: there is no stage 3; give --epoch_stage3"
+        )
+
+
+def _check_soft_masks(config: Config, name: str, terms: list[LossTerm]) -> None:
+    if config.mask_resize == "soft" and any(term.name == "lovasz" for term in terms):
+        raise InputError(
+            f"--{name} {getattr(config, name)}: lovasz, which sorts errors at pixels inside and "
+            "outside of the mask, has no meaning for --mask_resize soft; use area"
         )
 
 

@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 from utils.config.command_line import HelpFormatter
 from utils.config.number_types import BatchSize, PixelCount, UnitInterval, WorkerCount, plain
+from utils.config.tta import TTAName
 from utils.parallel import usable_cores
 
 _RUN_HELP = "Folder of a run. Given several times, the runs are blended: --run A --run B."
@@ -22,8 +23,10 @@ class RunOptions:
     """Folder of a run. Given several times, the runs are blended: --run A --run B."""
     weights: str | None = None
     """Weight of each run of a blend, such as 0.6,0.4. Default: equal weights."""
-    tta: Literal["none", "hflip"] = "none"
-    """Test-time augmentation; hflip averages with the prediction of the mirrored image."""
+    tta: TTAName | None = None
+    """Test-time augmentation: hflip averages with the prediction of the mirrored image; scales
+    averages over 0.9, 1.0 and 1.1 of the image size; hflip,scales over all six. Default: that which
+    the thresholds were chosen with, or else that of the runs."""
     batch_size: BatchSize | None = None
     """Images per batch on each device. Default: the batch size of the runs' last stage, divided by
     the number of devices."""

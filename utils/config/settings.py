@@ -21,6 +21,7 @@ from utils.config.number_types import (
     Seed,
     WorkerCount,
 )
+from utils.config.tta import TTAName
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.parallel import usable_cores
@@ -132,6 +133,18 @@ class Config:
     """Augment training images."""
     augmentation: Literal["original", "final", "winner", "none"] = "original"
     """Augmentation set; python -m datasets.preview --out sheet.png shows what each does."""
+    augment_at: Literal["stage", "source"] = "stage"
+    """Where images are augmented: at the stage's size, or, as the competition's best do, at 1024
+    pixels before they are resized to it. Noise, blur and distortions are then weaker for the
+    network, and an image takes longer."""
+    mask_resize: Literal["nearest", "area", "soft"] = "nearest"
+    """How masks are resized for training: nearest moves them by half an original pixel; area keeps
+    the pixels that they cover by more than half; soft is the share of each pixel that they cover.
+    Scores are at the original size in any case."""
+    tta: TTAName = "none"
+    """Test-time augmentation of the out-of-fold prediction, on which thresholds are chosen, and by
+    default of predict.py. hflip averages with the prediction of the mirrored image; scales
+    averages over 0.9, 1.0 and 1.1 of the image size; hflip,scales over all six."""
     clahe: bool = True
     """Apply CLAHE to every image before resizing."""
     n_splits: FoldCount = 5
@@ -189,6 +202,11 @@ class Config:
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of the images; ImageNet's in runs that name none."""
         return parse_normalisation(self.input_mean, self.input_std)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training images are augmented."""
+        return self.augmentation_flag and self.augmentation != "none"
 
     def fold_numbers(self) -> list[int]:
         """Return the folds to train, ascending.

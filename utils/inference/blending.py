@@ -14,6 +14,7 @@ from datasets.sources.base import Pixels, Sample
 from datasets.sources.files import FileSource
 from utils.config.layout import OUT_OF_FOLD, finished_folds
 from utils.config.prediction import BlendOptions
+from utils.config.tta import parse_tta
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero
 from utils.errors import InputError, check_text
@@ -23,6 +24,7 @@ from utils.inference.runs import (
     Checkpoints,
     View,
     WeightedRun,
+    common_tta,
     find_checkpoints,
     read_runs,
     results_folder,
@@ -41,6 +43,7 @@ class BlendPlan(NamedTuple):
         folds: the checkpoints of each run, by fold number.
         samples: the files of all images, by id.
         folder: for the results.
+        tta: test-time augmentation, that of the runs unless another is asked for.
     """
 
     runs: list[WeightedRun]
@@ -48,6 +51,7 @@ class BlendPlan(NamedTuple):
     folds: dict[int, list[Checkpoints]]
     samples: dict[str, Sample]
     folder: Path
+    tta: str
 
 
 def choose_for_blend(fabric: Fabric, options: BlendOptions) -> None:
@@ -72,12 +76,12 @@ def choose_for_blend(fabric: Fabric, options: BlendOptions) -> None:
             plan.folder / f"fold{number}" / OUT_OF_FOLD,
             options.num_workers,
             options.batch_size,
-            mirror=options.tta == "hflip",
+            tta=parse_tta(plan.tta),
         )
         print0(f"fold {number}: {len(ids)} images")
     if fabric.is_global_zero:
         print0(f"\n{format_table(summarise_run(plan.folder))}\n")
-        print0(describe_thresholds(choose_thresholds(plan.folder, options.tta)))
+        print0(describe_thresholds(choose_thresholds(plan.folder, plan.tta)))
         print0(f"results: {plan.folder}")
 
 
@@ -95,6 +99,7 @@ def make_plan(options: BlendOptions) -> BlendPlan:
             f"--run {options.run[0]}: a blend needs at least two runs. For a single run use "
             "python main.py --mode choose_threshold --run_name RUN"
         )
+    tta = options.tta or common_tta(runs)
     table = read_folds(runs[0].folder / "folds.csv")
     for run in runs[1:]:
         _compare_folds(runs[0].folder, table, run.folder, read_folds(run.folder / "folds.csv"))
@@ -109,11 +114,11 @@ def make_plan(options: BlendOptions) -> BlendPlan:
         {
             "runs": [{"run": str(run.folder.resolve()), "weight": run.weight} for run in runs],
             "folds": list(folds),
-            "tta": options.tta,
+            "tta": tta,
             "dataset_root": root,
         },
     )
-    return BlendPlan(runs, table, folds, samples, folder)
+    return BlendPlan(runs, table, folds, samples, folder, tta)
 
 
 def _compare_folds(run: Path, table: pd.DataFrame, other_run: Path, other: pd.DataFrame) -> None:

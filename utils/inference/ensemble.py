@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models import build_model
 from models.interface import Output, normalise, read_output
+from models.sizes import check_scales, scaled_sizes
 from utils.config.normalisation import IMAGENET, Normalisation
 from utils.config.settings import Config
+from utils.config.tta import NO_TTA, TTA
 from utils.errors import InputError
 from utils.inference.runs import Checkpoints, View, WeightedRun, view_of
 from utils.postprocessing.histograms import resize_probability, to_levels
@@ -76,13 +79,13 @@ class FullSizeMaps(NamedTuple):
 
 
 class Ensemble(nn.Module):
-    """Mean probability over networks, and over each image and its mirror image.
+    """Mean probability over networks, and over each image as test-time augmentation shows it.
 
     Args:
         fabric: device and precision.
         networks: predict the masks, [B,3,H,W] float32 -> logits [B,1,H,W], and logits [B,1] with a
             presence head. They are moved to the device and put into evaluation mode.
-        mirror: average with the prediction of the image flipped left to right.
+        tta: test-time augmentation.
         gate_networks: predict the gate map and presence; None if `networks` do.
         normalisation: of the images.
     """
@@ -91,7 +94,7 @@ class Ensemble(nn.Module):
         self,
         fabric: Fabric,
         networks: Iterable[nn.Module],
-        mirror: bool,
+        tta: TTA = NO_TTA,
         gate_networks: Iterable[nn.Module] | None = None,
         normalisation: Normalisation = IMAGENET,
     ):
@@ -99,7 +102,7 @@ class Ensemble(nn.Module):
         self.fabric = fabric
         self.networks = nn.ModuleList(networks)
         self.gate_networks = None if gate_networks is None else nn.ModuleList(gate_networks)
-        self.mirror = mirror
+        self.tta = tta
         self.normalisation = normalisation
         self.eval().to(fabric.device)
         self.to(memory_format=torch.channels_last)
@@ -120,13 +123,21 @@ class Ensemble(nn.Module):
     def _predict(
         self, networks: nn.ModuleList, image: Tensor, kept: list[Output] | None
     ) -> tuple[Tensor, Tensor | None]:
-        probability, presence = self._mean(networks, image, kept)
-        if self.mirror:
-            mirrored, mirrored_presence = self._mean(networks, image.flip(-1), kept)
-            probability = (probability + mirrored.flip(-1)) / 2
-            if presence is not None and mirrored_presence is not None:
-                presence = (presence + mirrored_presence) / 2
-        return probability, presence
+        side = image.shape[-1]
+        total: Tensor | float = 0.0
+        presences, count = [], 0
+        for size in scaled_sizes(networks[0], side) if self.tta.scales else [side]:
+            scaled = _resize(image, size)
+            for mirrored in (False, True) if self.tta.hflip else (False,):
+                shown = scaled.flip(-1) if mirrored else scaled
+                probability, presence = self._mean(networks, shown, kept)
+                probability = _resize(probability, side)
+                total = total + (probability.flip(-1) if mirrored else probability)
+                count += 1
+                if presence is not None:
+                    presences.append(presence)
+        mean = torch.as_tensor(total) / count
+        return mean, torch.stack(presences).mean(dim=0) if presences else None
 
     def _mean(
         self, networks: nn.ModuleList, image: Tensor, kept: list[Output] | None
@@ -144,6 +155,13 @@ class Ensemble(nn.Module):
                 presences.append(torch.sigmoid(output.presence.float())[:, 0])
         mean = torch.as_tensor(total) / len(networks)
         return mean, torch.stack(presences).mean(dim=0) if presences else None
+
+
+def _resize(images: Tensor, side: int) -> Tensor:
+    """Resize images or maps, [B,1,S,S] -> [B,1,side,side]; float32 unless they have this side."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images.float(), (side, side), mode="bilinear", align_corners=False)
 
 
 class Blend:
@@ -240,20 +258,26 @@ def load_network(path: Path, config: Config) -> nn.Module:
 
 
 def open_ensemble(
-    fabric: Fabric, config: Config, checkpoints: Checkpoints, mirror: bool
+    fabric: Fabric, config: Config, checkpoints: Checkpoints, tta: TTA = NO_TTA
 ) -> Ensemble:
-    """Load the networks of checkpoints onto the device; `mirror` as in `Ensemble`.
+    """Load the networks of checkpoints onto the device; `tta` as in `Ensemble`.
 
     Raises:
-        InputError: see `load_network`.
+        InputError: see `load_network`; or the scales of `tta` have no effect.
     """
     networks, gates = ((load_network(path, config) for path in paths) for paths in checkpoints)
     same = checkpoints.gate == checkpoints.mask
-    return Ensemble(fabric, networks, mirror, None if same else gates, config.normalisation)
+    ensemble = Ensemble(fabric, networks, tta, None if same else gates, config.normalisation)
+    if tta.scales:
+        check_scales(ensemble.networks[0], view_of(config).size)
+    return ensemble
 
 
 def open_blend(
-    fabric: Fabric, runs: Sequence[WeightedRun], checkpoints: Sequence[Checkpoints], mirror: bool
+    fabric: Fabric,
+    runs: Sequence[WeightedRun],
+    checkpoints: Sequence[Checkpoints],
+    tta: TTA = NO_TTA,
 ) -> Blend:
     """Load the networks of runs onto the device.
 
@@ -261,13 +285,13 @@ def open_blend(
         fabric: device and precision.
         runs: one or more runs.
         checkpoints: the checkpoints of each run.
-        mirror: average with the prediction of the image flipped left to right.
+        tta: test-time augmentation.
 
     Raises:
-        InputError: see `load_network`.
+        InputError: see `open_ensemble`.
     """
     ensembles = [
-        open_ensemble(fabric, run.config, paths, mirror)
+        open_ensemble(fabric, run.config, paths, tta)
         for run, paths in zip(runs, checkpoints, strict=True)
     ]
     return Blend(ensembles, [view_of(run.config) for run in runs], [run.weight for run in runs])

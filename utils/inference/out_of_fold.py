@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from datasets.sources.base import Pixels
 from datasets.workers import Loader
+from utils.config.tta import NO_TTA, TTA
 from utils.console import print0
 from utils.distributed import gather
 from utils.inference.ensemble import Blend, open_blend
@@ -93,7 +94,7 @@ def write_out_of_fold(
     path: Path,
     num_workers: int,
     batch_size: int | None = None,
-    mirror: bool = False,
+    tta: TTA = NO_TTA,
 ) -> None:
     """Predict the validation images of a fold and write oof.npz.
 
@@ -106,12 +107,12 @@ def write_out_of_fold(
         path: the file to write, from rank 0.
         num_workers: data loading processes per device.
         batch_size: images per batch on each device; None for the runs' own.
-        mirror: average with the prediction of the image flipped left to right.
+        tta: test-time augmentation.
 
     Raises:
         InputError: an image or a checkpoint cannot be used.
     """
-    blend = open_blend(fabric, runs, checkpoints, mirror)
+    blend = open_blend(fabric, runs, checkpoints, tta)
     batch_size = batch_size or device_batch_size(runs, fabric.world_size)
     pixels = [pixels_of(view) for view in blend.views]
     histograms = predict_out_of_fold(fabric, blend, pixels, ids, batch_size, num_workers)

@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 
 from datasets.formats.depth import bits_file, choose_depth, largest_value, read_bits
 from utils.config.prediction import PredictOptions
+from utils.config.tta import TTA, parse_tta
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, gather
 from utils.errors import InputError, list_problems
@@ -23,6 +24,7 @@ from utils.inference.runs import (
     Checkpoints,
     WeightedRun,
     blend_command,
+    common_tta,
     device_batch_size,
     find_checkpoints,
     read_runs,
@@ -51,6 +53,7 @@ class PredictionPlan(NamedTuple):
         runs: the runs that predict.
         checkpoints: the checkpoints of each run.
         rule: turns probabilities into masks.
+        tta: test-time augmentation.
         images: the images, in the order of the submission.
         problems: the files whose id cannot be read.
         bits: bits that 16-bit images use; None if there are none.
@@ -60,6 +63,7 @@ class PredictionPlan(NamedTuple):
     runs: list[WeightedRun]
     checkpoints: list[Checkpoints]
     rule: PostProcess
+    tta: TTA
     images: list[InputImage]
     problems: list[Problem]
     bits: int | None
@@ -73,7 +77,7 @@ def predict(fabric: Fabric, options: PredictOptions) -> None:
         InputError: runs, images or settings cannot be used; nothing is written.
     """
     plan = decide_on_rank_zero(fabric, lambda: make_plan(options))
-    blend = open_blend(fabric, plan.runs, plan.checkpoints, mirror=options.tta == "hflip")
+    blend = open_blend(fabric, plan.runs, plan.checkpoints, plan.tta)
     owner, folders = fabric.is_global_zero, (options.overlays, options.probabilities)
     batch_size = options.batch_size or device_batch_size(plan.runs, fabric.world_size)
     with Pictures(*folders, plan.rule.threshold, plan.suffix, owner) as pictures:
@@ -107,7 +111,7 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
     """
     runs = read_runs(options.run, options.weights, options.folds)
     checkpoints = [find_checkpoints(run.folder, run.config, options.checkpoint) for run in runs]
-    rule = choose_rule(options, runs)
+    rule, tta = choose_rule(options, runs)
     images, problems = find_input_images(options.images, options.ids)
     if options.sample_submission is not None:
         ids, found = read_sample(options.sample_submission), len(images)
@@ -116,7 +120,8 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
             print0(f"{found - len(images)} images are not in {options.sample_submission}: skipped")
     _check_targets(options, images)
     bits = choose_bits(options, runs, images)
-    return PredictionPlan(runs, checkpoints, rule, images, problems, bits, secrets.token_hex(8))
+    suffix = secrets.token_hex(8)
+    return PredictionPlan(runs, checkpoints, rule, tta, images, problems, bits, suffix)
 
 
 def choose_bits(
@@ -157,16 +162,20 @@ def choose_bits(
     return bits
 
 
-def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> PostProcess:
+def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> tuple[PostProcess, TTA]:
     """Read the rule from the threshold.json of the run or blend; flags override it.
 
+    Returns:
+        The rule, and the test-time augmentation: that of --tta, else that which the rule was chosen
+        with, else that of the runs.
+
     Raises:
-        InputError: the file is needed and cannot be read, or the rule has a presence threshold but
-            a network has no presence head.
+        InputError: the file is needed and cannot be read, the rule has a presence threshold but a
+            network has no presence head, or nothing says which --tta.
     """
     given = {name: getattr(options, name) for name in PostProcess.__annotations__}
     given = {name: value for name, value in given.items() if value is not None}
-    path = results_folder(runs) / "threshold.json"
+    path, chosen_with = results_folder(runs) / "threshold.json", None
     if given.keys() == PostProcess.__annotations__.keys():
         rule = PostProcess(**given)
     elif given.keys() >= {"threshold", "min_area"} and not path.exists():
@@ -174,18 +183,19 @@ def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> PostPro
     else:
         rule = replace(_load_rule(path, runs), **given)
         chosen_with = load_tta(path)
-        if chosen_with != options.tta:
-            print0(
-                f"note: the thresholds in {path} were chosen with --tta {chosen_with}, but this "
-                f"prediction uses --tta {options.tta}"
-            )
+    tta = options.tta or chosen_with or common_tta(runs)
+    if chosen_with not in (None, tta):
+        print0(
+            f"note: the thresholds in {path} were chosen with --tta {chosen_with}, but this "
+            f"prediction uses --tta {tta}"
+        )
     if rule.presence_threshold and not all(run.config.presence_head for run in runs):
         raise InputError(
             f"presence_threshold {rule.presence_threshold}: needs networks with a presence head, "
             "but not every --run was trained with --presence_weight above 0; use "
             "--presence_threshold 0"
         )
-    return rule
+    return rule, parse_tta(tta)
 
 
 def _load_rule(path: Path, runs: Sequence[WeightedRun]) -> PostProcess:

@@ -92,6 +92,19 @@ def view_of(config: Config) -> View:
     return View(mask_stage(config).image_size, config.clahe)
 
 
+def common_tta(runs: Sequence[WeightedRun]) -> str:
+    """Return the --tta of runs, with which each of them chose its thresholds.
+
+    Raises:
+        InputError: they have different ones, and a blend predicts all runs with the same.
+    """
+    found = {run.config.tta for run in runs}
+    if len(found) > 1:
+        listed = ", ".join(f"{run.folder}: {run.config.tta}" for run in runs)
+        raise InputError(f"the runs have different --tta ({listed}); choose one for all with --tta")
+    return found.pop()
+
+
 def device_batch_size(runs: Sequence[WeightedRun], devices: int) -> int:
     """Return the default batch size per device: the smallest of the runs' last stages, divided.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.config.tta import parse_tta
 from utils.errors import InputError
 from utils.evaluation.scoring import dice_score
 from utils.limits import SETTINGS_BYTES, read_bytes
@@ -173,8 +174,14 @@ def load_rule(path: str | Path) -> PostProcess:
 
 
 def load_tta(path: str | Path) -> str:
-    """Return the --tta that the rule of a readable threshold.json was chosen with."""
-    return str(_read(path).get("tta", "none"))
+    """Return the --tta that the rule of a readable threshold.json was chosen with.
+
+    Raises:
+        InputError: it names an unknown one.
+    """
+    tta = _read(path).get("tta", "none")
+    parse_tta(tta, path)
+    return tta
 
 
 def _check_ranges(rule: PostProcess, path: str | Path) -> None:

@@ -5,13 +5,15 @@
 | bce          | binary cross-entropy, mean over pixels; bce(0.75) sets the weight of mask pixels  |
 | dice         | 1 - soft Dice over all pixels of the batch                                        |
 | dice_image   | 1 - soft Dice of each image, mean over images                                     |
-| focal        | cross-entropy times (1 - p of the truth)^2, mean over pixels                      |
+| focal        | cross-entropy times (truth - p)^2, mean over pixels                               |
 | lovasz       | symmetric Lovasz hinge of each image, mean over images                            |
 
-Every term maps logits and mask, [B,1,H,W] float and uint8 of 0 and 1, to a scalar. Weights are not
-normalised: `bce:3,dice:1` is 3 bce + dice. All terms but `dice` are means over images, so they do
-not depend on how images are batched. `dice` is computed over the images of a batch on one process,
-in training and validation, so it depends on batch size and number of processes.
+Every term maps logits and mask, [B,1,H,W] float and uint8 of 0 and 1, to a scalar. All but lovasz
+also take a soft mask, float from 0 to 1, and are lowest where the probabilities equal it; for a
+mask of 0 and 1 their forms are the usual ones. Weights are not normalised: `bce:3,dice:1` is
+3 bce + dice. All terms but `dice` are means over images, so they do not depend on how images are
+batched. `dice` is computed over the images of a batch on one process, in training and validation,
+so it depends on batch size and number of processes.
 """
 
 from collections.abc import Callable
@@ -40,11 +42,12 @@ def bce(logits: Tensor, mask: Tensor, mask_weight: float = 1.0) -> Tensor:
 def focal(logits: Tensor, mask: Tensor) -> Tensor:
     """Focal loss without class weights, gamma 2, mean over all pixels.
 
-    Source: Lin et al. 2017, arXiv 1708.02002, equation 4.
+    Sources: Lin et al. 2017, arXiv 1708.02002, equation 4; for soft masks the quality focal loss
+    of Li et al. 2020, arXiv 2006.04388.
     """
     logits, truth = _prepare(logits, mask)
     losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    return (losses * torch.expm1(-losses).neg() ** _GAMMA).mean()
+    return (losses * (truth - torch.sigmoid(logits)) ** _GAMMA).mean()
 
 
 def dice(logits: Tensor, mask: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ _TERMS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def build_loss(text: str, presence_weight: float = 0.0) -> Loss:
+def build_loss(text: str, presence_weight: float = 0.0, whole: int = 1) -> Loss:
     """Build a loss from a text such as bce:3,dice:1, see `utils.config.stages.parse_loss`.
 
     Args:
@@ -92,6 +95,8 @@ def build_loss(text: str, presence_weight: float = 0.0) -> Loss:
         presence_weight: if above 0, the loss takes the output of a network with a presence head,
             logits and presence logits [B,1], and adds the cross-entropy of the latter with this
             weight.
+        whole: value of a pixel that lies wholly in the mask, see
+            `datasets.preprocessing.whole_pixel`. With another than 1 the masks are soft.
 
     Raises:
         InputError: the text cannot be parsed.
@@ -99,7 +104,8 @@ def build_loss(text: str, presence_weight: float = 0.0) -> Loss:
     terms = [(term.weight, _bind(term)) for term in parse_loss(text)]
 
     def loss(logits: Tensor, mask: Tensor) -> Tensor:
-        return reduce(torch.add, [weight * term(logits, mask) for weight, term in terms])
+        truth = mask if whole == 1 else mask.float() / whole
+        return reduce(torch.add, [weight * term(logits, truth) for weight, term in terms])
 
     def with_presence(output: NetworkOutput, mask: Tensor) -> Tensor:
         logits, presence = read_output(output)
@@ -130,7 +136,10 @@ def _one_minus_dice(probabilities: Tensor, truth: Tensor) -> Tensor:
     empty = truth.sum(1, keepdim=True) == 0
     probabilities = torch.where(empty, 1 - probabilities, probabilities)
     truth = torch.where(empty, 1 - truth, truth)
-    overlap, total = (probabilities * truth).sum(1), probabilities.sum(1) + truth.sum(1)
+    # For a mask of 0 and 1 the minimum is the product. With the product, a soft mask would be best
+    # predicted by 0 and 1 (Wang et al. 2023, arXiv 2303.16296).
+    overlap = torch.minimum(probabilities, truth).sum(1)
+    total = probabilities.sum(1) + truth.sum(1)
     return (1 - 2 * overlap / total).mean()
 
 

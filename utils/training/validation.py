@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets.loaders import ValidBatch
+from datasets.preprocessing import fit_mask
 from datasets.workers import Loader
 from models.interface import NetworkOutput, normalise, read_output
 from utils.config.normalisation import IMAGENET, Normalisation
@@ -117,7 +118,11 @@ def validate(
 def _samples(batch: ValidBatch, levels: Tensor, positions: set[int]) -> list[OverlaySample]:
     return [
         OverlaySample(
-            index, *(pixels[i, 0].cpu().numpy() for pixels in (batch.image, batch.mask, levels))
+            index,
+            batch.image[i, 0].numpy(),
+            # The batch's own mask may be soft.
+            fit_mask(batch.full_masks[i].numpy(), *batch.image.shape[-2:]),
+            levels[i, 0].cpu().numpy(),
         )
         for i, index in enumerate(batch.positions.tolist())
         if index in positions

@@ -32,8 +32,8 @@ def data(tmp_path):
     return write_dataset(tmp_path / "data", count=5)
 
 
-def open_cache(data, sizes=(32, 64), clahe=True, root=None):
-    return CacheSource(find_samples(data)[0], clahe, sizes, root or data / "cache")
+def open_cache(data, sizes=(32, 64), clahe=True, root=None, mask_resize="nearest"):
+    return CacheSource(find_samples(data)[0], clahe, sizes, root or data / "cache", mask_resize)
 
 
 def built(data, **settings):
@@ -43,7 +43,7 @@ def built(data, **settings):
 
 
 def assert_same_pixels(cache, clahe=True):
-    files = FileSource(cache.samples, clahe)
+    files = FileSource(cache.samples, clahe, cache.mask_resize)
     assert cache.mask_fractions() == files.mask_fractions()
     ids = list(cache.samples)[::-1]
     for size in cache.sizes:
@@ -67,6 +67,29 @@ def test_pixels_equal_those_of_the_files(data, clahe):
     cv2.imwrite(str(data / "train_images" / "image02.png"), odd // 2)
     assert_same_pixels(built(data, clahe=clahe), clahe)
     assert_same_pixels(built(data, clahe=clahe, sizes=[50]), clahe)
+
+
+def test_every_kind_of_mask_has_its_own_file_and_equals_that_of_the_files(data):
+    """The images and the masks at their original sizes are shared."""
+    caches = [built(data, mask_resize=method) for method in ("nearest", "area", "soft")]
+    for cache in caches:
+        assert_same_pixels(cache)
+    stored = {path.name: path.stat().st_size for path in caches[0].folder.glob("masks_*")}
+    assert stored == {
+        "masks_original.bin": 5 * 72 * 60 // 8,
+        **{
+            f"masks_{side}{end}.bin": 5 * side**2 // 8 for side in (32, 64) for end in ("", "_area")
+        },
+        **{f"masks_{side}_soft.bin": 5 * side**2 for side in (32, 64)},
+    }
+
+
+def test_soft_masks_of_the_original_size_take_a_bit_for_each_pixel(tmp_path):
+    data = write_dataset(tmp_path / "square", count=5, height=64, width=64)
+    cache = built(data, mask_resize="soft")
+    assert_same_pixels(cache)
+    assert (cache.folder / "masks_64_soft.bin").stat().st_size == 5 * 64**2 // 8
+    assert (cache.folder / "masks_32_soft.bin").stat().st_size == 5 * 32**2
 
 
 def note_reads(monkeypatch):

@@ -18,6 +18,7 @@ from utils.config.checks import RECURRENT, check_settings, describe_unused
 from utils.config.command_line import load_config, parse_config
 from utils.config.settings import Config
 from utils.config.stages import build_stages, gate_stage, mask_stage
+from utils.config.tta import parse_tta
 from utils.errors import InputError
 
 OTHER: dict[str, Any] = {
@@ -59,6 +60,9 @@ OTHER: dict[str, Any] = {
     "best_by": "loss",
     "presence_weight": 0.1,
     "augmentation": "winner",
+    "augment_at": "source",
+    "mask_resize": "area",
+    "tta": "hflip,scales",
     "weight_decay": 0.25,
     "augmentation_flag": False,
     "clahe": False,
@@ -437,6 +441,8 @@ UNUSED: list[tuple[str, dict[str, Any], str]] = [
     ("pretrained", {"encoder_weights": "a.pth"}, "encoder_weights is a.pth"),
     ("augmentation", {"augmentation_flag": False}, "augmentation_flag is false"),
     ("augmentation_flag", {"augmentation": "none"}, "augmentation is none"),
+    ("augment_at", {"augmentation": "none"}, "images are not augmented"),
+    ("augment_at", {"augmentation_flag": False}, "images are not augmented"),
     ("batch_size_stage1", {"mode": "train_stage2"}, "mode is train_stage2, which skips stage 1"),
     (
         "folds",
@@ -545,3 +551,30 @@ def test_stages_inherit_settings_from_the_previous_stage():
     assert (third.image_size, third.batch_size, third.accumulation_epochs) == (768, 6, 0)
     assert len(build_stages(Config(), 1.0)) == 2
     assert len(build_stages(Config(two_stage=False), 1.0)) == 1
+
+
+@pytest.mark.parametrize("name", ["loss", "loss_stage2", "loss_stage3"])
+def test_lovasz_is_refused_for_soft_masks(name):
+    settings: dict[str, Any] = {name: "bce,lovasz", "epoch_stage3": 1}
+    check_settings(replace(Config(), **settings, mask_resize="area"))
+    with pytest.raises(InputError, match=f"^--{name} bce,lovasz: .* --mask_resize soft; use area$"):
+        check_settings(replace(Config(), **settings, mask_resize="soft"))
+
+
+@pytest.mark.parametrize("text", ["", "flip", "hflip,hflip", "none,hflip", "scales,hflip"])
+def test_an_unknown_test_time_augmentation_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        read("--tta", text)
+    assert "hflip,scales" in capsys.readouterr().err
+    with pytest.raises(
+        InputError, match=r"^threshold\.json: tta .* is none of none; hflip; scales"
+    ):
+        parse_tta(text, "threshold.json")
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("scales", [False, True])
+def test_a_test_time_augmentation_is_a_list_of_its_parts(hflip, scales):
+    text = ",".join(["hflip"] * hflip + ["scales"] * scales) or "none"
+    assert parse_tta(text) == (hflip, scales)
+    assert read("--tta", text)[0].tta == text

@@ -14,6 +14,7 @@ from datasets.formats.rle import decode
 from models.interface import normalise
 from tests.helpers.dicoms import picture
 from tests.helpers.tiny import TinyNet, WithPresence
+from utils.config.tta import TTA
 from utils.inference.ensemble import Blend, Ensemble, ProbabilityMaps
 from utils.inference.images import ImageFiles, open_loader, predict_images
 from utils.inference.pictures import Pictures
@@ -77,8 +78,8 @@ def by_hand(network, batch):
 
 def test_an_ensemble_is_the_mean_of_its_networks(fabric, batch):
     built = networks(3)
-    together = Ensemble(fabric, built, mirror=False)(batch).probability
-    single = [Ensemble(fabric, [network], mirror=False)(batch).probability for network in built]
+    together = Ensemble(fabric, built)(batch).probability
+    single = [Ensemble(fabric, [network])(batch).probability for network in built]
     assert together.shape == (3, 1, 16, 16)
     assert together.dtype == torch.float32
     torch.testing.assert_close(together, torch.stack(single).mean(dim=0))
@@ -90,7 +91,7 @@ def test_a_single_network_predicts_in_evaluation_mode(fabric, batch):
     with torch.no_grad():
         expected = torch.sigmoid(network(normalise(batch)))
     network.train()
-    maps = Ensemble(fabric, [network], mirror=False)(batch)
+    maps = Ensemble(fabric, [network])(batch)
     torch.testing.assert_close(maps.probability, expected)
     assert maps.gate is maps.probability
     assert maps.presence is None
@@ -98,18 +99,41 @@ def test_a_single_network_predicts_in_evaluation_mode(fabric, batch):
 
 def test_the_mirror_image_is_flipped_back(fabric, batch):
     built = networks(2)
-    mirrored = Ensemble(fabric, built, mirror=True)(batch).probability
-    plain = Ensemble(fabric, built, mirror=False)
+    mirrored = Ensemble(fabric, built, tta=TTA(hflip=True))(batch).probability
+    plain = Ensemble(fabric, built)
     expected = (plain(batch).probability + plain(batch.flip(-1)).probability.flip(-1)) / 2
     torch.testing.assert_close(mirrored, expected)
     assert (mirrored - plain(batch).probability).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+def test_scales_are_the_mean_over_all_sizes_and_both_sides(fabric, hflip):
+    """By plain loops, of maps and of presence."""
+    built = networks(2, WithPresence)
+    image = torch.from_numpy(picture(40, 40, 0))[None, None]
+    maps = Ensemble(fabric, built, TTA(hflip, scales=True))(image)
+    expected, presences = [], []
+    for side in (36, 40, 44):
+        for flip in (False, True) if hflip else (False,):
+            shown = F.interpolate(image.float(), size=(side, side), mode="bilinear")
+            for network in built:
+                probability, presence = by_hand(network, shown.flip(3) if flip else shown)
+                probability = probability.flip(3) if flip else probability
+                expected.append(F.interpolate(probability, size=(40, 40), mode="bilinear"))
+                presences.append(presence)
+    assert len(expected) == (12 if hflip else 6)
+    mean = torch.stack(expected).mean(dim=0)
+    torch.testing.assert_close(maps.probability, mean)
+    torch.testing.assert_close(maps.presence, torch.stack(presences).mean(dim=0)[:, 0])
+    plain = Ensemble(fabric, built, TTA(hflip))(image).probability
+    assert (mean - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_some_networks_predict_masks_and_others_are_the_gate(fabric, batch, mirror):
     """Presence comes from the gate networks: the others never saw an empty image."""
     built = networks(5, WithPresence)
-    maps = Ensemble(fabric, built[:2], mirror, gate_networks=built[2:])(batch)
+    maps = Ensemble(fabric, built[:2], TTA(hflip=mirror), gate_networks=built[2:])(batch)
     sides = [batch, batch.flip(-1)] if mirror else [batch]
     for found, part, chosen in (
         (maps.probability, 0, built[:2]),
@@ -134,10 +158,10 @@ def test_no_network_predicts_twice(fabric, batch):
 
     built = networks(3, Counted)
     calls.clear()
-    Ensemble(fabric, built, mirror=False)(batch)
+    Ensemble(fabric, built)(batch)
     assert len(calls) == 3
     calls.clear()
-    Ensemble(fabric, built[:1], mirror=False, gate_networks=built[1:])(batch)
+    Ensemble(fabric, built[:1], gate_networks=built[1:])(batch)
     assert len(calls) == 3
 
 
@@ -149,9 +173,9 @@ def test_a_blend_is_the_mean_of_full_size_maps(fabric, batch):
     small, large = batch[..., ::2, ::2].contiguous(), batch
     built = networks(4, WithPresence)
     ensembles = [
-        Ensemble(fabric, built[:1], mirror=False, gate_networks=built[1:2]),
-        Ensemble(fabric, built[2:3], mirror=False),
-        Ensemble(fabric, built[3:], mirror=False),
+        Ensemble(fabric, built[:1], gate_networks=built[1:2]),
+        Ensemble(fabric, built[2:3]),
+        Ensemble(fabric, built[3:]),
     ]
     weights, shown = [0.5, 0.3, 0.2], [small, large, large]
     views = [View(8, True), View(16, True), View(16, True)]
@@ -175,7 +199,7 @@ def test_a_blend_is_the_mean_of_full_size_maps(fabric, batch):
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.6, 0.4], [0.1, 0.2, 0.7]])
 def test_a_blend_of_a_run_with_itself_is_bit_identical_to_the_run(fabric, batch, weights):
-    ensemble, count = Ensemble(fabric, networks(1, WithPresence), mirror=False), len(weights)
+    ensemble, count = Ensemble(fabric, networks(1, WithPresence)), len(weights)
     (single,) = Blend([ensemble], [VIEW], [1.0])([batch[:1]], [(23, 17)])
     (blended,) = Blend([ensemble] * count, [VIEW] * count, weights)([batch[:1]], [(23, 17)])
     assert torch.equal(single.probability, blended.probability)
@@ -184,9 +208,7 @@ def test_a_blend_of_a_run_with_itself_is_bit_identical_to_the_run(fabric, batch,
 
 
 def test_presence_is_left_out_if_a_run_has_none(fabric, batch):
-    with_head, without = (
-        Ensemble(fabric, networks(1, kind), mirror=False) for kind in (WithPresence, TinyNet)
-    )
+    with_head, without = (Ensemble(fabric, networks(1, kind)) for kind in (WithPresence, TinyNet))
     blend = Blend([with_head, without], [VIEW, VIEW], [0.5, 0.5])
     assert {maps.presence for maps in blend([batch], SIZES)} == {None}
 
@@ -194,8 +216,10 @@ def test_presence_is_left_out_if_a_run_has_none(fabric, batch):
 def test_half_precision_still_averages_in_float32(batch):
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     built = networks(2)
-    probability = Ensemble(half, built, mirror=True)(batch).probability
-    exact = Ensemble(Fabric(accelerator="cpu", devices=1), built, mirror=True)(batch).probability
+    probability = Ensemble(half, built, tta=TTA(hflip=True))(batch).probability
+    exact = Ensemble(Fabric(accelerator="cpu", devices=1), built, tta=TTA(hflip=True))(
+        batch
+    ).probability
     assert probability.dtype == torch.float32
     assert 0 < (probability - exact).abs().max() < 0.02
 

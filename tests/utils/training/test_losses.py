@@ -242,3 +242,36 @@ def test_presence_adds_its_own_cross_entropy():
     expected = (math.log1p(math.exp(-0.7)) + math.log1p(math.exp(-1.3))) / 2
     loss = build_loss("bce", 0.25)((logits, presence), mask)
     assert loss.item() == pytest.approx(bce(logits, mask).item() + 0.25 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("term", [bce, focal, dice, dice_image], ids=lambda term: term.__name__)
+def test_a_soft_mask_is_best_predicted_by_itself(term):
+    """For a pixel that is covered by a third, and in a plain descent from the wrong side."""
+    truth = torch.full((1, 1, 4, 4), 1 / 3)
+    truth[..., :2], truth[..., 2, 0] = 0, 1
+    chances = torch.linspace(0.02, 0.98, 97)
+    losses = []
+    for chance in chances:
+        predicted = truth.clone()
+        predicted[..., 3, 3] = chance
+        losses.append(term(torch.logit(predicted, 1e-6), truth).item())
+    assert chances[losses.index(min(losses))].item() == pytest.approx(1 / 3, abs=0.01)
+    perfect = term(torch.logit(truth, 1e-6), truth)
+    assert perfect.item() <= min(losses) + 1e-6
+    if term is not bce:
+        assert perfect.item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["bce:3,dice:1,focal:4,dice_image", "bce(0.75)"])
+def test_soft_masks_come_in_255ths_and_presence_stays_a_yes_or_no(text):
+    logits, mask = logits_and_mask()
+    presence = torch.tensor([[0.7], [-1.3]])
+    hard, soft = build_loss(text, 0.25), build_loss(text, 0.25, whole=255)
+    assert torch.equal(soft((logits, presence), mask * 255), hard((logits, presence), mask))
+    faint = torch.zeros_like(mask)
+    faint[0, 0, 3, 3] = 1
+    expected = build_loss(text)(logits, faint / 255)
+    answer = torch.tensor([[1.0], [0.0]])
+    assert soft((logits, presence), faint).item() == pytest.approx(
+        expected.item() + 0.25 * bce(presence, answer).item(), rel=1e-6
+    )
