@@ -9,8 +9,9 @@
         --weights 0.6,0.4 --images dicom-images-test
 
 Images of any size are preprocessed as in training. The probabilities of all folds and kept epochs
-(with --tta hflip, also of mirror images) are averaged, resized to the original size and thresholded
-with the run's threshold.json. If a run has a stage 3, its networks draw the masks, and those of
+(with --tta, also of mirror images and scales) are averaged, resized to the original size and
+thresholded with the run's threshold.json. --tta is by default that which these thresholds were
+chosen with. If a run has a stage 3, its networks draw the masks, and those of
 stage 2 are the gate, which decides whether an image has a mask. Several runs are averaged with
 --weights at the original size and thresholded as python -m utils.blend chose for these runs and
 weights.

@@ -200,8 +200,9 @@ class CacheSource:
         """Return whether the masks of a size have two values, so that each pixel takes a bit."""
         if self.mask_resize != "soft":
             return True
+        # Before the shapes are known, only the needed space is asked for, and again after.
         shapes = self._shapes()
-        return shapes is not None and bool((shapes[:, :2] == size).all())
+        return shapes is None or bool((shapes[:, :2] == size).all())
 
     def _originals(self) -> PackedMasks:
         return PackedMasks(self.folder / _ORIGINALS, self._checked_shapes()[:, :2])
