@@ -20,8 +20,8 @@ weights only, so that predict.py finds threshold.json from the same --run and --
     blend.json                     runs, weights and settings of this command
 
 All runs are predicted with the same --tta, by default theirs if they agree. predict.py then uses it
-too, since thresholds fit the predictions they were chosen on; with another, it
-prints a note if it differs. Exit code: 0, or 2 if a run, an image or a setting cannot be used.
+too, since thresholds fit the predictions they were chosen on; with another it prints a note. Exit
+code: 0, or 2 if a run, an image or a setting cannot be used.
 """
 
 import sys
