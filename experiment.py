@@ -31,7 +31,7 @@ from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages, mask_stage
 from utils.config.tta import parse_tta
 from utils.console import print0
-from utils.distributed import decide_on_rank_zero, launch
+from utils.distributed import decide_on_rank_zero, launch, resolve_memory_format
 from utils.errors import InputError
 from utils.files import check_writable
 from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
@@ -48,6 +48,7 @@ from utils.training.initial import (
 from utils.training.run_data import compare_bits, compare_files, compare_folds, record_data
 from utils.training.run_folder import (
     check_fold,
+    check_precision,
     claim_fold,
     create_run,
     hold_run,
@@ -55,6 +56,7 @@ from utils.training.run_folder import (
     lock_fold,
     make_folder,
     open_run,
+    settle_precision,
 )
 
 
@@ -109,6 +111,7 @@ def run(
             chosen = choose_thresholds(folder, config.tta)
         print0(describe_thresholds(chosen))
         return 0
+    config = settle_precision(config, given)
     fabric = launch(
         config.accelerator,
         config.devices,
@@ -116,9 +119,8 @@ def run(
         config.precision,
         config.deterministic,
     )
-    plan = decide_on_rank_zero(
-        fabric, lambda: _make_plan(config, given, stratified, fabric.world_size)
-    )
+    plan = decide_on_rank_zero(fabric, lambda: _make_plan(config, given, stratified, fabric))
+    check_precision(config, plan.config, plan.folder)
     stages = build_stages(plan.config, choose_lr(plan.config))
     folds = plan.config.fold_numbers()
     trained = [number for number in folds if _train_fold(fabric, plan, stages, number)]
@@ -151,7 +153,8 @@ def _train_fold(fabric: Fabric, plan: RunPlan, stages: tuple[Stage, ...], number
     return True
 
 
-def _make_plan(config: Config, given: frozenset[str], stratified: bool, processes: int) -> RunPlan:
+def _make_plan(config: Config, given: frozenset[str], stratified: bool, fabric: Fabric) -> RunPlan:
+    processes = fabric.world_size
     # The folder of a run without a name may become that of another run until it is created.
     is_named = config.run_name is not None
     config, folder = open_run(config, given)
@@ -159,8 +162,11 @@ def _make_plan(config: Config, given: frozenset[str], stratified: bool, processe
     check_writable(folder)
     found = find_samples(config.dataset_root, read_excluded(config.exclude))
     _print_left_out(found)
-    # Fails fast: reading the masks takes time, and nothing has been written yet.
     is_new = not (folder / "config.yaml").exists()
+    if is_new:
+        memory_format = resolve_memory_format(config.memory_format, fabric)
+        config = replace(config, memory_format=memory_format)
+    # Fails fast: reading the masks takes time, and nothing has been written yet.
     network = _try_network(config, is_new)
     _check_batch_sizes(network, config, processes)
     if is_named:

@@ -310,6 +310,24 @@ def test_changed_settings_are_refused_by_name(run, capsys):
     assert "lr 0.0002 -> 0.5" in message
 
 
+def test_a_run_is_saved_and_launched_again_with_its_arithmetic(run, monkeypatch):
+    saved = load_config(run / "config.yaml")
+    assert saved.precision in ("32-true", "bf16-mixed", "16-mixed")
+    assert saved.memory_format in ("channels_last", "contiguous")
+    launched: list[tuple] = []
+
+    def record(*words):
+        launched.append(words)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(experiment, "launch", record)
+    flags = ["--model_path", str(run.parent.parent), "--run_name", "first", "--resume", "true"]
+    with pytest.raises(ZeroDivisionError):
+        main.main(flags)
+    expected = (saved.accelerator, saved.devices, 1, saved.precision, False)
+    assert launched == [expected]
+
+
 def test_the_other_script_does_not_resume_a_run(run, capsys):
     flags = ["--model_path", str(run.parent.parent), "--run_name", "first", "--resume", "true"]
     assert train_sfold.main(flags) == 2

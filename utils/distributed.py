@@ -16,6 +16,8 @@ _MAX_DEVICES = 16
 """Devices of a machine with few cores: the GPUs of the largest."""
 T = TypeVar("T")
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+ResolvedPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+MemoryFormat = Literal["auto", "channels_last", "contiguous"]
 
 
 def launch(
@@ -49,7 +51,7 @@ def launch(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            precision=_best_precision(accelerator) if precision == "auto" else precision,
+            precision=resolve_precision(precision, accelerator),
         )
         fabric.launch()
     except (ImportError, TypeError, ValueError, RuntimeError) as error:
@@ -122,14 +124,43 @@ def check_weights_equal(fabric: Fabric, module: nn.Module) -> int:
     return checksum
 
 
-def memory_format_for(fabric: Fabric) -> torch.memory_format:
-    """Return the faster memory format for training on this device.
+def resolve_precision(precision: Precision, accelerator: str) -> ResolvedPrecision:
+    """Return the fastest precision for auto, and any other as it is.
+
+    Native bfloat16 is the fastest for every network that was measured, those of depthwise
+    convolutions too, see benchmarks/README.md. So the network does not matter.
+
+    Args:
+        precision: the setting.
+        accelerator: auto, cpu, cuda or mps.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if native else "16-mixed"
+    native = accelerator in ("auto", "cpu") and _has_native_bfloat16()
+    return "bf16-mixed" if native else "32-true"
+
+
+def resolve_memory_format(
+    memory_format: MemoryFormat, fabric: Fabric
+) -> Literal["channels_last", "contiguous"]:
+    """Return the faster memory format for training on this device for auto, else the one given.
 
     Channels last suits the matrix units of GPUs and of CPUs with native bfloat16. On other CPUs it
     slows down the backward pass, by 40 % at 1024 pixels with AVX2.
     """
+    if memory_format != "auto":
+        return memory_format
     has_matrix_units = fabric.device.type != "cpu" or _has_native_bfloat16()
-    return torch.channels_last if has_matrix_units else torch.contiguous_format
+    return "channels_last" if has_matrix_units else "contiguous"
+
+
+def memory_format_for(fabric: Fabric, memory_format: MemoryFormat = "auto") -> torch.memory_format:
+    """Return the memory format to train with, see `resolve_memory_format`."""
+    resolved = resolve_memory_format(memory_format, fabric)
+    return torch.channels_last if resolved == "channels_last" else torch.contiguous_format
 
 
 def _check_devices(devices: int | str) -> None:
@@ -137,14 +168,6 @@ def _check_devices(devices: int | str) -> None:
     text, most = str(devices), max(_MAX_DEVICES, usable_cores())
     if text.isdecimal() and (len(text) > len(str(most)) or int(text) > most):
         raise InputError(f"--devices {text}: at most {most} devices or CPU processes per machine")
-
-
-def _best_precision(accelerator: str) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
-    if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bf16-mixed" if native else "16-mixed"
-    native = accelerator in ("auto", "cpu") and _has_native_bfloat16()
-    return "bf16-mixed" if native else "32-true"
 
 
 def _has_native_bfloat16() -> bool:

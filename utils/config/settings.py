@@ -126,6 +126,9 @@ class Config:
     """What makes an epoch the best: highest validation Dice (ties: lower loss), lowest validation
     loss, or last, which keeps the last epochs, so that nothing is selected on the validation
     images."""
+    validate_every: Count = 1
+    """Epochs from one validation to the next; the last epoch of a stage is always validated. Only
+    validated epochs can be the best."""
     presence_weight: NonNegativeFloat = 0.0
     """Weight of an image-level loss. If above 0, the network gets a presence head, which predicts
     whether an image has a mask."""
@@ -177,7 +180,10 @@ class Config:
     """Number of machines (started by torchrun or SLURM)."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     """Floating-point precision; auto is bfloat16 where the device supports it natively, else
-    float16 on a GPU, else float32."""
+    float16 on a GPU, else float32. A run keeps what auto was when it started."""
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
+    """Order of the weights in memory; auto is the faster for the device. A run keeps what auto was
+    when it started."""
     cache: bool = True
     """Prepare every image once and memory-map it; false decodes and prepares it in every epoch."""
     cache_dir: str | None = None

@@ -19,6 +19,7 @@ from utils.config.layout import OUT_OF_FOLD, list_checkpoints
 from utils.config.resume_command import resume_command
 from utils.config.settings import Config
 from utils.console import print0
+from utils.distributed import resolve_precision
 from utils.errors import InputError
 from utils.files import OwnedLock, hold_lock, write_json
 from utils.training.checkpoints import FoldCheckpoints
@@ -42,6 +43,9 @@ _MAY_CHANGE = frozenset(
 """Settings that may change when a run is resumed; the split must still match folds.csv."""
 _THIS_CALL = ("folds", "mode", "resume")
 """Settings that apply to one call, and not to the saved run."""
+_RESOLVED = ("precision", "memory_format")
+"""Settings that a new run resolves and saves; auto is no request to change them. A run that an
+earlier version began has auto saved, which stays as it was then."""
 _BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}
 """The stage of each setting that a resumed run may change until an unfinished fold has started the
 stage."""
@@ -85,6 +89,47 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     folder = Path(config.model_path) / config.model_type / name
     config.fold_numbers()
     return replace(config, run_name=name, seed=seed), folder
+
+
+def settle_precision(config: Config, given: frozenset[str]) -> Config:
+    """Return the settings to launch processes with.
+
+    1. An existing run is launched as it was saved: with its precision, and with its accelerator,
+       devices and algorithms, unless this call gives others.
+    2. A new run has the precision that suits this device; it will be saved, so that a resume on
+       another device computes the same.
+
+    Args:
+        config: the settings of this call.
+        given: names of the settings that were given rather than left at their defaults.
+    """
+    try:
+        folder = _find(config, given)
+        if folder is not None:
+            return _continue(config, given, folder)
+    except InputError:
+        # `open_run` raises it again, where one process speaks for all.
+        return config
+    return replace(config, precision=resolve_precision(config.precision, config.accelerator))
+
+
+def check_precision(launched: Config, config: Config, folder: Path) -> None:
+    """Refuse to train a run with another precision than its own.
+
+    Args:
+        launched: the settings of `settle_precision`.
+        config: the settings of the run.
+        folder: the run's folder.
+
+    Raises:
+        InputError: a process on another device has created the run since.
+    """
+    mine, saved = (resolve_precision(c.precision, c.accelerator) for c in (launched, config))
+    if mine != saved:
+        raise InputError(
+            f"run {folder} has just been started elsewhere with --precision {saved}, and this "
+            f"process with {mine}: run the command again"
+        )
 
 
 def make_folder(folder: Path, is_named: bool) -> Path:
@@ -236,7 +281,11 @@ def _find(config: Config, given: frozenset[str]) -> Path | None:
 def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     """Return the settings of an existing run, with those that this call may change."""
     saved = load_config(folder / "config.yaml")
-    requested = {name: getattr(config, name) for name in given}
+    requested = {
+        name: getattr(config, name)
+        for name in given
+        if name not in _RESOLVED or getattr(config, name) != "auto"
+    }
     # --run_name last is resolved to the name of the run.
     requested["run_name"] = saved.run_name
     changed = {name: value for name, value in requested.items() if getattr(saved, name) != value}

@@ -58,6 +58,7 @@ OTHER: dict[str, Any] = {
     "ema": 0.999,
     "keep_best": 3,
     "best_by": "loss",
+    "validate_every": 5,
     "presence_weight": 0.1,
     "augmentation": "winner",
     "augment_at": "source",
@@ -80,6 +81,7 @@ OTHER: dict[str, Any] = {
     "devices": 2,
     "num_nodes": 3,
     "precision": "bf16-mixed",
+    "memory_format": "contiguous",
     "cache": False,
     "cache_dir": "/fast",
     "compile": True,
@@ -232,7 +234,9 @@ def test_invalid_folds_are_refused(text):
 
 
 INTEGERS_BELOW_RANGE = {
-    **dict.fromkeys(("image_size_stage1", "image_size_stage2", "t", "keep_best"), 0),
+    **dict.fromkeys(
+        ("image_size_stage1", "image_size_stage2", "t", "keep_best", "validate_every"), 0
+    ),
     "decay_epochs": 0,
     **dict.fromkeys(("batch_size_stage1", "batch_size_stage2", "num_nodes"), 0),
     **dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps"), 0),

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from utils import files
 from utils.config.command_line import load_config
@@ -21,11 +22,13 @@ from utils.errors import InputError
 from utils.training import run_folder
 from utils.training.run_folder import (
     check_fold,
+    check_precision,
     claim_fold,
     create_run,
     lock_fold,
     make_folder,
     open_run,
+    settle_precision,
 )
 
 REPOSITORY = Path(__file__).parents[3]
@@ -121,6 +124,62 @@ def test_a_resumed_run_is_not_rewritten(create, call):
     config, _ = call(run_name="first", folds="1", resume=True)
     create_run(config, frozenset(), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Choose whether this machine, which has no GPU, computes bfloat16 natively."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def choose(native):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": native})
+
+    return choose
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_run_keeps_the_precision_of_the_device_that_started_it(
+    create, tmp_path, on_cpu, native, precision
+):
+    new = Config(model_path=str(tmp_path), run_name="first")
+    on_cpu(native)
+    settled = settle_precision(new, frozenset({"run_name"}))
+    assert settled == replace(new, precision=precision)
+    create(run_name="first", precision=settled.precision)
+    on_cpu(not native)
+    for given in ({"run_name"}, {"run_name", "precision"}):
+        resumed = replace(new, resume=True)
+        assert settle_precision(resumed, frozenset(given)).precision == precision
+        assert open_run(resumed, frozenset(given))[0].precision == precision
+    with pytest.raises(InputError, match=f"precision {precision} -> 16-mixed"):
+        open_run(replace(new, precision="16-mixed"), frozenset({"run_name", "precision"}))
+
+
+def test_a_run_that_saved_auto_keeps_auto(create, tmp_path, on_cpu):
+    """As versions did that resolved nothing; it means what it did then."""
+    create(run_name="old")
+    on_cpu(True)
+    resumed = Config(model_path=str(tmp_path), run_name="old", resume=True)
+    settled = settle_precision(resumed, frozenset({"run_name", "resume"}))
+    assert (settled.precision, settled.memory_format) == ("auto", "auto")
+    check_precision(settled, settled, tmp_path)
+
+
+def test_a_run_is_launched_as_it_was_saved(create, tmp_path):
+    saved = {"accelerator": "cpu", "devices": 2, "num_nodes": 3, "deterministic": True}
+    create(run_name="first", precision="32-true", **saved)
+    resumed = Config(model_path=str(tmp_path), run_name="first", resume=True)
+    settled = settle_precision(resumed, frozenset({"run_name", "resume"}))
+    assert {name: getattr(settled, name) for name in saved} == saved
+    one = settle_precision(replace(resumed, devices=1), frozenset({"run_name", "devices"}))
+    assert one.devices == 1
+
+
+def test_a_run_that_another_device_created_meanwhile_is_not_trained_otherwise(tmp_path):
+    mine, saved = Config(precision="bf16-mixed"), Config(precision="32-true")
+    check_precision(mine, mine, tmp_path)
+    with pytest.raises(InputError, match="precision 32-true, and this process with bf16-mixed"):
+        check_precision(mine, saved, tmp_path)
 
 
 def test_changed_settings_are_refused_by_name(create, call):

@@ -1,0 +1,120 @@
+"""Speed of every arithmetic on this CPU: float32 and bfloat16, as NCHW and as channels last.
+
+    python -m benchmarks.speed.arithmetic [--size 256] [--batch_size 2] [--threads 1] [--models ...]
+
+Prints a Markdown table: for each network its share of depthwise convolutions, and the processor
+time per image of a training step and of a prediction, each the fastest of some that are taken in
+turns. Processor time depends little on other load; with more than one thread it includes the time
+that threads wait for each other. The rules for --precision and --memory_format rest on this table.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models import build_model
+from models.interface import normalise
+from utils.console import open_parser
+from utils.training.losses import build_loss
+
+_MODELS = (
+    "unet_resnet34",
+    "deeplabv3plus",
+    "smp:Unet:tu-tf_efficientnet_lite0",
+    "smp:Unet:tu-mobilenetv2_100",
+    "smp:Unet:tu-efficientnet_b0",
+    "smp:Unet:tu-convnext_atto",
+)
+_KINDS = tuple(product((False, True), (torch.contiguous_format, torch.channels_last)))
+"""Whether to compute in bfloat16, and the order of the weights."""
+_TITLES = ("float32", "float32, channels last", "bfloat16", "bfloat16, channels last")
+
+
+class _Side(NamedTuple):
+    step: Callable[[], None]
+    predict: Callable[[], None]
+
+
+def depthwise_convolutions(network: nn.Module) -> tuple[int, int]:
+    """Count the depthwise convolutions of a network, and all of its convolutions."""
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    depthwise = [c for c in convolutions if 1 < c.groups == c.in_channels]
+    return len(depthwise), len(convolutions)
+
+
+def measure(
+    model_type: str, size: int, batch_size: int, rounds: int
+) -> tuple[list[float], list[float]]:
+    """Return the milliseconds per image of a step and of a prediction, for each of `_KINDS`."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch_size, 1, size, size)
+    image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    mask = (image > 250).to(torch.uint8)
+    sides = [_open_side(model_type, image, mask, *kind) for kind in _KINDS]
+    columns = []
+    for works in zip(*sides, strict=True):
+        turns = [[_processor_seconds(work) for work in works] for _ in range(1 + rounds)]
+        fastest = [min(times) for times in zip(*turns[1:], strict=True)]
+        columns.append([1000 * seconds / batch_size for seconds in fastest])
+    return columns[0], columns[1]
+
+
+def _open_side(
+    model_type: str, image: Tensor, mask: Tensor, bfloat16: bool, layout: torch.memory_format
+) -> _Side:
+    network = build_model(model_type, pretrained=False).to(memory_format=layout)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    loss = build_loss("bce")
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=bfloat16)
+
+    def step() -> None:
+        network.train()
+        with autocast():
+            output = network(normalise(image))
+        loss(output, mask).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.inference_mode()
+    def predict() -> None:
+        network.eval()
+        with autocast():
+            network(normalise(image))
+
+    return _Side(step, predict)
+
+
+def _processor_seconds(work: Callable[[], None]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main(args: list[str] | None = None) -> None:
+    """Print the table, line by line as networks are measured."""
+    parser = open_parser("python -m benchmarks.speed.arithmetic", __doc__)
+    add = parser.add_argument
+    add("--size", type=int, default=256, help="side of the image in pixels (default: 256)")
+    add("--batch_size", type=int, default=2, help="images per step (default: 2)")
+    add("--threads", type=int, default=1, help="of torch (default: 1)")
+    add("--rounds", type=int, default=2, help="steps after the first (default: 2)")
+    add("--models", nargs="+", default=_MODELS, help="names of networks (default: six)")
+    given = parser.parse_args(args)
+    torch.set_num_threads(given.threads)
+    steps, predictions = (f"{what}: {', '.join(_TITLES)}" for what in ("step", "prediction"))
+    print(f"| network at {given.size} | depthwise | {steps} | {predictions} |")
+    print("|---|---|---|---|")
+    for model_type in given.models:
+        columns = measure(model_type, given.size, given.batch_size, given.rounds)
+        depthwise, total = depthwise_convolutions(build_model(model_type, pretrained=False))
+        cells = " | ".join(", ".join(f"{value:.0f}" for value in column) for column in columns)
+        print(f"| `{model_type}` | {depthwise} of {total} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
