@@ -31,11 +31,12 @@ from utils.training.epoch import TrainResult, train_epoch
 from utils.training.failures import (
     EpochContext,
     check_validation_loss,
+    check_weights,
     readable_deaths,
     readable_errors,
 )
 from utils.training.initial import load_start
-from utils.training.logger import FoldLog
+from utils.training.logger import EpochTimes, FoldLog
 from utils.training.losses import build_loss
 from utils.training.state import TrainingState
 from utils.training.validation import Validation, validate
@@ -156,12 +157,12 @@ class Solver:
         elif self.init_from is not None:
             start = load_start(self.module, self.init_from, self.config)
         self.module.to(self.fabric.device)
-        self.module.to(memory_format=memory_format_for(self.fabric))
+        self.module.to(memory_format=memory_format_for(self.fabric, self.config.memory_format))
         self.model = None
         return start
 
     def run_epoch(self, stage: Stage, epoch: int) -> None:
-        """Train and validate once, then rank, save and log.
+        """Train once and, if it is the epoch's turn, validate; then rank, save and log.
 
         Raises:
             Stopped: the process was asked to stop; the epoch is discarded.
@@ -173,12 +174,20 @@ class Solver:
             readable_deaths(str(context), context.resume_command, self.source.check_files),
             readable_errors(context, self.data.batches, self.stop_requested),
         ):
+            times = EpochTimes()
             model = self.begin_epoch(stage, epoch)
             self.set_train_mode(model)
-            trained = self.train(model, epoch, title=f"{context}/{stage.epochs}")
-            validation = self.validate()
-            check_validation_loss(context, validation.loss)
-            self.end_epoch(stage, epoch, trained, validation)
+            with times.spent("training"):
+                trained = self.train(model, epoch, f"{context}/{stage.epochs}", times)
+            self.state.broadcast_buffers(self.fabric)
+            validation = None
+            if stage.is_validated(epoch):
+                with times.spent("validating"):
+                    validation = self.validate()
+                check_validation_loss(context, validation.loss)
+            else:
+                check_weights(context, self.state.eval_module)
+            self.end_epoch(stage, epoch, trained, validation, times)
 
     def begin_epoch(self, stage: Stage, epoch: int) -> nn.Module:
         """Seed the epoch, and return the network set up for training."""
@@ -192,13 +201,15 @@ class Solver:
         """Put the network into training mode."""
         model.train()
 
-    def train(self, model: nn.Module, epoch: int, title: str) -> TrainResult:
+    def train(self, model: nn.Module, epoch: int, title: str, times: EpochTimes) -> TrainResult:
         """Train on every batch of the epoch, with a progress bar."""
         return train_epoch(
             self.fabric,
             model,
             self.state.optimizer,
-            tqdm(self.data.train, title, leave=False, disable=not self.fabric.is_global_zero),
+            times.loading(
+                tqdm(self.data.train, title, leave=False, disable=not self.fabric.is_global_zero)
+            ),
             self.data.step_parts(epoch),
             self.loss_function,
             self.state.end_step,
@@ -209,7 +220,6 @@ class Solver:
 
     def validate(self) -> Validation:
         """Predict the stage's validation images with the current weights."""
-        self.state.broadcast_buffers(self.fabric)
         return validate(
             self.fabric,
             self.state.eval_module,
@@ -222,23 +232,35 @@ class Solver:
         )
 
     def end_epoch(
-        self, stage: Stage, epoch: int, trained: TrainResult, validation: Validation
+        self,
+        stage: Stage,
+        epoch: int,
+        trained: TrainResult,
+        validation: Validation | None,
+        times: EpochTimes,
     ) -> None:
-        """Rank the epoch, log it and write its checkpoints."""
-        rule = best_pair(validation.histograms)
-        scores = score(validation.histograms, rule)
-        result = {"epoch": epoch, "loss": validation.loss, **asdict(rule), **asdict(scores)}
-        self.kept = keep_best(self.kept, result, self.config)
+        """Rank the epoch if it was validated, write its checkpoints, and log it."""
+        result, rule = None, None
+        if validation is not None:
+            rule = best_pair(validation.histograms)
+            scores = score(validation.histograms, rule)
+            result = {"epoch": epoch, "loss": validation.loss, **asdict(rule), **asdict(scores)}
+            self.kept = keep_best(self.kept, result, self.config)
         lr = self.state.schedule.lr
         self.state.schedule.end_epoch()
-        if self.fabric.is_global_zero:
-            self.log.epoch(stage, epoch, trained, lr, result, is_best=result is self.kept[0])
-            self.log.overlays(stage, epoch, validation, rule)
+        if not self.fabric.is_global_zero:
+            return
+        with times.spent("writing"):
+            self.log.curves(stage, epoch, trained, lr, result)
+            if validation is not None and rule is not None:
+                self.log.overlays(stage, epoch, validation, rule)
             # Before the checkpoint: a run killed here repeats the epoch, and replaces its events.
             self.log.flush()
             number = self.fold.number
             content = self.state.checkpoint(self.config, number, stage, epoch, self.kept)
             self.checkpoints.save(content, several=self.config.keep_best > 1)
+        is_best = result is not None and result is self.kept[0]
+        self.log.epoch(stage, epoch, trained, lr, result, is_best, times)
 
     def end_stage(self, stage: Stage) -> None:
         """Check that all processes hold the same weights, and free the stage's memory."""

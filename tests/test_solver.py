@@ -440,6 +440,47 @@ def test_a_resumed_fold_ends_with_identical_results(
         assert_same(*(scalars(tmp_path / name, tag) for name in ("killed", "undisturbed")))
 
 
+def test_an_epoch_without_validation_changes_nothing_but_the_best(root, tmp_path):
+    """Also if it is the last before a kill, when no epoch of the stage has been validated yet."""
+    changes = {"two_stage": False, "epoch_stage1": 3, "ema": 0.9}
+    make(root, tmp_path / "every", **changes).fit()
+    changes |= {"validate_every": 2}
+    fit_until_killed(make(root, tmp_path / "killed", **changes), 1)
+    found = checkpoints(tmp_path / "killed")
+    assert found.keys() == {"stage1_last"}
+    assert (found["stage1_last"]["best"], found["stage1_last"]["kept"]) == (None, [])
+    wait_for_next_second()
+    make(root, tmp_path / "killed", **changes).fit()
+    killed, every = (checkpoints(tmp_path / name) for name in ("killed", "every"))
+    for part in ("state_dict", "live", "optimizer", "scheduler"):
+        assert_same(killed["stage1_last"][part], every["stage1_last"][part])
+    assert killed["stage1_best"]["epoch"] in (1, 2)
+    assert_same(
+        scalars(tmp_path / "killed", "loss/train"), scalars(tmp_path / "every", "loss/train")
+    )
+    for tag in ("loss/val", "dice/all"):
+        values = scalars(tmp_path / "every", tag)
+        assert_same(scalars(tmp_path / "killed", tag), values[1:])
+    log = (tmp_path / "killed" / "log.txt").read_text()
+    assert (log.count("not validated"), log.count("estimated end")) == (1, 1)
+
+
+def test_useless_weights_are_not_saved_without_a_validation_either(root, tmp_path):
+    solver = make(root, tmp_path, two_stage=False, epoch_stage1=2, validate_every=2)
+    train = solver.train
+
+    def train_badly(*args):
+        result = train(*args)
+        with torch.no_grad():
+            solver.module.head.bias.fill_(math.nan)
+        return result
+
+    solver.train = train_badly
+    with pytest.raises(InputError, match=r"stage 1, epoch 1: head\.bias is not finite"):
+        solver.fit()
+    assert not checkpoints(tmp_path)
+
+
 def weights(folder):
     """Return all that is stored of each stage but its settings."""
     return {

@@ -40,6 +40,12 @@ class Stage:
     """Epochs at the end that accumulate gradients."""
     accumulation_steps: int = 1
     """Batches per optimizer step in those epochs."""
+    validate_every: int = 1
+    """Epochs from one validation to the next."""
+
+    def is_validated(self, epoch: int) -> bool:
+        """Return whether `epoch` (from 0) is validated: every `validate_every`-th, and the last."""
+        return (epoch + 1) % self.validate_every == 0 or epoch + 1 == self.epochs
 
     def batches_per_step(self, epoch: int) -> int:
         """Return how many batches make one optimizer step in `epoch` (from 0)."""
@@ -73,6 +79,7 @@ def build_stages(config: Config, lr: float | None = None) -> tuple[Stage, ...]:
         schedule=config.schedule,
         positive_share=share,
         freeze_epochs=config.epoch_stage1_freeze,
+        validate_every=config.validate_every,
     )
     second = Stage(
         number=2,
@@ -85,6 +92,7 @@ def build_stages(config: Config, lr: float | None = None) -> tuple[Stage, ...]:
         positive_share=share_stage2 or share,
         accumulation_epochs=config.epoch_stage2_accumulation,
         accumulation_steps=config.accumulation_steps,
+        validate_every=config.validate_every,
     )
     third = replace(
         second,

@@ -169,7 +169,7 @@ class FoldCheckpoints:
         number, epoch = content["stage"], content["epoch"]
         kept = [result["epoch"] for result in content["kept"]]
         names = [self._numbered(number, epoch)] if several and epoch in kept else []
-        names += [self.path(number, "best")] if epoch == kept[0] else []
+        names += [self.path(number, "best")] if epoch in kept[:1] else []
         last = self.path(number, "last")
         try:
             with atomic_write(last) as temporary:

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from datasets.sampling import EpochBatches
 from utils.config.resume_command import resume_command
 from utils.config.settings import Config
@@ -115,6 +118,17 @@ def check_validation_loss(context: EpochContext, loss: float) -> None:
         raise InputError(
             f"{context}: the validation loss is not finite. {_describe_remedy(context.stage)}"
         )
+
+
+def check_weights(context: EpochContext, module: nn.Module) -> None:
+    """Refuse an epoch with useless weights that no validation shows, before it is saved.
+
+    Raises:
+        InputError: a weight or a statistic of batch norm is not finite.
+    """
+    for name, value in module.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise InputError(f"{context}: {name} is not finite. {_describe_remedy(context.stage)}")
 
 
 def _describe_stop(context: EpochContext) -> str:

@@ -1,7 +1,10 @@
 """The log of a fold: console, log.txt and TensorBoard, from rank 0 only."""
 
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -14,6 +17,53 @@ from utils.memory import peak_gpu_memory, peak_memory
 from utils.postprocessing.rule import PostProcess
 from utils.training.epoch import TrainResult
 from utils.training.validation import Validation
+
+Item = TypeVar("Item")
+
+
+class EpochTimes:
+    """Where the time of an epoch goes, in this process.
+
+    Attributes:
+        seconds: by activity: loading (waiting for batches to train on), training, validating,
+            writing.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("loading", "training", "validating", "writing"), 0.0)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all activities."""
+        return sum(self.seconds.values())
+
+    @contextmanager
+    def spent(self, activity: str) -> Iterator[None]:
+        """Add the time of the block to an activity, without what it spent loading."""
+        started, loading = time.perf_counter(), self.seconds["loading"]
+        yield
+        waited = self.seconds["loading"] - loading
+        self.seconds[activity] += time.perf_counter() - started - waited
+
+    def loading(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield the batches, and add the time of waiting for each to loading."""
+        iterator = iter(batches)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.seconds["loading"] += time.perf_counter() - started
+            yield batch
+
+    def describe(self) -> str:
+        """Return the seconds of all activities, and the share of each."""
+        shares = ", ".join(
+            f"{name} {100 * value / self.total:.0f} %" for name, value in self.seconds.items()
+        )
+        return f"{self.total:.1f} s: {shares}"
 
 
 class FoldLog:
@@ -32,8 +82,7 @@ class FoldLog:
     def __init__(self, folder: Path, stages: tuple[Stage, ...], first_epoch: int):
         self._stages = stages
         self._path = folder / "log.txt"
-        self._first_epoch = first_epoch
-        self._started = time.time()
+        self._is_end_estimated = False
         self._events: SummaryWriter | None = None
         if is_main_process():
             # An unusable folder is reported here; TensorBoard's thread prints a traceback of it.
@@ -78,49 +127,66 @@ class FoldLog:
             f"{stage.image_size} px, {stage.epochs} epochs, lr {stage.lr:.3g}; {origin}"
         )
 
+    def curves(
+        self, stage: Stage, epoch: int, trained: TrainResult, lr: float, result: dict | None
+    ) -> None:
+        """Add an epoch to the curves of TensorBoard; arguments as in `epoch`."""
+        if self._events is None:
+            return
+        curves = {
+            "loss/train": trained.loss,
+            "lr": lr,
+            "images_per_second": trained.images_per_second,
+        }
+        if result is not None:
+            curves |= {
+                "loss/val": result["loss"],
+                "dice/all": result["dice"],
+                "dice/positive": result["dice_positive"],
+                "dice/empty_kept": result["empty_kept"],
+            }
+        for name, value in curves.items():
+            self._events.add_scalar(name, value, self._step(stage, epoch))
+
     def epoch(
         self,
         stage: Stage,
         epoch: int,
         trained: TrainResult,
         lr: float,
-        result: dict,
+        result: dict | None,
         is_best: bool,
+        times: EpochTimes,
     ) -> None:
-        """Log one epoch.
+        """Log the line of an epoch, once its checkpoints are written.
 
         Args:
             stage: the stage.
             epoch: from 0.
             trained: result of the pass over the training images.
             lr: learning rate of the epoch; that after its last step if it changes every step.
-            result: validation loss, the chosen rule and its scores.
+            result: validation loss, the chosen rule and its scores; None without a validation.
             is_best: whether this is the best epoch of the stage so far.
+            times: of the epoch.
         """
-        step, speed = self._step(stage, epoch), trained.images_per_second
-        if self._events is not None:
-            for name, value in {
-                "loss/train": trained.loss,
-                "loss/val": result["loss"],
-                "dice/all": result["dice"],
-                "dice/positive": result["dice_positive"],
-                "dice/empty_kept": result["empty_kept"],
-                "lr": lr,
-                "images_per_second": speed,
-            }.items():
-                self._events.add_scalar(name, value, step)
+        validated = "not validated"
+        if result is not None:
+            validated = (
+                f"val {result['loss']:.4f} | Dice {result['dice']:.4f} (all-empty "
+                f"{result['baseline']:.4f}), positives {result['dice_positive']:.4f}, empties kept "
+                f"{result['empty_kept']:.4f}"
+            )
         memory = peak_gpu_memory() or peak_memory()
         notes = ["best so far"] if is_best else []
-        notes += [] if result["predicted"] else ["no masks predicted"]
+        notes += ["no masks predicted"] if result is not None and not result["predicted"] else []
         self.line(
             f"stage {stage.number} epoch {epoch + 1}/{stage.epochs}: loss {trained.loss:.4f}, "
-            f"val {result['loss']:.4f} | Dice {result['dice']:.4f} (all-empty "
-            f"{result['baseline']:.4f}), positives {result['dice_positive']:.4f}, empties kept "
-            f"{result['empty_kept']:.4f} | lr {lr:.2e}, {speed:.1f} images/s, "
-            f"{memory:.1f} GiB" + (f" | {', '.join(notes)}" if notes else "")
+            f"{validated} | lr {lr:.2e}, {trained.images_per_second:.1f} images/s, "
+            f"{memory:.1f} GiB | {times.describe()}" + (f" | {', '.join(notes)}" if notes else "")
         )
-        if step == self._first_epoch:
-            self._log_estimated_end(stage, epoch)
+        if result is not None and not self._is_end_estimated:
+            self._is_end_estimated = True
+            self._log_estimated_end(stage, epoch, times)
 
     def overlays(self, stage: Stage, epoch: int, validation: Validation, rule: PostProcess) -> None:
         """Add image, truth and prediction of some validation images to TensorBoard."""
@@ -148,13 +214,16 @@ class FoldLog:
         """Return the number of epochs from the start of the fold."""
         return sum(s.epochs for s in self._stages if s.number < stage.number) + epoch
 
-    def _log_estimated_end(self, stage: Stage, epoch: int) -> None:
-        """Log the estimated end of the fold, from the duration of the first epoch logged."""
+    def _log_estimated_end(self, stage: Stage, epoch: int, times: EpochTimes) -> None:
+        """Log the estimated end of the fold, from the first epoch with a validation."""
         # The time of an epoch is assumed to be proportional to the pixels of an image.
-        remaining = (stage.epochs - epoch - 1) * stage.image_size**2
-        remaining += sum(
-            s.epochs * s.image_size**2 for s in self._stages if s.number > stage.number
-        )
-        seconds = (time.time() - self._started) * remaining / stage.image_size**2
+        seconds, remaining = 0.0, [(stage, epoch + 1)]
+        remaining += [(s, 0) for s in self._stages if s.number > stage.number]
+        for later, first in remaining:
+            epochs = range(first, later.epochs)
+            validations = sum(map(later.is_validated, epochs))
+            share = later.image_size**2 / stage.image_size**2
+            seconds += share * len(epochs) * (times.total - times.seconds["validating"])
+            seconds += share * validations * times.seconds["validating"]
         end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
         self.line(f"estimated end of the fold: {end}, in {seconds / 60:.0f} minutes")

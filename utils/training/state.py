@@ -67,7 +67,7 @@ class TrainingState:
             fold: number of the fold.
             stage: the stage.
             epoch: from 0.
-            kept: results of the best epochs so far, best first.
+            kept: results of the best epochs so far, best first; empty before the first validation.
         """
         live = None
         if self._average is not None:
@@ -82,7 +82,7 @@ class TrainingState:
             "stage": stage.number,
             "epoch": epoch,
             "fold": fold,
-            "best": kept[0],
+            "best": kept[0] if kept else None,
             "kept": kept,
             "config": asdict(config),
         }
