@@ -32,7 +32,7 @@ from utils.training.checkpoints import FoldCheckpoints
 
 _IMAGES = 24
 _RECIPE = Path(__file__).parents[1] / "recipes" / "best.yaml"
-_SETTINGS = {
+SETTINGS = {
     "config": str(_RECIPE),
     "two_stage": "true",
     "num_workers": "2",
@@ -102,7 +102,7 @@ def kill_in(process: int, target: str, phase: Phase, rng: random.Random) -> bool
     return False
 
 
-def disturb(folder: Path, kills: int, deadline: float) -> Counter:
+def disturb(folder: Path, kills: int, deadline: float, settings: dict[str, str]) -> Counter:
     """Train and kill the run named "killed"; return the number of kills by phase."""
     rng, phase = random.Random(0), Phase()
     done: Counter[str] = Counter()
@@ -112,7 +112,7 @@ def disturb(folder: Path, kills: int, deadline: float) -> Counter:
     for target in tqdm(targets[:kills], "kills", unit="kill"):
         phase.enter(_OTHER)
         resume = "true" if done else "false"
-        process = start(folder, "killed", {"resume": resume, **_SETTINGS}, phase.track)
+        process = start(folder, "killed", {"resume": resume, **settings}, phase.track)
         if time.monotonic() > deadline or not kill_in(process, target, phase, rng):
             break
         done[target] += 1
@@ -132,7 +132,9 @@ def differences(one: Path, other: Path) -> list[str]:
     """Compare the results of two runs of a fold, and list what differs."""
     found = []
     for path in sorted(one.glob("*.pth")):
-        mine, theirs = (torch.load(folder / path.name) for folder in (one, other))
+        mine, theirs = (
+            torch.load(folder / path.name, map_location="cpu") for folder in (one, other)
+        )
         found += [
             f"{path.name} {key}"
             for key in mine
@@ -172,10 +174,10 @@ def main() -> int:
     given = parser.parse_args()
     started = time.monotonic()
     with small_data(_IMAGES) as folder:
-        finish(folder, "undisturbed", _SETTINGS)
+        finish(folder, "undisturbed", SETTINGS)
         undisturbed = time.monotonic() - started
-        done = disturb(folder, given.kills, started + 60 * given.minutes)
-        finish(folder, "killed", {"resume": "true", **_SETTINGS})
+        done = disturb(folder, given.kills, started + 60 * given.minutes, SETTINGS)
+        finish(folder, "killed", {"resume": "true", **SETTINGS})
         found = differences(fold_folder(folder, "undisturbed"), fold_folder(folder, "killed"))
     phases = ", ".join(f"{done[name]} in a {name}" for name in _PHASES)
     print(f"{done.total()} kills ({phases}) and as many resumes")

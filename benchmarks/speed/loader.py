@@ -23,16 +23,19 @@ _OURS, _BASELINE = 1200, 96
 
 def measure(data: Data, size: int, workers: int) -> Ratio:
     """Compare images per second at a size."""
-    ours, baseline = open_ours(data, size, workers), _open_original(data, size, workers)
+    ours = open_ours(data, size, workers, _BATCHES[size], _OURS)
+    baseline = _open_original(data, size, workers)
     return in_turns(f"loader_{size}", ours, baseline, "images/s")
 
 
-def open_ours(data: Data, size: int, workers: int) -> Callable[[], int]:
-    """Return a function that loads training batches and returns the number of images."""
-    stage = open_stage(data, size, _BATCHES[size], workers)
+def open_ours(
+    data: Data, size: int, workers: int, batch_size: int, images: int
+) -> Callable[[], int]:
+    """Return a function that loads at least `images` images, and returns how many it loaded."""
+    stage = open_stage(data, size, batch_size, workers)
     load = partial(_count, stage.train)
     load(1)
-    return partial(load, _OURS)
+    return partial(load, images)
 
 
 def open_stage(data: Data, size: int, batch_size: int, workers: int) -> StageData:

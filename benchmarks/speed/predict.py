@@ -19,17 +19,24 @@ _BATCH = 4
 _CPU_IMAGES, _GPU_IMAGES = 24, 400
 
 
-def measure(data: Data, workers: int) -> Ratio:
-    """Compare images per second, from file to run-length text, with a ResNet34 U-Net at 512 pixels.
+def measure(data: Data, workers: int, size: int = _SIZE, count: int | None = None) -> Ratio:
+    """Compare images per second, from file to run-length text, with a ResNet34 U-Net.
 
     The network is untrained and predicts no mask, which spares the baseline its loop over pixels.
+
+    Args:
+        data: the X-rays.
+        workers: data loading processes.
+        size: side of the network's input in pixels.
+        count: images per timed call; None chooses by the device.
     """
     fabric = launch("auto", 1, 1, "auto")
-    count = _CPU_IMAGES if fabric.device.type == "cpu" else _GPU_IMAGES
+    if count is None:
+        count = _CPU_IMAGES if fabric.device.type == "cpu" else _GPU_IMAGES
     samples = (list(data.samples.values()) * count)[:count]
     sources = [InputImage(sample.id, sample.image) for sample in samples]
     networks = [build_model("unet_resnet34", pretrained=False) for _ in range(2)]
-    blend = Blend([Ensemble(fabric, networks[:1])], [View(_SIZE, True)], [1.0])
+    blend = Blend([Ensemble(fabric, networks[:1])], [View(size, True)], [1.0])
     plain = networks[1].to(fabric.device).eval()
     rule = PostProcess(threshold=0.5, min_area=0, top_threshold=0.5)
 
@@ -39,5 +46,5 @@ def measure(data: Data, workers: int) -> Ratio:
             predict_images(fabric, blend, loader, rule, pictures, False, False)
         return count
 
-    baseline = partial(original.predict, plain, samples, _SIZE, fabric.device)
+    baseline = partial(original.predict, plain, samples, size, fabric.device)
     return in_turns("predict", ours, baseline, "images/s")

@@ -30,7 +30,7 @@ from benchmarks.speed.loader import open_stage
 from datasets.sampling import StepPart
 from models import build_model
 from utils.console import open_parser
-from utils.distributed import launch, memory_format_for
+from utils.distributed import Precision, launch, memory_format_for
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.training.epoch import train_epoch
 from utils.training.losses import build_loss
@@ -38,9 +38,26 @@ from utils.training.losses import build_loss
 _BATCHES = {"cpu": {512: 2, 1024: 2}, "cuda": {512: 20, 1024: 4}}
 _STEPS = {"cpu": {512: 2, 1024: 1}, "cuda": {512: 30, 1024: 30}}
 _ROUNDS = 3
+_NETWORK = "unet_resnet34"
 _IMAGES = 200
 # Peak of dense half-precision arithmetic in FLOP/s, from the makers' data sheets.
 _PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12, "V100": 125e12}
+
+
+class Steps(NamedTuple):
+    """The training steps of one timed call.
+
+    Attributes:
+        network: its name.
+        size: side of the square images in pixels.
+        batch: images per step.
+        count: number of steps.
+    """
+
+    network: str
+    size: int
+    batch: int
+    count: int
 
 
 class Turn(NamedTuple):
@@ -64,7 +81,7 @@ def measure(data: Data, size: int, workers: int) -> tuple[Ratio, str]:
     text = (
         f"{size} pixels: {ratio.ours:.2f} images/s in {mine[-1].memory:.1f} GiB, plain loop "
         f"{ratio.baseline:.2f} images/s in {theirs[-1].memory:.1f} GiB; "
-        f"{100 * _waiting_share(data, size, workers):.1f} % of the time waiting for images"
+        f"{100 * waiting_share(data, _steps(size), workers):.1f} % of the time waiting for images"
     )
     return ratio, text + _describe_arithmetic(size, ratio.ours)
 
@@ -104,63 +121,84 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _random_batch(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _steps(size: int) -> Steps:
+    return Steps(_NETWORK, size, _BATCHES[_device()][size], _STEPS[_device()][size])
+
+
+def random_batch(steps: Steps) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images and masks, uint8 [B,1,S,S]; in pinned memory if there is a GPU."""
     generator = torch.Generator().manual_seed(0)
-    shape = (batch, 1, size, size)
+    shape = (steps.batch, 1, steps.size, steps.size)
     image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return image, (image > 250).to(torch.uint8)
+    mask = (image > 250).to(torch.uint8)
+    return (image.pin_memory(), mask.pin_memory()) if _device() == "cuda" else (image, mask)
 
 
 def _open_ours(size: int) -> Callable[[], int]:
-    train = _open_training(size)
-    image, mask = _random_batch(size, _BATCHES[_device()][size])
-    if _device() == "cuda":
-        image, mask = image.pin_memory(), mask.pin_memory()
-    return partial(train, repeat((image, mask)))
+    steps = _steps(size)
+    return partial(open_training(steps), repeat(random_batch(steps)))
 
 
-def _open_training(size: int) -> Callable[[Iterable], int]:
-    """Set up a network like the solver; return a function that trains and returns its images."""
-    fabric = launch("auto", 1, 1, "auto")
-    module = build_model("unet_resnet34", pretrained=False)
-    module.to(fabric.device).to(memory_format=memory_format_for(fabric))
+def open_training(
+    steps: Steps,
+    precision: Precision = "auto",
+    layout: torch.memory_format | None = None,
+    compiled: bool = False,
+) -> Callable[[Iterable], int]:
+    """Set up a network like the solver; return a function that trains and returns its images.
+
+    Args:
+        steps: the steps of a call.
+        precision: see `launch`.
+        layout: memory format of the weights; None takes that of a training on this device.
+        compiled: compile the network.
+    """
+    fabric = launch("auto", 1, 1, precision)
+    module = build_model(steps.network, pretrained=False)
+    module.to(fabric.device).to(memory_format=layout or memory_format_for(fabric))
     adam = torch.optim.Adam(module.parameters(), lr=1e-4, fused=True)
+    if compiled:
+        module.compile()
     model, optimizer = fabric.setup_module(module), cast(Optimizer, fabric.setup_optimizers(adam))
     loss_function = build_loss("bce")
     model.train()
-    batch, steps = _BATCHES[_device()][size], _STEPS[_device()][size]
 
     def train(batches: Iterable) -> int:
-        parts = [StepPart(batch, last=True)] * steps
-        train_epoch(fabric, model, optimizer, islice(batches, steps), parts, loss_function)
-        return batch * steps
+        parts = [StepPart(steps.batch, last=True)] * steps.count
+        train_epoch(fabric, model, optimizer, islice(batches, steps.count), parts, loss_function)
+        return steps.batch * steps.count
 
     return train
 
 
-def _open_plain(size: int) -> Callable[[], int]:
-    batch, steps, device = _BATCHES[_device()][size], _STEPS[_device()][size], _device()
-    network = build_model("unet_resnet34", pretrained=False).to(device).train()
+def open_plain(steps: Steps) -> Callable[[], int]:
+    """Set up the plain loop; return a function that trains and returns the number of its images."""
+    device = _device()
+    network = build_model(steps.network, pretrained=False).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-    image, mask = _random_batch(size, batch)
+    image, mask = random_batch(steps)
     image, mask = image.expand(-1, 3, -1, -1).float() / 255, mask.float()
 
     def train() -> int:
-        for _ in range(steps):
+        for _ in range(steps.count):
             loss = binary_cross_entropy_with_logits(network(image.to(device)), mask.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             loss.item()
-        return batch * steps
+        return steps.batch * steps.count
 
     return train
 
 
-def _waiting_share(data: Data, size: int, workers: int) -> float:
+def _open_plain(size: int) -> Callable[[], int]:
+    return open_plain(_steps(size))
+
+
+def waiting_share(data: Data, steps: Steps, workers: int) -> float:
     """Return the share of time spent waiting for loaded batches, after a warm-up."""
-    train = _open_training(size)
-    stage = open_stage(data, size, _BATCHES[_device()][size], workers)
+    train = open_training(steps)
+    stage = open_stage(data, steps.size, steps.batch, workers)
     waits: list[float] = []
     batches = _timed(chain.from_iterable(repeat(stage.train)), waits)
     train(batches)
@@ -179,19 +217,34 @@ def _timed(batches: Iterator, waits: list[float]) -> Iterator:
         yield batch
 
 
-def _describe_arithmetic(size: int, rate: float) -> str:
-    """Describe the arithmetic throughput of a GPU, from the operations counted on a small image."""
-    if _device() != "cuda":
-        return ""
+def count_operations(network: str, size: int) -> float:
+    """Return the operations of a forward and backward pass of an image, two per multiply-add.
+
+    They are counted on a small image, as they grow with the number of pixels.
+    """
     small = 64
     with FlopCounterMode(display=False) as counter:
-        network = build_model("unet_resnet34", pretrained=False)
-        network(torch.zeros(1, 3, small, small)).sum().backward()
-    reached = rate * counter.get_total_flops() * (size / small) ** 2
+        # Two images: some networks pool to one pixel, of which batch norm needs several.
+        module = build_model(network, pretrained=False)
+        module(torch.zeros(2, 3, small, small)).sum().backward()
+    return counter.get_total_flops() / 2 * (size / small) ** 2
+
+
+def peak_arithmetic() -> float | None:
+    """Return the GPU's peak of dense half-precision arithmetic in FLOP/s; None if not known."""
+    if _device() != "cuda":
+        return None
     name = torch.cuda.get_device_name()
-    peak = next((peak for key, peak in _PEAKS.items() if key in name), None)
+    return next((peak for key, peak in _PEAKS.items() if key in name), None)
+
+
+def _describe_arithmetic(size: int, rate: float) -> str:
+    """Describe the arithmetic throughput of a GPU."""
+    if _device() != "cuda":
+        return ""
+    reached, peak = rate * count_operations(_NETWORK, size), peak_arithmetic()
     share = f", {100 * reached / peak:.0f} % of its peak" if peak else ""
-    return f"; {reached / 1e12:.1f} TFLOP/s on {name}{share}"
+    return f"; {reached / 1e12:.1f} TFLOP/s on {torch.cuda.get_device_name()}{share}"
 
 
 def main() -> None:

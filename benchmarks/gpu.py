@@ -1,0 +1,207 @@
+"""Measure on a GPU all that this repository says of GPUs, with one command and in a few minutes.
+
+    python -m benchmarks.gpu --out DIR [--minutes 8] [--data DIR]
+
+For a machine that is lent for ten minutes, with PyTorch and without a network. In this order:
+training steps (plain float32, bfloat16, channels last, float16: images per second, peak memory,
+share of the peak arithmetic), a small two-stage training with --deterministic that is killed and
+resumed (same bits), the same in float16 with its loss scaler, what is said when memory runs out,
+loading, waiting for images, validation, prediction, and compiled steps.
+
+Every part has its own process and its share of the time. One that fails, or takes too long, is
+reported and does not stop the others; what does not fit into MINUTES is left out. DIR/gpu.json and
+DIR/gpu.md are written after every figure, DIR/log.txt holds the output of all parts.
+
+DATA is a prepared folder with train_images/ and train_mask/, or a folder of DICOMs with one csv of
+masks, which are prepared first. Without it synthetic X-rays are drawn.
+
+Without a GPU the same parts run on the CPU with tiny images, which shows that they run, and says
+nothing about speed. Exit code 1 if a part failed.
+"""
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.evidence import speeds, trainings
+from benchmarks.evidence.isolated import Part, PartFailed, Row, run_isolated
+from benchmarks.evidence.results import PartResult, Results
+from benchmarks.evidence.scale import NETWORKS, Context, Scale, choose_scale
+from benchmarks.speed.data import Data, open_data
+from datasets import prepare, sample
+from datasets.siim import find_samples
+from utils.console import open_parser
+from utils.errors import InputError, command
+from utils.files import check_writable
+from utils.parallel import usable_cores
+
+_LEAST = 10.0
+"""Seconds that a part needs at least: most of them pass until its process has imported torch."""
+_MOST_IMAGES = 400
+
+
+class Planned(NamedTuple):
+    """A part, and the seconds that it may take."""
+
+    name: str
+    part: Part
+    seconds: float
+
+
+def plan(scale: Scale) -> list[Planned]:
+    """Return all parts, the most important first."""
+    small, large = scale.batches
+    resnet, efficient = NETWORKS
+    shapes = [(resnet, small), (resnet, large), (efficient, small), (efficient, large)]
+    return [
+        *(
+            Planned(
+                f"training steps, {network} at {size} pixels",
+                partial(speeds.measure_steps, network=network, size=size),
+                90,
+            )
+            for network, size in shapes
+        ),
+        Planned(
+            "killed and resumed with --deterministic",
+            partial(trainings.measure_resume, precision="auto"),
+            150,
+        ),
+        Planned("out of memory", trainings.measure_out_of_memory, 60),
+        *(
+            Planned(f"{name} at {size} pixels", partial(part, size=size), 60)
+            for name, part in (
+                ("loading", speeds.measure_loading),
+                ("validation", speeds.measure_validation),
+                ("prediction", speeds.measure_prediction),
+            )
+            for size in (small, large)
+        ),
+        Planned(
+            "killed and resumed with float16 and its loss scaler",
+            partial(trainings.measure_resume, precision=scale.half),
+            120,
+        ),
+        *(
+            Planned(
+                f"compiled steps, {network} at {size} pixels",
+                partial(speeds.measure_compiled, network=network, size=size),
+                120,
+            )
+            for network, size in shapes
+        ),
+    ]
+
+
+@command
+def main(args: list[str] | None = None) -> int:
+    """Measure every part; return the exit code.
+
+    Raises:
+        InputError: the data cannot be used, or the folder cannot be written to.
+    """
+    deadline = time.monotonic()
+    given = _parse(args)
+    deadline += 60 * given.minutes
+    check_writable(given.out)
+    given.out.mkdir(parents=True, exist_ok=True)
+    scale = choose_scale()
+    results = Results(given.out, describe_machine())
+    results.write()
+    with open_xrays(given.data, scale) as data:
+        for planned in plan(scale):
+            _run(planned, scale, data, results, deadline)
+    print(f"written: {given.out / 'gpu.md'}, {given.out / 'gpu.json'}")
+    return 1 if any(part.error for part in results.parts) else 0
+
+
+def describe_machine() -> Row:
+    """Return names and versions, and whether there is a GPU."""
+    row: Row = {"python": platform.python_version(), "torch": torch.__version__}
+    row["cores"] = usable_cores()
+    if not torch.cuda.is_available():
+        return {"GPU": "none: tiny images on the CPU, no figures of speed"} | row
+    properties = torch.cuda.get_device_properties(0)
+    row |= {"CUDA": torch.version.cuda, "memory, GiB": properties.total_memory / 2**30}
+    return {"GPU": properties.name} | row
+
+
+@contextmanager
+def open_xrays(folder: Path | None, scale: Scale) -> Iterator[Data]:
+    """Open prepared X-rays, prepare DICOMs, or draw synthetic X-rays, in a temporary folder.
+
+    Raises:
+        InputError: the folder holds neither prepared images nor DICOMs with one csv of masks.
+    """
+    if folder is not None and not (folder / "train_images").is_dir():
+        with open_data(folder, _find_masks(folder), _MOST_IMAGES) as data:
+            yield data
+        return
+    with TemporaryDirectory() as name:
+        temporary, dicoms = Path(name), []
+        if folder is None:
+            drawn = temporary / "synthetic"
+            count, side = str(scale.xrays), str(scale.side)
+            sample.main(["--out", str(drawn), "--count", count, "--size", side])
+            prepare.main(["--images", str(drawn / "dicom-images-train"), "--out", str(drawn)])
+            dicoms, folder = sorted((drawn / "dicom-images-train").rglob("*.dcm")), drawn
+        yield Data(dicoms, find_samples(folder)[0], temporary)
+
+
+def _find_masks(folder: Path) -> Path:
+    found = [path for path in sorted(folder.glob("*.csv")) if path.name != "patients.csv"]
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise InputError(
+            f"--data {folder}: has no train_images/, so it needs DICOMs and exactly one csv of "
+            f"their masks beside patients.csv; found: {names}"
+        )
+    return found[0]
+
+
+def _run(planned: Planned, scale: Scale, data: Data, results: Results, deadline: float) -> None:
+    """Run a part in the time that is left, and write every row as it comes."""
+    result = PartResult(planned.name)
+    results.parts.append(result)
+    started = time.monotonic()
+    seconds = min(planned.seconds, deadline - started)
+    print(f"\n{planned.name}", flush=True)
+    if seconds < _LEAST:
+        result.error = "left out, as the time is over"
+    else:
+        cores = usable_cores()
+        context = Context(scale, data, min(8, cores), cores, seconds)
+        try:
+            for row in run_isolated(planned.part, context, seconds, results.folder / "log.txt"):
+                result.rows.append(row)
+                result.seconds = time.monotonic() - started
+                print(f"  {row}", flush=True)
+                results.write()
+        except PartFailed as error:
+            result.error = str(error)
+    result.seconds = time.monotonic() - started
+    if result.error:
+        print(f"  {result.error}", flush=True)
+    results.write()
+
+
+def _parse(args: list[str] | None) -> argparse.Namespace:
+    parser = open_parser("python -m benchmarks.gpu", __doc__)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for gpu.json, gpu.md and log.txt")
+    add("--minutes", type=float, default=8, help="time for everything (default: 8)")
+    add("--data", type=Path, help="folder of X-rays (default: synthetic ones)")
+    return parser.parse_args(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
