@@ -1,7 +1,7 @@
 """A run: plan it on rank 0, train every fold with a solver, summarise the results."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd

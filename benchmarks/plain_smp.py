@@ -24,6 +24,7 @@ import pandas as pd
 import segmentation_models_pytorch as smp
 import torch
 from albumentations.pytorch import ToTensorV2
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -55,10 +56,15 @@ class XRays(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, mask = (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in self.files[index])
+        image, mask = (read(path) for path in self.files[index])
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-        pair = self.transform(image=image, mask=(mask > 0).astype(np.float32))
+        pair = self.transform(image=image, mask=np.float32(mask > 0))
         return pair["image"], pair["mask"][None]
+
+
+def read(path: Path) -> np.ndarray:
+    """Read an image or a mask, [H,W] uint8."""
+    return np.asarray(Image.open(path).convert("L"))
 
 
 def train(given: argparse.Namespace, network: nn.Module, training: Dataset, valid: XRays) -> dict:
@@ -103,8 +109,7 @@ def post_process(probability: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def dice_of(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Dice of two masks, [H,W] bool; 1 if both are empty."""
-    both = np.count_nonzero(predicted & truth)
-    return float(dice_score(np.sum(predicted), both, np.sum(truth)))
+    return float(dice_score(predicted.sum(), (predicted & truth).sum(), truth.sum()))
 
 
 def train_fold(given: argparse.Namespace, fold: Fold) -> pd.DataFrame:
@@ -131,7 +136,7 @@ def train_fold(given: argparse.Namespace, fold: Fold) -> pd.DataFrame:
     network.load_state_dict(train(given, network, training, valid))
     rows = []
     for name, (probability, _) in zip(fold.valid, predict(given, network, valid), strict=True):
-        truth = cv2.imread(str(files[name][1]), cv2.IMREAD_GRAYSCALE) > 0
+        truth = read(files[name][1]) > 0
         mask = post_process(probability, truth.shape)
         rows.append((name, truth.any(), dice_of(mask, truth), mask.any(), probability.max()))
     table = pd.DataFrame(rows, columns=["id", "positive", "dice", "predicted", "score"])

@@ -51,6 +51,9 @@ from utils.postprocessing.histograms import align_folds, concatenate
 from utils.postprocessing.selection import apply_rules
 from utils.postprocessing.summary import load_folds
 
+_NOT_COMPARED = ("folds", "precision", "memory_format", "input_mean", "input_std")
+"""Settings of a finished run that need not be those asked for."""
+
 
 @command
 def main(args: list[str] | None = None) -> int:
@@ -104,9 +107,14 @@ def _train_missing(given: argparse.Namespace, configs: list[Config]) -> None:
 def _unfinished(given: argparse.Namespace, config: Config) -> list[int]:
     folder = _folder(given, config)
     saved = folder / "config.yaml"
-    if saved.exists() and replace(load_config(saved), folds=config.folds) != config:
+    if saved.exists() and _as_given(load_config(saved), config) != config:
         raise InputError(f"{folder} was trained with other settings; choose another --out")
     return [n for n in config.fold_numbers() if not (folder / f"fold{n}/oof.npz").exists()]
+
+
+def _as_given(saved: Config, config: Config) -> Config:
+    """Return saved settings with those of `config` that a run may change or resolves itself."""
+    return replace(saved, **{name: getattr(config, name) for name in _NOT_COMPARED})
 
 
 def _train(given: argparse.Namespace, config: Config, number: int) -> int:

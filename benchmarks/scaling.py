@@ -103,6 +103,5 @@ def scale(config: Config, bounds: Bounds) -> Config:
 
     changes: dict[str, Any] = {name: scale_epochs(name) for name in _EPOCH_SETTINGS}
     changes |= {"batch_size_stage1": bounds.batch, "batch_size_stage2": bounds.batch}
-    if not bounds.pretrained:
-        return replace(smaller, **changes, epoch_stage1_freeze=0, pretrained=False)
-    return replace(smaller, **changes, epoch_stage1_freeze=scale_epochs("epoch_stage1_freeze"))
+    changes["epoch_stage1_freeze"] = scale_epochs("epoch_stage1_freeze") if bounds.pretrained else 0
+    return replace(smaller, **changes, pretrained=bounds.pretrained)
