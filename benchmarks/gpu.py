@@ -151,7 +151,10 @@ def open_xrays(folder: Path | None, scale: Scale) -> Iterator[Data]:
         if folder is None:
             drawn = temporary / "synthetic"
             count, side = str(scale.xrays), str(scale.side)
-            sample.main(["--out", str(drawn), "--count", count, "--size", side])
+            # Few images are drawn sooner than processes start.
+            workers = str(min(usable_cores(), scale.xrays // 12))
+            words = ["--count", count, "--size", side, "--num_workers", workers]
+            sample.main(["--out", str(drawn), *words])
             prepare.main(["--images", str(drawn / "dicom-images-train"), "--out", str(drawn)])
             dicoms, folder = sorted((drawn / "dicom-images-train").rglob("*.dcm")), drawn
         yield Data(dicoms, find_samples(folder)[0], temporary)

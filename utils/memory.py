@@ -12,7 +12,8 @@ from utils.parallel import describe_death
 from utils.signals import find_death
 
 _GIB = 2**30
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
+"""What torch says, and the end of what cuBLAS and cuDNN say."""
 
 
 def peak_memory() -> float:

@@ -223,9 +223,10 @@ def count_operations(network: str, size: int) -> float:
     They are counted on a small image, as they grow with the number of pixels.
     """
     small = 64
+    # Building a network may try its shapes, which would be counted too.
+    module = build_model(network, pretrained=False)
     with FlopCounterMode(display=False) as counter:
         # Two images: some networks pool to one pixel, of which batch norm needs several.
-        module = build_model(network, pretrained=False)
         module(torch.zeros(2, 3, small, small)).sum().backward()
     return counter.get_total_flops() / 2 * (size / small) ** 2
 

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from benchmarks import __main__ as benchmarks
+from benchmarks.models import multiply_adds
 from benchmarks.speed import original
 from benchmarks.speed.compare import in_turns
 from benchmarks.speed.loader import open_stage
+from benchmarks.speed.step import count_operations
 from datasets.formats.rle import encode
 from datasets.sources.base import Sample
+from models import build_model
 from tests.helpers.dicoms import picture, write_jpeg_dicom
 
 
@@ -99,3 +102,9 @@ def test_our_side_loads_augmented_batches_from_a_cache(dicoms, tmp_path):
         assert (data.folder / "cache").is_dir()
     assert [view.shape for view in views] == [(3, 1, 32, 32)] * 2
     assert not torch.equal(views[0].sort(0).values, views[1].sort(0).values)
+
+
+def test_operations_are_those_of_a_forward_and_backward_pass_alone():
+    forward = 2 * multiply_adds(build_model("unet_resnet18", False), torch.zeros(1, 3, 128, 128))
+    # The backward pass takes twice as many, but for the gradient of the image.
+    assert 2.8 * forward < count_operations("unet_resnet18", 128) < 3 * forward

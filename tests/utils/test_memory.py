@@ -15,7 +15,11 @@ def exhaust_a_gpu():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("work", [allocate_too_much, exhaust_a_gpu])
+def exhaust_a_library():
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+@pytest.mark.parametrize("work", [allocate_too_much, exhaust_a_gpu, exhaust_a_library])
 def test_out_of_memory_is_recognised(work):
     with pytest.raises(RuntimeError) as full:
         work()

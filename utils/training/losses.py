@@ -148,7 +148,9 @@ def _lovasz_hinge(logits: Tensor, truth: Tensor) -> Tensor:
     errors, order = (1 - logits * (2 * truth - 1)).sort(dim=1, descending=True)
     truth = truth.gather(1, order)
     size = truth.sum(1, keepdim=True)
-    missed = truth.cumsum(1)
-    jaccard = 1 - (size - missed) / (size + (1 - truth).cumsum(1))
+    # Whole numbers: GPUs have no deterministic sum of floats so far.
+    missed = truth.int().cumsum(1, dtype=torch.int32)
+    correct = (1 - truth).int().cumsum(1, dtype=torch.int32)
+    jaccard = 1 - (size - missed) / (size + correct)
     weights = torch.diff(jaccard, dim=1, prepend=torch.zeros_like(size))
     return (F.relu(errors) * weights).sum(1)

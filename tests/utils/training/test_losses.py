@@ -3,6 +3,7 @@ import re
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.config.stages import LossTerm, parse_loss
 from utils.errors import InputError
@@ -83,6 +84,22 @@ def slow_dice(logits, mask):
         chances, truth = [1 - p for p in chances], [1 - t for t in truth]
     overlap = sum(p * t for p, t in zip(chances, truth, strict=True))
     return 1 - 2 * overlap / (sum(chances) + sum(truth))
+
+
+class NoFloatCumsum(TorchDispatchMode):
+    """Refuses what a GPU refuses with deterministic algorithms: cumulative sums of floats."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.cumsum.default:
+            assert not args[0].is_floating_point()
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_no_term_needs_a_cumulative_sum_of_floats(term):
+    logits, mask = logits_and_mask()
+    with NoFloatCumsum():
+        term(logits.requires_grad_(), mask).backward()
 
 
 def slow_lovasz(logits, mask):
