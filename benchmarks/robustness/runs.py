@@ -30,7 +30,9 @@ def small_data(count: int) -> Iterator[Path]:
     """Prepare synthetic X-rays of 128x128 pixels in a temporary folder, for the runs as well."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        sample.main(["--out", str(folder / "synthetic"), "--size", "128", "--count", str(count)])
+        # So few and small images are drawn sooner than processes start.
+        words = ["--size", "128", "--count", str(count), "--num_workers", "0"]
+        sample.main(["--out", str(folder / "synthetic"), *words])
         images = str(folder / "synthetic" / "dicom-images-train")
         rle = str(folder / "synthetic" / "train-rle.csv")
         prepare.main(["--images", images, "--out", str(folder), "--rle", rle])
