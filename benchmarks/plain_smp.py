@@ -81,9 +81,8 @@ def train(given: argparse.Namespace, network: nn.Module, training: Dataset, vali
             optimizer.zero_grad()
             (bce(logits, masks) + dice(logits, masks)).backward()
             optimizer.step()
-        reached = np.mean(
-            [dice_of(p > THRESHOLD, m > 0) for p, m in predict(given, network, valid)]
-        )
+        pairs = predict(given, network, valid)
+        reached = float(np.mean([dice_of(p > THRESHOLD, mask > 0) for p, mask in pairs]))
         if reached > best:
             best = reached
             kept = {name: value.cpu().clone() for name, value in network.state_dict().items()}

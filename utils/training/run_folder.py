@@ -43,9 +43,16 @@ _MAY_CHANGE = frozenset(
 """Settings that may change when a run is resumed; the split must still match folds.csv."""
 _THIS_CALL = ("folds", "mode", "resume")
 """Settings that apply to one call, and not to the saved run."""
-_RESOLVED = ("precision", "memory_format")
-"""Settings that a new run resolves and saves; auto is no request to change them. A run that an
-earlier version began has auto saved, which stays as it was then."""
+_RESOLVED = {
+    "precision": "auto",
+    "memory_format": "auto",
+    "input_mean": None,
+    "input_std": None,
+    "seed": None,
+}
+"""Settings that a new run resolves and saves, with the value that asks it to, and therefore is no
+request to change them. A run that an earlier version began has auto saved, which stays as it was
+then."""
 _BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}
 """The stage of each setting that a resumed run may change until an unfinished fold has started the
 stage."""
@@ -284,7 +291,7 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     requested = {
         name: getattr(config, name)
         for name in given
-        if name not in _RESOLVED or getattr(config, name) != "auto"
+        if name not in _RESOLVED or getattr(config, name) != _RESOLVED[name]
     }
     # --run_name last is resolved to the name of the run.
     requested["run_name"] = saved.run_name
