@@ -31,7 +31,7 @@ from utils.errors import InputError
 from utils.inference import ensemble
 from utils.postprocessing.histograms import load_histograms
 from utils.training.checkpoints import FoldCheckpoints
-from utils.training.logger import FoldLog
+from utils.training.logger import EpochTimes, FoldLog
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +284,7 @@ def weights_after_an_epoch(root, folder, batch_size, steps):
     last = stage.epochs - 1
     model = solver.begin_epoch(stage, last)
     solver.set_train_mode(model)
-    solver.train(model, last, "an epoch")
+    solver.train(model, last, "an epoch", EpochTimes())
     return solver.module.state_dict(), len(updates)
 
 
