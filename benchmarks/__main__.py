@@ -1,6 +1,6 @@
 """Measure all speed ratios, each against a baseline timed in the same run, and print a table.
 
-    python -m benchmarks [--json FILE] [--dicoms DIR --rle CSV] [--only loader_512,predict]
+    python -m benchmarks [--json FILE] [--dicoms DIR --rle CSV] [--only loader_512,predict_512]
 
 A ratio above 1 means that this code is faster. Without --dicoms, synthetic X-rays are used. Takes
 under 10 minutes on 2 cores, on an otherwise idle machine. benchmarks/README.md describes what is
@@ -28,7 +28,8 @@ _MEASURES: dict[str, Callable[[Data, int], Ratio]] = {
     "rle_encode": lambda data, workers: rle.measure(data),
     "threshold_search": lambda data, workers: threshold.measure(data),
     "prepare": lambda data, workers: prepare.measure(data),
-    "predict": lambda data, workers: predict.measure(data, workers),
+    "predict_512": lambda data, workers: predict.measure(data, workers, 512),
+    "predict_1024": lambda data, workers: predict.measure(data, workers, 1024),
 }
 
 

@@ -16,7 +16,7 @@ from utils.postprocessing.rule import PostProcess
 
 _SIZE = 512
 _BATCH = 4
-_CPU_IMAGES, _GPU_IMAGES = 24, 400
+_CPU_IMAGES, _GPU_IMAGES = {512: 24, 1024: 8}, 400
 
 
 def measure(data: Data, workers: int, size: int = _SIZE, count: int | None = None) -> Ratio:
@@ -32,7 +32,7 @@ def measure(data: Data, workers: int, size: int = _SIZE, count: int | None = Non
     """
     fabric = launch("auto", 1, 1, "auto")
     if count is None:
-        count = _CPU_IMAGES if fabric.device.type == "cpu" else _GPU_IMAGES
+        count = _CPU_IMAGES[size] if fabric.device.type == "cpu" else _GPU_IMAGES
     samples = (list(data.samples.values()) * count)[:count]
     sources = [InputImage(sample.id, sample.image) for sample in samples]
     networks = [build_model("unet_resnet34", pretrained=False) for _ in range(2)]
@@ -47,4 +47,4 @@ def measure(data: Data, workers: int, size: int = _SIZE, count: int | None = Non
         return count
 
     baseline = partial(original.predict, plain, samples, size, fabric.device)
-    return in_turns("predict", ours, baseline, "images/s")
+    return in_turns(f"predict_{size}", ours, baseline, "images/s")

@@ -88,7 +88,14 @@ def test_the_error_for_an_unknown_name_lists_the_known_ones(capsys):
     assert benchmarks.main(["--only", "step_256"]) == 2
     message = capsys.readouterr().err
     assert "step_256" in message
-    for name in ("loader_512", "loader_1024", "step_512", "step_1024", "predict"):
+    for name in (
+        "loader_512",
+        "loader_1024",
+        "step_512",
+        "step_1024",
+        "predict_512",
+        "predict_1024",
+    ):
         assert name in message
 
 

@@ -332,3 +332,26 @@ def test_after_an_unreadable_image_the_rest_is_only_read(fabric, tmp_path):
     seen.clear()
     assert run(fabric, count, sources[2:4], only_read=True) == ([], [])
     assert not seen
+
+
+def test_batch_norm_is_folded_away_only_where_a_cpu_computes_in_bfloat16():
+    half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    single = Fabric(accelerator="cpu", devices=1, precision="32-true")
+    # Two of mask and gate.
+    for fabric, left in ((half, 0), (single, 2)):
+        network = WithNorm()
+        ensemble = Ensemble(fabric, [network], gate_networks=[WithNorm()])
+        kinds = [type(module) for module in ensemble.modules()]
+        assert kinds.count(nn.BatchNorm2d) == left
+        assert type(network.norm) is nn.BatchNorm2d
+
+
+class WithNorm(nn.Module):
+    size_step = 1
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 1, 3, padding=1), nn.BatchNorm2d(1)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
