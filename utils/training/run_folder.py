@@ -53,6 +53,8 @@ _RESOLVED = {
 """Settings that a new run resolves and saves, with the value that asks it to, and therefore is no
 request to change them. A run that an earlier version began has auto saved, which stays as it was
 then."""
+_LAUNCH = ("precision", "memory_format", "accelerator", "devices", "num_nodes", "deterministic")
+"""Settings that processes are launched with."""
 _BATCH_SIZES = {"batch_size_stage1": 1, "batch_size_stage2": 2}
 """The stage of each setting that a resumed run may change until an unfinished fold has started the
 stage."""
@@ -113,7 +115,8 @@ def settle_precision(config: Config, given: frozenset[str]) -> Config:
     try:
         folder = _find(config, given)
         if folder is not None:
-            return _continue(config, given, folder)
+            run = _continue(config, given, folder)
+            return replace(config, **{name: getattr(run, name) for name in _LAUNCH})
     except InputError:
         # `open_run` raises it again, where one process speaks for all.
         return config

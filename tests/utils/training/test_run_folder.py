@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -173,6 +174,15 @@ def test_a_run_is_launched_as_it_was_saved(create, tmp_path):
     assert {name: getattr(settled, name) for name in saved} == saved
     one = settle_precision(replace(resumed, devices=1), frozenset({"run_name", "devices"}))
     assert one.devices == 1
+
+
+def test_a_copy_of_a_run_is_not_taken_for_the_run(create, tmp_path):
+    """Its config.yaml has the name of the run that it was copied from."""
+    _, folder = create(run_name="first")
+    shutil.copytree(folder, folder.with_name("copy"))
+    resumed = Config(model_path=str(tmp_path), run_name="copy", resume=True)
+    settled = settle_precision(resumed, frozenset({"run_name", "resume"}))
+    assert open_run(settled, frozenset({"run_name", "resume"}))[1] == folder.with_name("copy")
 
 
 def test_a_run_that_another_device_created_meanwhile_is_not_trained_otherwise(tmp_path):
