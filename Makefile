@@ -40,7 +40,7 @@ test: check  ## check, and all tests that are quick (about 4 minutes on 2 cores)
 test-slow: .venv/ready  ## the other tests: long trainings, kills, several processes, the demo
 	$(PYTEST) -m slow
 
-.venv/ready: requirements.txt requirements-export.txt requirements-pretrained.txt requirements-dev.txt constraints.txt
+.venv/ready: requirements.txt requirements-export.txt requirements-pretrained.txt requirements-dicom-seg.txt requirements-dev.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv

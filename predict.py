@@ -25,6 +25,7 @@ written only after everything has succeeded:
                    the mask in pixels. Both are at the original size.
     OVERLAYS/      <id>.png: image, mask, probability; contact_sheet.png: 36 images at a glance
     PROBABILITIES/ <id>.png: 8-bit maps at the original size, level floor(255 p)
+    DICOM_SEG/     <id>.dcm: a DICOM Segmentation of each image with a mask, for radiology viewers
 
 Exit code: 0; 2 if an input cannot be used, in which case nothing is written.
 """

@@ -67,6 +67,8 @@ RUN = {
     ),
     f"python predict.py --run checkpoints/unet_resnet34/RUN {TEST_IMAGES} --tta hflip "
     "--out submission.csv --overlays overlays": ALONE,
+    "python predict.py --run checkpoints/unet_resnet34/RUN --images dicom-images-test "
+    "--dicom_seg segmentations": ALONE,
     "python evaluate.py --submission submission.csv --truth stage_2_train.csv "
     "--scores scores.csv": "",
     "python evaluate.py --submission submission.csv --truth test_masks": "",
@@ -103,6 +105,7 @@ NOT_RUN = {
     'pip install "tensorboard>=2.21"': PIP,
     "pip install -r requirements-export.txt": PIP,
     "pip install -r requirements-pretrained.txt": PIP,
+    "pip install -r requirements-dicom-seg.txt": PIP,
 }
 """Documented commands that are not run, and why."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from datasets.formats.rle import decode
 from datasets.preprocessing import preprocess
 from models import build_model
 from models.interface import normalise
+from tests.helpers.dcmqi import read_segment
 from tests.helpers.dicoms import picture, write_dicom, write_jpeg_dicom
 from tests.helpers.tiny import SETTINGS, as_flags, write_dataset
 from utils.drawing import PANEL, TILE
@@ -90,6 +92,26 @@ def spread_probabilities(path, images):
     # The best and the last checkpoint may be hard links to one file.
     path.unlink()
     torch.save(content | {"optimizer": {}}, path)
+
+
+@pytest.fixture
+def x_rays(images, tmp_path):
+    """Write DICOMs with the UIDs that a segmentation needs, in several sizes, one inverted."""
+    folder = tmp_path / "x_rays"
+    for number, (size, photometric) in enumerate(
+        [((72, 60), "MONOCHROME2"), ((40, 90), "MONOCHROME1"), ((32, 32), "MONOCHROME2")]
+    ):
+        pixels = cv2.resize(read_image(images / "plain.png"), size[::-1])
+        write_dicom(
+            folder / f"{number}.dcm",
+            pixels,
+            f"1.2.7.{number}",
+            PhotometricInterpretation=photometric,
+            PatientID=f"patient {number}",
+            StudyInstanceUID=f"1.2.8.{number}",
+            SeriesInstanceUID=f"1.2.9.{number}",
+        )
+    return folder
 
 
 @pytest.fixture
@@ -220,6 +242,75 @@ def test_probability_maps_have_the_original_size(run, images, outputs):
         assert levels.dtype == np.uint8
         np.testing.assert_array_equal(levels, by_hand[name])
     assert saved["large"].shape == (110, 150)
+
+
+def test_every_mask_becomes_a_dicom_segmentation(predicted, x_rays, tmp_path, capsys):
+    pytest.importorskip("highdicom", reason="needs requirements-dicom-seg.txt")
+    rule = ["--threshold", 0.5, "--min_area", 1, "--top_threshold", 0.5, "--batch_size", 3]
+    texts = ["--seg_manufacturer", "a maker", "--seg_creator", "Doe^Jane"]
+    flags = ["--dicom_seg", tmp_path / "new" / "segs", *texts, *rule]
+    assert predicted(*flags, inputs=[x_rays]) == 0
+    assert f"DICOM segmentations: {tmp_path / 'new' / 'segs'}" in capsys.readouterr().out
+    masks = {row["ImageId"]: row["EncodedPixels"] for row in rows(tmp_path / "out.csv")}
+    positive = [name for name, text in masks.items() if text != "-1"]
+    written = sorted((tmp_path / "new" / "segs").iterdir())
+    assert [path.name for path in written] == [f"{name}.dcm" for name in sorted(positive)]
+    assert len(positive) > 1
+    for path in written:
+        found, source = (pydicom.dcmread(p) for p in (path, x_rays / f"{path.stem[-1]}.dcm"))
+        mask = decode(masks[path.stem], source.Rows, source.Columns)
+        np.testing.assert_array_equal(found.pixel_array, mask)
+        (reference,) = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        assert reference.ReferencedSOPInstanceUID == path.stem
+        assert (found.PatientID, found.Manufacturer) == (source.PatientID, "a maker")
+        (algorithm,) = found.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+        assert algorithm.AlgorithmName == "pneumothorax-segmentation"
+        assert "runs=run (weight 1)" in algorithm.AlgorithmParameters
+    read = read_segment(written[0], tmp_path / "read")
+    np.testing.assert_array_equal(read.mask, pydicom.dcmread(written[0]).pixel_array)
+    message = refusal(capsys, predicted(*flags, inputs=[x_rays]))
+    assert f"{written[0]}: exists already" in message
+    assert not [path for path in tmp_path.rglob(".*")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dicom_seg", "segs"], ["plain.png is no DICOM", "and neither are 4 others"]),
+        (["--seg_creator", "Jane"], ["--seg_creator: has no effect without --dicom_seg"]),
+        (["--dicom_seg", "segs", "--seg_creator", "a\\b"], ["--seg_creator", "without \\"]),
+        (["--dicom_seg", "x", "--overlays", "x"], ["the same folder"]),
+    ],
+)
+def test_bad_settings_of_segmentations_are_refused_before_any_network_runs(
+    predicted, images, tmp_path, capsys, monkeypatch, flags, words
+):
+    monkeypatch.setattr("utils.inference.segmentations.check_installed", lambda: None)
+    monkeypatch.setattr("utils.inference.prediction.open_blend", lambda *_: 1 / 0)
+    files = [images / "plain.png", images / "other.dcm", images]
+    message = refusal(capsys, predicted(*flags, inputs=files))
+    assert all(word in message for word in words), message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dicom_that_cannot_be_referred_to_is_refused_before_any_network_runs(
+    predicted, images, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("utils.inference.segmentations.check_installed", lambda: None)
+    monkeypatch.setattr("utils.inference.prediction.open_blend", lambda *_: 1 / 0)
+    code = predicted("--dicom_seg", tmp_path / "segs", inputs=[images / "other.dcm"])
+    message = refusal(capsys, code)
+    assert "other.dcm: has no SeriesInstanceUID, StudyInstanceUID" in message
+
+
+def test_the_package_that_segmentations_need_is_named_before_any_network_runs(
+    predicted, x_rays, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    monkeypatch.setattr("utils.inference.prediction.open_blend", lambda *_: 1 / 0)
+    message = refusal(capsys, predicted("--dicom_seg", tmp_path / "segs", inputs=[x_rays]))
+    assert "not installed: highdicom" in message
+    assert "pip install -r requirements-dicom-seg.txt" in message
 
 
 def test_results_and_costs_are_printed(outputs):
@@ -519,14 +610,17 @@ def test_an_invalid_threshold_json_is_refused(run, predicted, tmp_path, capsys, 
     assert "threshold.json" in refusal(capsys, predicted(run=other))
 
 
-def test_a_failure_at_the_end_leaves_no_files(predicted, tmp_path, capsys, monkeypatch):
+def test_a_failure_at_the_end_leaves_no_files(predicted, x_rays, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("highdicom", reason="needs requirements-dicom-seg.txt")
+
     def fail(*_):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("utils.inference.prediction.write_submission", fail)
     flags = ["--overlays", tmp_path / "overlays", "--probabilities", tmp_path / "maps"]
-    assert "no space left" in refusal(capsys, predicted(*flags))
-    assert not list(tmp_path.iterdir())
+    flags += ["--dicom_seg", tmp_path / "segs", "--threshold", 0.1, "--min_area", 0]
+    assert "no space left" in refusal(capsys, predicted(*flags, inputs=[x_rays]))
+    assert list(tmp_path.iterdir()) == [x_rays]
 
 
 def test_the_help_starts_with_commands_and_lists_every_setting(capsys):

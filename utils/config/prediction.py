@@ -81,6 +81,16 @@ class PredictOptions(RunOptions):
     """Folder for pictures of image, mask and probability, and a contact sheet. Default: none."""
     probabilities: Path | None = None
     """Folder for probability maps: 8-bit PNG at the original size. Default: none."""
+    dicom_seg: Path | None = None
+    """Folder for a DICOM Segmentation of each mask, which radiology viewers show on the X-ray; all
+    images have to be DICOMs, and the packages in requirements-dicom-seg.txt are needed. Default:
+    none."""
+    seg_manufacturer: str | None = None
+    """Manufacturer that the segmentations name. Default: the name of this software."""
+    seg_creator: str | None = None
+    """Person that the segmentations name as their creator, such as Doe^Jane. Default: empty."""
+    seg_description: str | None = None
+    """Description of the segmentations' series. Default: Pneumothorax (predicted)."""
     bits: Literal[8, 10, 12, 16] | None = None
     """Bits that 16-bit images use. Default: those of the runs' training images, else the fewest
     that hold the largest value of all images."""

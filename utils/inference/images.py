@@ -19,6 +19,7 @@ from utils.inference.ensemble import Blend, FullSizeMaps
 from utils.inference.loop import Batch, make_batch, open_prediction_loader, predict_batch
 from utils.inference.pictures import Pictures
 from utils.inference.runs import View
+from utils.inference.segmentations import Segmentations
 from utils.inference.submission import InputImage, Prediction, Problem
 from utils.postprocessing.rule import PostProcess
 
@@ -99,6 +100,7 @@ def predict_images(
     pictures: Pictures,
     skip_bad: bool,
     only_read: bool,
+    segmentations: Segmentations | None = None,
 ) -> tuple[list[Prediction], list[Problem]]:
     """Predict the images of a loader.
 
@@ -111,6 +113,7 @@ def predict_images(
         skip_bad: continue after an unreadable file; otherwise the remaining files are only read,
             to list every problem.
         only_read: predict nothing, only read all files to list every problem.
+        segmentations: writes the DICOM Segmentation of every mask; None writes none.
 
     Returns:
         The predictions in the loader's order, and the problems.
@@ -125,7 +128,9 @@ def predict_images(
             if batch.items and not only_read:
                 for loaded, maps in predict_batch(fabric, blend, batch):
                     try:
-                        predictions.append(_postprocess(loaded, maps, rule, pictures))
+                        predictions.append(
+                            _postprocess(loaded, maps, rule, pictures, segmentations)
+                        )
                     except InputError as error:
                         problems.append(Problem(loaded.image.id, str(error)))
             bar.update(len(batch.items) + len(unreadable))
@@ -133,7 +138,11 @@ def predict_images(
 
 
 def _postprocess(
-    loaded: LoadedImage, maps: FullSizeMaps, rule: PostProcess, pictures: Pictures
+    loaded: LoadedImage,
+    maps: FullSizeMaps,
+    rule: PostProcess,
+    pictures: Pictures,
+    segmentations: Segmentations | None,
 ) -> Prediction:
     maps.check(loaded.image.path)
     levels, gate = maps.levels()
@@ -143,6 +152,8 @@ def _postprocess(
     prediction = Prediction(loaded.image.id, encode(mask), probability, area)
     grey = None if loaded.grey is None else loaded.grey.numpy()
     pictures.write(prediction, grey, mask, levels)
+    if segmentations is not None:
+        segmentations.write(prediction, loaded.image.path, mask)
     return prediction
 
 

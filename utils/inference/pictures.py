@@ -1,7 +1,5 @@
 """Pictures of predictions, published only once all of them are complete."""
 
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,17 +9,15 @@ import numpy as np
 from datasets.formats.images import read_image
 from datasets.formats.rle import decode
 from utils.drawing import contact_sheet, prediction_panels, tile
-from utils.files import check_replaceable
+from utils.inference.staging import StagedFolders
 from utils.inference.submission import InputImage, Prediction
 
 SHEET = "contact_sheet"
 SHEET_TILES = 36
 
 
-class Pictures:
+class Pictures(StagedFolders):
     """Writes pictures to hidden folders; `publish` moves them to their targets.
-
-    Several processes may write at the same time. Leaving the context removes unpublished pictures.
 
     Args:
         overlays: folder for <id>.png (image, mask and probability) and a contact sheet, or None.
@@ -40,33 +36,14 @@ class Pictures:
         suffix: str,
         is_owner: bool,
     ):
+        super().__init__([overlays, probabilities], suffix, is_owner)
+        self._overlays, self._probabilities = self.hidden
         self.threshold = threshold
-        self._overlays = _hidden(overlays, suffix)
-        self._probabilities = _hidden(probabilities, suffix)
-        self._targets = {
-            hidden: target
-            for hidden, target in (
-                (self._overlays, overlays),
-                (self._probabilities, probabilities),
-            )
-            if hidden is not None and target is not None
-        }
-        self._is_owner = is_owner
 
     @property
     def need_image(self) -> bool:
         """Whether `write` needs the image at its original size."""
         return self._overlays is not None
-
-    def __enter__(self) -> "Pictures":
-        for hidden in self._targets:
-            hidden.mkdir(exist_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_owner:
-            for hidden in self._targets:
-                shutil.rmtree(hidden, ignore_errors=True)
 
     def write(
         self, prediction: Prediction, grey: np.ndarray | None, mask: np.ndarray, levels: np.ndarray
@@ -99,26 +76,6 @@ class Pictures:
         if self._overlays is not None:
             sheet = _draw_sheet(predictions, images, bits)
             _save(self._overlays / f"{SHEET}.png", sheet[..., ::-1])
-
-    def publish(self) -> None:
-        """Move all pictures to their target folders."""
-        for hidden, target in self._targets.items():
-            target.mkdir(parents=True, exist_ok=True)
-            for path in hidden.iterdir():
-                check_replaceable(target / path.name)
-                os.replace(path, target / path.name)
-
-
-def existing_folder(path: Path) -> Path:
-    """Return the closest parent folder of `path` that exists."""
-    return next(folder for folder in path.resolve().parents if folder.is_dir())
-
-
-def _hidden(folder: Path | None, suffix: str) -> Path | None:
-    if folder is None:
-        return None
-    # In the target's parent if it exists: os.replace works only within a file system.
-    return existing_folder(folder) / f".{folder.resolve().name}.{suffix}"
 
 
 def _draw_sheet(

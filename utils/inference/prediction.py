@@ -19,7 +19,7 @@ from utils.errors import InputError, list_problems
 from utils.files import check_output, is_stream
 from utils.inference.ensemble import open_blend
 from utils.inference.images import ImageFiles, open_loader, predict_images
-from utils.inference.pictures import SHEET, Pictures, existing_folder
+from utils.inference.pictures import SHEET, Pictures
 from utils.inference.runs import (
     Checkpoints,
     WeightedRun,
@@ -30,6 +30,8 @@ from utils.inference.runs import (
     read_runs,
     results_folder,
 )
+from utils.inference.segmentations import Segmentations, check_segmentations
+from utils.inference.staging import existing_folder
 from utils.inference.submission import (
     SCORES,
     InputImage,
@@ -80,7 +82,10 @@ def predict(fabric: Fabric, options: PredictOptions) -> None:
     blend = open_blend(fabric, plan.runs, plan.checkpoints, plan.tta)
     owner, folders = fabric.is_global_zero, (options.overlays, options.probabilities)
     batch_size = options.batch_size or device_batch_size(plan.runs, fabric.world_size)
-    with Pictures(*folders, plan.rule.threshold, plan.suffix, owner) as pictures:
+    with (
+        Pictures(*folders, plan.rule.threshold, plan.suffix, owner) as pictures,
+        Segmentations(options, plan.runs, plan.rule, plan.suffix, owner) as segmentations,
+    ):
         mine = plan.images[fabric.global_rank :: fabric.world_size]
         dataset = ImageFiles(
             mine, blend.views, pictures.need_image, options.any_modality, plan.bits
@@ -89,7 +94,7 @@ def predict(fabric: Fabric, options: PredictOptions) -> None:
         only_read = bool(plan.problems and not options.skip_bad)
         started = time.perf_counter()
         predictions, problems = predict_images(
-            fabric, blend, loader, plan.rule, pictures, options.skip_bad, only_read
+            fabric, blend, loader, plan.rule, pictures, options.skip_bad, only_read, segmentations
         )
         predictions, problems = gather(fabric, predictions), gather(fabric, problems)
         seconds = time.perf_counter() - started
@@ -100,6 +105,7 @@ def predict(fabric: Fabric, options: PredictOptions) -> None:
             pictures.write_sheet(ordered, plan.images, plan.bits)
             write_submission(Path(options.out), ordered)
             pictures.publish()
+            segmentations.publish()
             _report(options, ordered, seconds, plan.rule)
 
 
@@ -119,6 +125,7 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
         if found > len(images):
             print0(f"{found - len(images)} images are not in {options.sample_submission}: skipped")
     _check_targets(options, images)
+    check_segmentations(options, images)
     bits = choose_bits(options, runs, images)
     suffix = secrets.token_hex(8)
     return PredictionPlan(runs, checkpoints, rule, tta, images, problems, bits, suffix)
@@ -219,7 +226,8 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
             raise InputError(f"{path}: cannot be written to ({error})") from error
     if sample is not None and out.resolve() == sample.resolve():
         raise InputError(f"--out {out}: is the sample submission; choose another name")
-    folders = {"overlays": options.overlays, "probabilities": options.probabilities}
+    flags = ("overlays", "probabilities", "dicom_seg")
+    folders = {flag: getattr(options, flag) for flag in flags}
     targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
     originals = {image.path.resolve().parent for image in images}
     for name, folder in targets.items():
@@ -228,7 +236,7 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
         if folder in originals:
             raise InputError(f"--{name} {folder}: holds images to predict; choose another folder")
     if len(targets) > len(set(targets.values())):
-        raise InputError("--overlays and --probabilities are the same folder; give two")
+        raise InputError(f"two of --{', --'.join(targets)} are the same folder; give others")
     if options.overlays and any(image.id == SHEET for image in images):
         raise InputError(
             f"an image has the id {SHEET}, which --overlays uses for its contact sheet"
@@ -271,3 +279,5 @@ def _report(
         print0(f"overlays: {options.overlays / SHEET}.png and a picture of each image")
     if options.probabilities:
         print0(f"probabilities: {options.probabilities}")
+    if options.dicom_seg:
+        print0(f"DICOM segmentations: {options.dicom_seg}")

@@ -4,7 +4,6 @@ import glob
 import importlib.metadata
 import platform
 import secrets
-import subprocess
 import time
 from contextlib import AbstractContextManager
 from dataclasses import fields, replace
@@ -18,6 +17,7 @@ from utils.config.command_line import load_config
 from utils.config.layout import OUT_OF_FOLD, list_checkpoints
 from utils.config.resume_command import resume_command
 from utils.config.settings import Config
+from utils.config.software import git
 from utils.console import print0
 from utils.distributed import resolve_precision
 from utils.errors import InputError
@@ -346,16 +346,6 @@ def describe_environment() -> dict:
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_dirty": bool(git("status", "--porcelain")),
     }
-
-
-def _git(*words: str) -> str | None:
-    """Return the output of git, or None outside a checkout or without git."""
-    try:
-        folder = Path(__file__).parent
-        result = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True)
-    except OSError:
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
