@@ -99,6 +99,7 @@ NOT_RUN = {
     "srun python train_sfold.py --run_name big --resume $RESUME": SLURM,
     "[ $? -eq 75 ] && scontrol requeue $SLURM_JOB_ID": SLURM,
     "tensorboard --logdir checkpoints/unet_resnet34/RUN": SERVER,
+    "tensorboard --logdir checkpoints": SERVER,
     "tensorboard --logdir_spec "
     "a:checkpoints/unet_resnet34/RUN_A,b:checkpoints/unet_resnet34/RUN_B": SERVER,
     "pip uninstall tensorboard tb-nightly tensorflow-tensorboard": PIP,

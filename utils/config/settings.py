@@ -26,6 +26,12 @@ from utils.errors import InputError
 from utils.files import atomic_write
 from utils.parallel import usable_cores
 
+MAY_CHANGE = frozenset(
+    {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
+    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude", "allow_empty"}
+)
+"""Settings that may change when a run is resumed; the split must still match folds.csv."""
+
 
 @dataclass(frozen=True)
 class Config:

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from datasets.folds import read_folds
 from utils.evaluation.bootstrap import bootstrap_interval
 from utils.evaluation.image_level import auc_with_interval
 from utils.files import write_json
+from utils.postprocessing.events import write_run_events
 from utils.postprocessing.families import Fitted, fit_rules
 from utils.postprocessing.histograms import Histograms, align_folds, concatenate
 from utils.postprocessing.leakage import out_of_fold
@@ -52,7 +52,7 @@ def _apply(fitted: Fitted, folds: dict[int, Histograms]) -> dict[str, FoldScores
 
 
 def choose_thresholds(folder: Path, tta: str = "none") -> dict:
-    """Search the thresholds of a run; write threshold.json, threshold.png and a TensorBoard image.
+    """Search the thresholds of a run; write threshold.json, threshold.png, TensorBoard events.
 
     Args:
         folder: the folder of the run or the blend.
@@ -91,8 +91,7 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     }
     write_json(folder / "threshold.json", content)
     picture = draw_threshold(pooled, rule, folder / "threshold.png")
-    with SummaryWriter(str(folder)) as events:
-        events.add_image("threshold", picture, dataformats="HWC")
+    write_run_events(folder, content, picture)
     return content
 
 

@@ -16,7 +16,7 @@ from utils.config.checks import check_settings
 from utils.config.command_line import load_config
 from utils.config.layout import OUT_OF_FOLD, list_checkpoints
 from utils.config.resume_command import resume_command
-from utils.config.settings import Config
+from utils.config.settings import MAY_CHANGE, Config
 from utils.config.software import git
 from utils.console import print0
 from utils.distributed import resolve_precision
@@ -36,11 +36,6 @@ _PACKAGES = (
     "scikit-learn",
     "pydicom",
 )
-_MAY_CHANGE = frozenset(
-    {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
-    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude", "allow_empty"}
-)
-"""Settings that may change when a run is resumed; the split must still match folds.csv."""
 _THIS_CALL = ("folds", "mode", "resume")
 """Settings that apply to one call, and not to the saved run."""
 _RESOLVED = {
@@ -300,7 +295,7 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     requested["run_name"] = saved.run_name
     changed = {name: value for name, value in requested.items() if getattr(saved, name) != value}
     started = _started_stages(folder, replace(saved, folds=config.folds).fold_numbers())
-    allowed = set(_MAY_CHANGE)
+    allowed = set(MAY_CHANGE)
     if config.resume:
         allowed |= {name for name, stage in _BATCH_SIZES.items() if stage not in started}
     refused = [field.name for field in fields(Config) if field.name in changed.keys() - allowed]
