@@ -20,7 +20,10 @@ AUTHOR = Author(
 )
 CR, CT = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.2"
 UIDS = {"StudyInstanceUID": "1.2.5.1", "SeriesInstanceUID": "1.2.5.2"}
+OTHER_ID = pydicom.Dataset()
+OTHER_ID.PatientID = "\u5c71 17"
 PATIENT = {
+    "OtherPatientIDsSequence": [OTHER_ID],
     "PatientName": "\u5c71\u7530^\u592a\u90ce",
     "PatientID": "17",
     "PatientSex": "W",
@@ -127,6 +130,8 @@ def test_only_a_source_with_a_place_gives_the_segmentation_its_frame_of_referenc
     position = frame.PlanePositionSequence[0].ImagePositionPatient
     assert (found.FrameOfReferenceUID == "1.2.5.3") == (name == "a place")
     assert list(position) == ([5, 6, 7] if name == "a place" else [0, 0, 0])
+    (measures,) = found.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert measures.PixelSpacing == pytest.approx(SPACINGS.get(name, (1, 1)))
 
 
 @pytest.mark.parametrize(
