@@ -265,7 +265,7 @@ def test_every_mask_becomes_a_dicom_segmentation(predicted, x_rays, tmp_path, ca
         assert (found.PatientID, found.Manufacturer) == (source.PatientID, "a maker")
         (algorithm,) = found.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
         assert algorithm.AlgorithmName == "pneumothorax-segmentation"
-        assert "runs=run (weight 1)" in algorithm.AlgorithmParameters
+        assert algorithm.AlgorithmParameters.startswith("runs=run (weight 1),tta=none,rule=masks")
     read = read_segment(written[0], tmp_path / "read")
     np.testing.assert_array_equal(read.mask, pydicom.dcmread(written[0]).pixel_array)
     message = refusal(capsys, predicted(*flags, inputs=[x_rays]))

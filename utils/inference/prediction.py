@@ -11,6 +11,7 @@ from typing import NamedTuple
 from lightning_fabric import Fabric
 
 from datasets.formats.depth import bits_file, choose_depth, largest_value, read_bits
+from datasets.formats.dicom_seg import Author
 from utils.config.prediction import PredictOptions
 from utils.config.tta import TTA, parse_tta
 from utils.console import print0
@@ -30,7 +31,7 @@ from utils.inference.runs import (
     read_runs,
     results_folder,
 )
-from utils.inference.segmentations import Segmentations, check_segmentations
+from utils.inference.segmentations import Segmentations, check_segmentations, describe_author
 from utils.inference.staging import existing_folder
 from utils.inference.submission import (
     SCORES,
@@ -59,6 +60,7 @@ class PredictionPlan(NamedTuple):
         images: the images, in the order of the submission.
         problems: the files whose id cannot be read.
         bits: bits that 16-bit images use; None if there are none.
+        author: who and what makes the masks, for DICOM Segmentations; None if none are wanted.
         suffix: of the names of this command's temporary folders.
     """
 
@@ -69,6 +71,7 @@ class PredictionPlan(NamedTuple):
     images: list[InputImage]
     problems: list[Problem]
     bits: int | None
+    author: Author | None
     suffix: str
 
 
@@ -84,7 +87,7 @@ def predict(fabric: Fabric, options: PredictOptions) -> None:
     batch_size = options.batch_size or device_batch_size(plan.runs, fabric.world_size)
     with (
         Pictures(*folders, plan.rule.threshold, plan.suffix, owner) as pictures,
-        Segmentations(options, plan.runs, plan.rule, plan.suffix, owner) as segmentations,
+        Segmentations(options.dicom_seg, plan.author, plan.suffix, owner) as segmentations,
     ):
         mine = plan.images[fabric.global_rank :: fabric.world_size]
         dataset = ImageFiles(
@@ -128,7 +131,8 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
     check_segmentations(options, images)
     bits = choose_bits(options, runs, images)
     suffix = secrets.token_hex(8)
-    return PredictionPlan(runs, checkpoints, rule, tta, images, problems, bits, suffix)
+    author = describe_author(options, runs, rule, tta)
+    return PredictionPlan(runs, checkpoints, rule, tta, images, problems, bits, author, suffix)
 
 
 def choose_bits(

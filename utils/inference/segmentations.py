@@ -1,7 +1,6 @@
 """DICOM Segmentations of predictions, published only once all of them are complete."""
 
 from collections.abc import Sequence
-from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from datasets.formats.dicom_seg import (
 from datasets.formats.finding import is_dicom
 from utils.config.prediction import PredictOptions
 from utils.config.software import describe_software
+from utils.config.tta import TTA
 from utils.errors import InputError, raise_problems
 from utils.inference.runs import WeightedRun
 from utils.inference.staging import StagedFolders
@@ -30,27 +30,15 @@ class Segmentations(StagedFolders):
     """Writes <id>.dcm of every image with a mask to a hidden folder; `publish` moves the files.
 
     Args:
-        options: settings of the prediction; without `dicom_seg`, none are written.
-        runs: the runs that predict.
-        rule: turns probabilities into masks.
+        folder: the folder of the segmentations; None writes none.
+        author: who and what made the masks; may be None without a folder.
         suffix: makes the hidden folder unique to this command; the same in every process.
         is_owner: whether this process publishes and cleans up.
     """
 
-    def __init__(
-        self,
-        options: PredictOptions,
-        runs: Sequence[WeightedRun],
-        rule: PostProcess,
-        suffix: str,
-        is_owner: bool,
-    ):
-        super().__init__([options.dicom_seg], suffix, is_owner, replace=False)
-        self._describe_author = partial(describe_author, options, runs, rule)
-
-    @cached_property
-    def _author(self) -> Author:
-        return self._describe_author()
+    def __init__(self, folder: Path | None, author: Author | None, suffix: str, is_owner: bool):
+        super().__init__([folder], suffix, is_owner, replace=False)
+        self._author = author
 
     def write(self, prediction: Prediction, path: Path, mask: np.ndarray) -> None:
         """Write the segmentation of one image, if it has a mask.
@@ -64,20 +52,23 @@ class Segmentations(StagedFolders):
             InputError: no segmentation can refer to the DICOM.
         """
         (folder,) = self.hidden
-        if folder is not None and prediction.area:
+        if folder is not None and self._author is not None and prediction.area:
             segmentation = build_segmentation(path, mask, self._author)
             segmentation.save_as(folder / _file_name(prediction.id))
 
 
 def describe_author(
-    options: PredictOptions, runs: Sequence[WeightedRun], rule: PostProcess
-) -> Author:
-    """Return who and what makes the masks of a prediction."""
+    options: PredictOptions, runs: Sequence[WeightedRun], rule: PostProcess, tta: TTA
+) -> Author | None:
+    """Return who and what makes the masks of a prediction; None if it writes no segmentations."""
+    if options.dicom_seg is None:
+        return None
     software = describe_software()
     names = [f"{run.folder.resolve().name} (weight {run.weight:g})" for run in runs]
+    views = " and ".join(name for name, used in tta._asdict().items() if used)
     return Author(
         software,
-        {"runs": " + ".join(names), "tta": options.tta, "rule": rule.describe()},
+        {"runs": " + ".join(names), "tta": views or "none", "rule": rule.describe()},
         options.seg_manufacturer or software.name,
         options.seg_creator or "",
         options.seg_description or _DESCRIPTION,
