@@ -37,6 +37,7 @@ from utils.files import check_writable
 from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
+from utils.report.writing import ReportOptions, try_report
 from utils.signals import EXIT_RETRY
 from utils.training.initial import (
     check_start,
@@ -110,6 +111,7 @@ def run(
         with hold_run(folder):
             chosen = choose_thresholds(folder, config.tta)
         print0(describe_thresholds(chosen))
+        try_report(folder, _report_options(config))
         return 0
     config = settle_precision(config, given)
     fabric = launch(
@@ -131,6 +133,7 @@ def run(
         _check_finished(plan.folder, trained)
         with hold_run(plan.folder):
             _summarise(plan.folder, plan.config.tta)
+        try_report(plan.folder, _report_options(plan.config), fabric)
     return 0 if finished else EXIT_RETRY
 
 
@@ -325,3 +328,7 @@ def _summarise(folder: Path, tta: str) -> None:
     if not summary["pooled"]["predicted"]:
         print0("no masks predicted: no rule of the search beats predicting no mask anywhere")
     print0(f"results: {folder}\ncurves:  tensorboard --logdir {folder}")
+
+
+def _report_options(config: Config) -> ReportOptions:
+    return ReportOptions(config.pictures, config.cases)

@@ -20,8 +20,8 @@ MIN_KNOWN = 0.9
 
 _COLUMNS = ("ImageId", "PatientId")
 # RSNA's patientId is the id of an image only where there is no other.
-_IMAGE_COLUMNS = (*(name for name in ID_COLUMNS if name != "patientId"), "Image Index", "dicom_id")
-_PATIENT_COLUMNS = ("PatientId", "PatientID", "patient_id", "Patient ID", "patientId", "subject_id")
+IMAGE_COLUMNS = (*(name for name in ID_COLUMNS if name != "patientId"), "Image Index", "dicom_id")
+PATIENT_COLUMNS = ("PatientId", "PatientID", "patient_id", "Patient ID", "patientId", "subject_id")
 
 _NIH_NAME = re.compile(r"(000\d{5})_\d{3}")
 """00000001_000.png; numbers end at 30,805, so that no date looks like one."""
@@ -37,7 +37,7 @@ def read_patients(path: str | Path) -> dict[str, str]:
     Raises:
         InputError: the file is missing, is not a csv, lacks a column or lists an image twice.
     """
-    rows = read_columns(path, (_IMAGE_COLUMNS, _PATIENT_COLUMNS), "a csv of patients")
+    rows = read_columns(path, (IMAGE_COLUMNS, PATIENT_COLUMNS), "a csv of patients")
     patients: dict[str, str] = {}
     for _, (file, patient) in rows:
         name = stem_of(file)

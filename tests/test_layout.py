@@ -16,6 +16,7 @@ COMMANDS = (
     "models.adopt",
     "models.export",
     "utils.blend",
+    "utils.report.__main__",
 )
 DATASET = (
     "datasets.augmentation",
@@ -32,6 +33,7 @@ FLOORS = (
     ("solver_freeze",),
     ("solver",),
     COMMANDS,
+    ("utils.report",),
     ("utils.inference",),
     ("utils.training",),
     ("utils.postprocessing",),

@@ -91,12 +91,12 @@ def prediction_panels(
     Returns:
         uint8 RGB; the longer side of each of the three panels is `PANEL` pixels.
     """
-    plain = _to_rgb(_fit(grey, PANEL))
+    plain = _to_rgb(fit(grey, PANEL))
     height, width = plain.shape[:2]
     levels = cv2.resize(levels, (width, height), interpolation=cv2.INTER_LINEAR)
     panels = {
         "image": plain,
-        "predicted mask": outline(plain, _fit_mask(mask, PANEL), PREDICTION),
+        "predicted mask": outline(plain, fit_mask(mask, PANEL), PREDICTION),
         "probability": heat_overlay(plain, levels),
     }
     right = len(panels) * (width + _GAP) + _KEY
@@ -188,24 +188,25 @@ def _to_rgb(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _fit(grey: np.ndarray, side: int) -> np.ndarray:
-    """Resize [H,W] so that its longer side has `side` pixels."""
+def fit(grey: np.ndarray, side: int) -> np.ndarray:
+    """Resize [H,W] uint8 so that its longer side has `side` pixels."""
     scale = side / max(grey.shape)
     size = tuple(max(1, round(length * scale)) for length in grey.shape[::-1])
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def _fit_mask(mask: np.ndarray, side: int) -> np.ndarray:
+def fit_mask(mask: np.ndarray, side: int) -> np.ndarray:
+    """Resize a mask, [H,W] uint8 of 0 and 1, so that its longer side has `side` pixels."""
     # When shrinking, any overlap with a pixel counts, or the smallest masks would vanish.
     shrinks = max(mask.shape) > side
-    return (_fit(255 * mask, side) > (0 if shrinks else 127)).astype(np.uint8)
+    return (fit(255 * mask, side) > (0 if shrinks else 127)).astype(np.uint8)
 
 
 def _square(grey: np.ndarray, masks: dict[Colour, np.ndarray]) -> np.ndarray:
     """Fit an image with its masks into the centre of a black square of `TILE` pixels."""
-    picture = _to_rgb(_fit(grey, TILE))
+    picture = _to_rgb(fit(grey, TILE))
     for colour, mask in masks.items():
-        picture = outline(picture, _fit_mask(mask, TILE), colour)
+        picture = outline(picture, fit_mask(mask, TILE), colour)
     height, width = picture.shape[:2]
     square = np.zeros((TILE, TILE, 3), np.uint8)
     top, left = (TILE - height) // 2, (TILE - width) // 2

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from datasets.formats.dicom import largest_pixel, read_dicom
 from datasets.formats.finding import is_dicom
-from datasets.formats.images import read_values
+from datasets.formats.images import identify, read_values
 from datasets.formats.pixels import luminance
 from utils.errors import InputError
 from utils.files import write_json
@@ -66,6 +66,12 @@ def choose_depth(largest: Iterable[int | None], bits: int | None = None) -> Dept
         return None
     fewest = next(depth for depth in DEPTHS if max(values) < 2**depth)
     return Depth(bits or fewest, len(values), max(values))
+
+
+def common_bits(paths: Iterable[Path]) -> int | None:
+    """Return one depth to look at all of these images with; None if none has 16 bits."""
+    depth = choose_depth(largest_value(path, True) for path in paths if identify(path).deep)
+    return None if depth is None else depth.bits
 
 
 def bits_file(folder: str | Path, split: str = "train") -> Path:

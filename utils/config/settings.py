@@ -29,6 +29,7 @@ from utils.parallel import usable_cores
 MAY_CHANGE = frozenset(
     {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
     | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude", "allow_empty"}
+    | {"pictures", "cases"}
 )
 """Settings that may change when a run is resumed; the split must still match folds.csv."""
 
@@ -200,6 +201,10 @@ class Config:
     """Use only deterministic algorithms: bit-identical results, slower on a GPU."""
     compile: bool = False
     """Compile the network: minutes at the start of each stage, then faster steps on a GPU."""
+    pictures: bool = True
+    """Show X-rays in report.html, which makes it patient data."""
+    cases: Count = 4
+    """X-rays of each kind in report.html: missed, false, worst, best and median ones."""
     model_path: str = "./checkpoints"
     """Folder of all runs."""
     dataset_root: str = "./datasets/SIIM_data"

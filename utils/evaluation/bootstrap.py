@@ -1,4 +1,4 @@
-"""Bootstrap intervals of a mean over images, resampling patients if they are known."""
+"""Bootstrap intervals over images, resampling patients if they are known."""
 
 from collections.abc import Sequence
 
@@ -23,15 +23,37 @@ def bootstrap_interval(
     Returns:
         The 2.5th and the 97.5th percentile; NaN without values.
     """
-    if not len(values):
+    return bootstrap_ratio(values, np.ones(len(values)), groups, seed)
+
+
+def bootstrap_ratio(
+    parts: np.ndarray,
+    wholes: np.ndarray,
+    groups: Sequence[str] | np.ndarray | None = None,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the 95 % interval of the sum of `parts` over the sum of `wholes`, drawn as above.
+
+    Args:
+        parts: [N] float, one per image.
+        wholes: [N] float, 0 or more; a draw in which all are 0 does not count.
+        groups: see `bootstrap_interval`.
+        seed: seed of the draws.
+
+    Returns:
+        The 2.5th and the 97.5th percentile; NaN if all wholes are 0.
+    """
+    if not np.any(wholes):
         return float("nan"), float("nan")
-    groups = [""] * len(values) if groups is None else groups
+    groups = [""] * len(parts) if groups is None else groups
     _, group_of = index_groups(groups)
-    sums, counts = np.bincount(group_of, values), np.bincount(group_of)
+    sums, counts = np.bincount(group_of, parts), np.bincount(group_of, wholes)
     groups_drawn = np.random.default_rng(seed).multinomial(
         len(sums), np.full(len(sums), 1 / len(sums)), size=DRAWS
     )
-    low, high = np.percentile(groups_drawn @ sums / (groups_drawn @ counts), (2.5, 97.5))
+    drawn_parts, drawn_wholes = groups_drawn @ sums, groups_drawn @ counts
+    is_drawn = drawn_wholes > 0
+    low, high = np.percentile(drawn_parts[is_drawn] / drawn_wholes[is_drawn], (2.5, 97.5))
     return float(low), float(high)
 
 

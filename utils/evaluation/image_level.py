@@ -1,7 +1,7 @@
 """Image-level scores: how well the probability of an image predicts whether it has a mask."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,12 +118,47 @@ def auc_with_interval(
     value = _auc_of_ranks(rank, positive, np.ones(len(rank)))
     if np.isnan(value):
         return Estimate(len(rank), value, value, value)
-    count, group_of = index_groups(groups)
-    rng, equal = np.random.default_rng(seed), np.full(count, 1 / count)
-    drawn = (rng.multinomial(count, equal)[group_of] for _ in range(DRAWS))
-    values = [_auc_of_ranks(rank, positive, weights) for weights in drawn]
+    values = [_auc_of_ranks(rank, positive, drawn) for drawn in _draw_weights(groups, seed)]
     low, high = np.nanpercentile(values, (2.5, 97.5))
     return Estimate(len(rank), value, float(low), float(high))
+
+
+def auc_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    positive: np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    seed: int = 0,
+) -> Estimate:
+    """AUC of `first` minus that of `second` on the same images, both of the same draws.
+
+    Args:
+        first: [N] float, scores as for `auc_with_interval`.
+        second: [N] float, scores of the same images.
+        positive: [N] bool, the true mask is not empty.
+        groups: [N] patient of each image; an image with an empty name is its own patient.
+        seed: seed of the draws.
+    """
+    ranks = [np.unique(scores, return_inverse=True)[1] for scores in (first, second)]
+
+    def difference(weights: np.ndarray) -> float:
+        above, below = (_auc_of_ranks(rank, positive, weights) for rank in ranks)
+        return above - below
+
+    value = difference(np.ones(len(positive)))
+    if np.isnan(value):
+        return Estimate(len(positive), value, value, value)
+    values = [difference(drawn) for drawn in _draw_weights(groups, seed)]
+    low, high = np.nanpercentile(values, (2.5, 97.5))
+    return Estimate(len(positive), value, float(low), float(high))
+
+
+def _draw_weights(groups: Sequence[str] | np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each of the [N] images counts in every bootstrap draw."""
+    count, group_of = index_groups(groups)
+    rng, equal = np.random.default_rng(seed), np.full(count, 1 / count)
+    for _ in range(DRAWS):
+        yield rng.multinomial(count, equal)[group_of]
 
 
 def _auc_of_ranks(rank: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.formats.depth import choose_depth, largest_value
-from datasets.formats.images import identify, read_image
+from datasets.formats.depth import common_bits
+from datasets.formats.images import read_image
 from utils.drawing import PREDICTION, TRUTH, contact_sheet, double_tile
 from utils.evaluation.scoring import MaskPairs, PixelCounts
 from utils.files import write_output
@@ -37,11 +37,11 @@ def write_worst_sheet(
     worst, tiles = counts.worst(COUNT), []
     shown = [files[name] for name in counts.ids[worst].tolist() if name in files]
     # One depth for the whole sheet; which one matters only to the eye.
-    depth = choose_depth(largest_value(path, True) for path in shown if identify(path).deep)
+    bits = common_bits(shown)
     for i in tqdm(worst, "drawing", unit="image", disable=None):
         name = str(counts.ids[i])
         image = (
-            read_image(files[name], any_modality=True, bits=depth and depth.bits)
+            read_image(files[name], any_modality=True, bits=bits)
             if name in files
             else np.zeros(size, np.uint8)
         )

@@ -51,6 +51,24 @@ class OutOfFoldRow(NamedTuple):
     components: np.ndarray | None
 
 
+class PredictedMaps(NamedTuple):
+    """The prediction of one image at its original size, and its true mask.
+
+    Attributes:
+        id: image id.
+        levels: [H,W] uint8, level floor(255 p) of the probability map.
+        mask: [H,W] uint8 of 0 and 1, the truth.
+        gate: [H,W] uint8, levels of the gate map; None if it is `levels`.
+        presence: probability of the presence head; None without one.
+    """
+
+    id: str
+    levels: np.ndarray
+    mask: np.ndarray
+    gate: np.ndarray | None
+    presence: float | None
+
+
 class OutOfFoldImage(NamedTuple):
     """An image with its true mask.
 
@@ -147,9 +165,7 @@ def predict_out_of_fold(
         InputError: an image cannot be read, or a prediction is not a probability.
     """
     mine = range(fabric.global_rank, len(ids), fabric.world_size)
-    loader = open_prediction_loader(
-        OutOfFoldImages(pixels), batch_size, num_workers, _collate, mine
-    )
+    loader = _open_loader(pixels, batch_size, num_workers, mine)
     rows = map_in_order(
         lambda parts: measure_prediction(*parts), _predict(fabric, blend, loader, ids)
     )
@@ -164,6 +180,25 @@ def predict_out_of_fold(
     measured = gather(fabric, list[OutOfFoldRow](bar))
     _warn_too_many_components(measured)
     return collect_histograms(ids, measured)
+
+
+def predict_maps(
+    fabric: Fabric, blend: Blend, pixels: Sequence[Pixels], ids: Sequence[str], batch_size: int
+) -> Iterator[PredictedMaps]:
+    """Predict a few images in this process alone, without a worker process.
+
+    Args:
+        fabric: the device.
+        blend: networks that were not trained on these images.
+        pixels: the images preprocessed for each of `blend.views`.
+        ids: image ids, in the order of `pixels`.
+        batch_size: images per batch.
+
+    Raises:
+        InputError: an image cannot be read, or a prediction is not a probability.
+    """
+    loader = _open_loader(pixels, batch_size, 0, range(len(ids)))
+    return (PredictedMaps(*parts) for parts in _predict(fabric, blend, loader, ids))
 
 
 def measure_prediction(
@@ -219,6 +254,13 @@ def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Hist
         presence=None if first.presence is None else np.array(column["presence"], np.float32),
         components=_join_components(column["components"]),
     )
+
+
+def _open_loader(
+    pixels: Sequence[Pixels], batch_size: int, num_workers: int, positions: Sequence[int]
+) -> Loader:
+    images = OutOfFoldImages(pixels)
+    return open_prediction_loader(images, batch_size, num_workers, _collate, positions)
 
 
 def _predict(

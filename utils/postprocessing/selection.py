@@ -1,5 +1,6 @@
 """The choice of a run's thresholds from its oof.npz files: per fold, pooled and cross-fitted."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,15 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from datasets.folds import read_folds
+from utils.config.layout import finished_folds
+from utils.errors import InputError
 from utils.evaluation.bootstrap import bootstrap_interval
 from utils.evaluation.image_level import auc_with_interval
 from utils.files import write_json
+from utils.limits import SETTINGS_BYTES, read_bytes
 from utils.postprocessing.events import write_run_events
 from utils.postprocessing.families import Fitted, fit_rules
 from utils.postprocessing.histograms import Histograms, align_folds, concatenate
 from utils.postprocessing.leakage import out_of_fold
 from utils.postprocessing.plots import draw_threshold
-from utils.postprocessing.rule import PostProcess, score_images
+from utils.postprocessing.rule import PostProcess, load_rule, score_images
 from utils.postprocessing.summary import load_folds
 
 
@@ -93,6 +97,56 @@ def choose_thresholds(folder: Path, tta: str = "none") -> dict:
     picture = draw_threshold(pooled, rule, folder / "threshold.png")
     write_run_events(folder, content, picture)
     return content
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What `choose_thresholds` chose for a run, read from its threshold.json.
+
+    Attributes:
+        rule: the rule chosen on all folds pooled.
+        rules: by fold number, the rule that was chosen on the other folds; `rule` with one fold.
+        is_cross_fitted: whether there were other folds.
+        family: that of the rule.
+        tta: the --tta that the out-of-fold predictions were made with.
+        not_out_of_fold: why the scores are not out of fold; empty if they are.
+    """
+
+    rule: PostProcess
+    rules: dict[int, PostProcess]
+    is_cross_fitted: bool
+    family: str
+    tta: str
+    not_out_of_fold: str
+
+
+def read_chosen(folder: Path) -> Chosen:
+    """Read the threshold.json of a run or a blend.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or is older than a fold.
+    """
+    path = folder / "threshold.json"
+    rule, advice = load_rule(path), "choose the thresholds with --mode choose_threshold"
+    try:
+        content = json.loads(read_bytes(path, SETTINGS_BYTES))
+        is_cross_fitted = content["cross_fitted"] is not None
+        which = "cross_fitted" if is_cross_fitted else "pooled"
+        rules = {row["fold"]: PostProcess(**row[which]) for row in content["folds"]}
+        chosen = Chosen(
+            rule,
+            rules,
+            is_cross_fitted,
+            content["family"],
+            content.get("tta", "none"),
+            content.get("not_out_of_fold", ""),
+        )
+    # RecursionError: thousands of nested brackets.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} lacks what this version writes ({error!r}): {advice}") from error
+    if rules.keys() != finished_folds(folder).keys():
+        raise InputError(f"{path} is for other folds than are finished: {advice}")
+    return chosen
 
 
 def describe_thresholds(content: dict) -> str:

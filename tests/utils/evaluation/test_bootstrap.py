@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.evaluation.bootstrap import DRAWS, bootstrap_interval
+from utils.evaluation.bootstrap import DRAWS, bootstrap_interval, bootstrap_ratio
 
 
 def scores(seed=0, images=60):
@@ -104,3 +104,19 @@ def test_equal_values_have_no_spread():
 def test_no_images_have_no_interval():
     assert np.isnan(bootstrap_interval(np.array([]))).all()
     assert np.isnan(bootstrap_interval(np.array([]), [])).all()
+
+
+def test_a_ratio_is_that_of_the_sums_of_each_draw():
+    rng = np.random.default_rng(3)
+    wholes, groups = rng.integers(0, 9, 12).astype(float), [f"p{i // 3}" for i in range(12)]
+    parts = wholes * rng.random(12)
+    counts = (
+        np.random.default_rng(7).multinomial(4, np.full(4, 1 / 4), size=DRAWS).repeat(3, axis=1)
+    )
+    expected = np.percentile((counts @ parts) / (counts @ wholes), (2.5, 97.5))
+    np.testing.assert_allclose(bootstrap_ratio(parts, wholes, groups, seed=7), expected)
+
+
+def test_draws_without_anything_to_divide_by_do_not_count():
+    assert bootstrap_ratio(np.array([2.0, 0, 0]), np.array([4.0, 0, 0])) == (0.5, 0.5)
+    assert np.isnan(bootstrap_ratio(np.zeros(3), np.zeros(3))).all()

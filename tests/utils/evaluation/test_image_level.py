@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from utils.errors import InputError
-from utils.evaluation.image_level import auc, read_scores, score_image_level
+from utils.evaluation.image_level import auc, auc_difference, read_scores, score_image_level
 
 
 def simulate(seed, images=80):
@@ -16,6 +16,30 @@ def simulate(seed, images=80):
     positive = rng.random(images) < 0.3
     probability = np.round(np.clip(rng.normal(0.4 + 0.2 * positive, 0.2), 0, 1), 1)
     return probability, positive, np.array([f"p{i // 2}" for i in range(images)])
+
+
+def test_the_difference_of_two_aucs_is_paired():
+    rng = np.random.default_rng(4)
+    positive, patients = rng.random(40) < 0.4, [f"p{i // 2}" for i in range(40)]
+    first = rng.random(40) + positive
+    second = first + 0.05 * rng.random(40)
+    difference = auc_difference(first, second, positive, patients)
+    once = np.ones(40)
+    assert difference.mean == auc(first, positive, once) - auc(second, positive, once)
+    draws = np.random.default_rng(0)
+    expected = []
+    for _ in range(2000):
+        weights = draws.multinomial(20, np.full(20, 1 / 20)).repeat(2)
+        # Sorted as their names are: p0, p1, p10 ...
+        order = np.unique(patients, return_inverse=True)[1]
+        weights = weights[::2][order]
+        expected.append(auc(first, positive, weights) - auc(second, positive, weights))
+    low, high = np.nanpercentile(expected, (2.5, 97.5))
+    assert difference.low == pytest.approx(low)
+    assert difference.high == pytest.approx(high)
+    alone = auc_difference(first, first, positive, patients)
+    assert (alone.mean, alone.low, alone.high) == (0, 0, 0)
+    assert np.isnan(auc_difference(first, second, np.zeros(40, bool), patients).mean)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,0 +1,207 @@
+"""The page: complete, on its own, honest about patients, and never a reason to fail."""
+
+import re
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+import experiment
+import solver
+import train_sfold
+from tests.helpers.reported import FULL_RULE, write_finished
+from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, build_tiny, write_dataset
+from utils.evaluation import image_level
+from utils.inference import ensemble
+from utils.postprocessing import selection
+from utils.report import networks, writing
+from utils.report.__main__ import main
+from utils.report.evidence import read_evidence
+from utils.report.facts import changed_settings, summarise, tabulate_folds
+from utils.report.networks import areas_of, draw_cases
+from utils.report.writing import ReportOptions, try_report
+
+WITHOUT = ("--pictures", "false")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run that was trained, and has written its report at the end."""
+    root = tmp_path_factory.mktemp("trained")
+    data = write_dataset(root / "data")
+    settings = SETTINGS | {"dataset_root": data, "model_path": root / "checkpoints"}
+    settings |= {"run_name": "run", "accelerator": "cpu", "presence_weight": 0.1, "cases": 2}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(TinyNet, "size_step", 1, raising=False)
+        for module in (experiment, solver, ensemble):
+            patched.setattr(module, "build_model", build_tiny)
+        patched.setattr(selection, "draw_threshold", lambda *_: np.zeros((1, 1, 3), np.uint8))
+        assert train_sfold.main(as_flags(settings)) == 0
+        yield root / "checkpoints" / "unet_resnet34" / "run"
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """Intervals are tested elsewhere."""
+    monkeypatch.setattr(image_level, "DRAWS", 50)
+
+
+def page_of(folder, *flags):
+    out = folder / "page.html"
+    assert main(["--run", str(folder), "--out", str(out), *flags]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+def test_a_training_ends_with_its_report(trained):
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    for title in ("Dice out of fold", "Folds", "Learning", "Thresholds", "Cases", "Versions"):
+        assert title in page
+    assert "These pictures are patient data" in page
+    assert "data:image/jpeg;base64," in page
+    # Settings of the run, of which none is told that changes nothing.
+    assert "<code>image_size_stage1</code>" in page
+    assert "<code>dataset_root</code>" not in page
+
+
+def test_pictures_show_the_masks_that_were_scored(trained, monkeypatch):
+    measured: list[tuple] = []
+
+    def measure(grey, truth, mask):
+        measured.append((grey.shape, int(truth.sum()), int(mask.sum())))
+        return measured[-1]
+
+    monkeypatch.setattr(networks, "draw_picture", measure)
+    evidence = read_evidence(trained)
+    fabric = experiment.launch("cpu", 1, 1, "auto")
+    pictures = draw_cases(fabric, evidence, range(len(evidence.fold_of)))
+    areas = areas_of(evidence)
+    assert sorted(pictures) == list(range(len(areas.ids)))
+    for index, found in pictures.items():
+        size = evidence.pooled.height[index], evidence.pooled.width[index]
+        assert tuple(found) == (size, areas.truth[index], areas.predicted[index])
+
+
+def test_the_page_asks_for_nothing_and_lets_nothing_in(trained):
+    page = (trained / "report.html").read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)', page)
+    assert policy is not None
+    assert policy[1].startswith("default-src 'none'")
+    assert set(re.findall(r"\w+://[\w./]+", page)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+
+
+def test_without_pictures_nothing_tells_of_a_patient(trained):
+    page, evidence = page_of(trained, *WITHOUT), read_evidence(trained)
+    assert "image/jpeg" not in page
+    assert "patient data" not in page
+    assert not [name for name in evidence.pooled.ids.tolist() if name in page]
+
+
+def test_what_a_user_wrote_is_shown_and_not_run(tmp_path):
+    evil = "</script><script>alert(1)</script>"
+    folder = write_finished(tmp_path / "net" / "a")
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"exclude: '{evil}'\nloss: 'bce:1'\ndataset_root: '{evil}'\n")
+    page = page_of(folder, *WITHOUT)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+def test_scores_are_those_of_the_rules_of_the_folds(tmp_path):
+    evidence = read_evidence(write_finished(tmp_path / "net" / "a"))
+    rows, rules = tabulate_folds(evidence), evidence.chosen.rules
+    dice = [rules[n].dice(fold) for n, fold in evidence.folds.items()]
+    assert [row.fold for row in rows] == ["0", "1", "all"]
+    assert [row.dice.mean for row in rows[:2]] == [own.mean() for own in dice]
+    headline = summarise(evidence)
+    assert headline.dice.mean == rows[2].dice.mean == np.concatenate(dice).mean()
+    assert headline.gain.mean == pytest.approx(headline.dice.mean - headline.baseline)
+    assert [s.name for s in changed_settings(evidence.config)] == ["lr", "n_splits"]
+
+
+def test_runs_side_by_side_and_subgroups(tmp_path):
+    first = write_finished(tmp_path / "net" / "a")
+    second = write_finished(tmp_path / "net" / "b", FULL_RULE)
+    rows = [f"image{n}-{i},{'PA' if i < 9 else 'AP'}" for n in range(2) for i in range(14)]
+    csv = tmp_path / "attributes.csv"
+    csv.write_text("\n".join(["ImageId,view", *rows]) + "\n")
+    page = page_of(first, "--run", str(second), "--attributes", str(csv), *WITHOUT)
+    assert "Side by side" in page
+    assert page.count('<option value="2">view: PA</option>') == 2
+    assert page.count("<th>view: AP</th><td>10</td>") == 2
+
+
+def test_a_submission_is_scored_and_shown(trained, tmp_path):
+    data = trained.parents[2] / "data"
+    names = sorted(path.stem for path in (data / "train_images").iterdir())[:6]
+    csv = tmp_path / "submission.csv"
+    csv.write_text("ImageId,EncodedPixels\n" + "".join(f"{n},0 50\n" for n in names))
+    truth, images = data / "train_mask", data / "train_images"
+    flags = ["--submission", csv, "--truth", truth, "--images", images, "--cases", "1"]
+    page = page_of(trained, *map(str, flags))
+    assert "Other images <small>submission.csv</small>" in page
+    assert "6 predicted masks" in page
+
+
+def test_a_report_that_fails_is_one_line_of_warning(tmp_path, capsys):
+    folder = write_finished(tmp_path / "net" / "a")
+    start, read = f"warning: {folder}/report.html was not written: ", "read_evidence"
+    with patch.object(writing, read, side_effect=RuntimeError("several\nlines")):
+        try_report(folder, ReportOptions(pictures=False))
+    assert capsys.readouterr().out == f"{start}RuntimeError: several lines\n"
+    (folder / "fold0" / "oof.npz").write_bytes(b"damaged")
+    try_report(folder, ReportOptions(pictures=False))
+    assert capsys.readouterr().out.startswith(start)
+    assert not (folder / "report.html").exists()
+
+
+def test_without_the_images_there_is_a_report_without_pictures(tmp_path, capsys):
+    folder = write_finished(tmp_path / "net" / "a")
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"dataset_root: {tmp_path}/gone\n")
+    try_report(folder, ReportOptions())
+    assert capsys.readouterr().out.splitlines()[-1] == f"report:  {folder}/report.html"
+    assert "No pictures: " in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--run", "{none}"], "has no config.yaml; --run takes the folder of a run"),
+        (["--run", "{run}", "--attributes", "{none}"], "cannot be read as a csv of attributes"),
+        (["--run", "{old}"], "looked for the thresholds in"),
+        (["--run", "{partial}"], "lacks what this version writes"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_line(flags, message, tmp_path, capsys):
+    run = write_finished(tmp_path / "net" / "run")
+    (write_finished(tmp_path / "net" / "old") / "threshold.json").unlink()
+    partial = write_finished(tmp_path / "net" / "partial") / "threshold.json"
+    partial.write_text('{"threshold": 0.5, "min_area": 1, "top_threshold": 0.5}')
+    places = {name: tmp_path / "net" / name for name in ("none", "old", "partial")} | {"run": run}
+    assert main([word.format(**places) for word in flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_thresholds_of_other_folds_are_refused(tmp_path, capsys):
+    run = write_finished(tmp_path / "net" / "run")
+    (run / "fold1" / "oof.npz").rename(run / "oof.npz")
+    assert main(["--run", str(run)]) == 2
+    assert "is for other folds than are finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--submission", "a.csv"], "go together; add --truth"),
+        (["--run", "b"], "say where to write with --out"),
+        (["--run", "b", *["--submission", "s", "--truth", "t", "--images", "i"]], "give one --run"),
+        (["--cases", "0"], "not a whole number from 1"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["--run", "a", *flags])
+    assert message in capsys.readouterr().err

@@ -1,0 +1,88 @@
+"""The files of a finished run that a report is made of, read once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from datasets.folds import read_folds
+from utils.config.command_line import load_config
+from utils.config.settings import Config
+from utils.errors import InputError
+from utils.postprocessing.histograms import Histograms, align_folds, concatenate
+from utils.postprocessing.selection import Chosen, FoldScores, apply_rules, read_chosen
+from utils.postprocessing.summary import load_folds
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run and how its networks did on the images that they were not trained on.
+
+    Attributes:
+        folder: of the run.
+        config: its settings.
+        table: the content of folds.csv.
+        folds: out-of-fold histograms by number of the fold.
+        pooled: the images of all folds, N of them, fold after fold.
+        fold_of: [N] int, the fold of each image.
+        patients: [N] patient of each image; empty if unknown.
+        chosen: the rules of threshold.json.
+        scores: each image by `chosen.rules`.
+    """
+
+    folder: Path
+    config: Config
+    table: pd.DataFrame
+    folds: dict[int, Histograms]
+    pooled: Histograms
+    fold_of: np.ndarray
+    patients: np.ndarray
+    chosen: Chosen
+    scores: FoldScores
+
+    @property
+    def name(self) -> str:
+        """Network and name of the run."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+    @property
+    def probability(self) -> np.ndarray:
+        """[N] float from 0 to 1: the presence or, without a head, the gate map's largest value."""
+        scores = self.pooled.image_scores().astype(float)
+        return scores if self.pooled.presence is not None else scores / 255
+
+    @property
+    def empty_dice(self) -> np.ndarray:
+        """[N] float: the Dice of each image if every image is left empty."""
+        return (~self.pooled.positive).astype(float)
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """Read a run of which at least one fold is finished.
+
+    Raises:
+        InputError: the folder is not a run's, no fold is finished, or a file is missing, damaged or
+            older than the last fold.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise InputError(
+            f"{folder}: has no config.yaml; --run takes the folder of a run, such as "
+            "checkpoints/unet_resnet34/RUN"
+        )
+    config, loaded = load_config(folder / "config.yaml"), load_folds(folder)
+    folds = dict(zip(loaded, align_folds(list(loaded.values())), strict=True))
+    table, pooled = read_folds(folder / "folds.csv"), concatenate(list(folds.values()))
+    patient_of = dict(zip(table["ImageId"], table["PatientId"], strict=True))
+    chosen = read_chosen(folder)
+    return Evidence(
+        folder,
+        config,
+        table,
+        folds,
+        pooled,
+        np.repeat([*folds], [len(fold.ids) for fold in folds.values()]),
+        np.array([patient_of.get(name, "") for name in pooled.ids.tolist()]),
+        chosen,
+        apply_rules(folds, chosen.rules),
+    )
