@@ -26,8 +26,11 @@ demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (ab
 	$(BIN)/python evaluate.py --submission $(RUN)/submission.csv --scores $(RUN)/scores.csv \
 		--truth $(UNSEEN)/train-rle.csv --images $(UNSEEN)/train_images \
 		--worst $(RUN)/worst.png --out $(RUN)/evaluation.json
+	$(BIN)/python -m utils.report --run $(RUN) --submission $(RUN)/submission.csv \
+		--truth $(UNSEEN)/train-rle.csv --images $(UNSEEN)/train_images
 	@echo "pictures: $(RUN)/overlays/contact_sheet.png, $(RUN)/worst.png, $(RUN)/threshold.png"
 	@echo "watch:    $(BIN)/tensorboard --logdir $(RUN)"
+	@echo "report:   $(RUN)/report.html, to open in a browser"
 
 check: .venv/ready  ## linter, formatter and types (seconds)
 	$(BIN)/ruff check .

@@ -32,6 +32,8 @@ DRAWN = "--count 14 --size 96 --num_workers 0"
 TEST_IMAGES = "--images datasets/SIIM_data/test_images"
 BLEND = "--run checkpoints/unet_resnet34/A --run checkpoints/linknet/B --weights 0.6,0.4"
 
+REPORT = "python -m utils.report --run checkpoints/unet_resnet34/RUN"
+
 RUN = {
     "python -m datasets.prepare --images dicom-images-train --rle train-rle.csv": "--num_workers 0",
     "python -m datasets.prepare --images dicom-images-test --split test": "--num_workers 0",
@@ -81,6 +83,11 @@ RUN = {
     f"python predict.py --run checkpoints/unet_resnet34/old --folds 0 {TEST_IMAGES} "
     "--threshold 0.5 --top_threshold 0.7 --min_area 2048 --out submission.csv": ALONE,
     "python -m models.adopt --checkpoint stage1.pth --stage 1 --folds 0 --run_name old1": TINY,
+    REPORT: "",
+    f"{REPORT} --attributes attributes.csv --pictures false": "",
+    f"{REPORT} --submission submission.csv --truth stage_2_train.csv {TEST_IMAGES}": "",
+    "python -m utils.report --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B "
+    "--out compared.html": "",
     "python -m models.export --run checkpoints/unet_resnet34/RUN --folds all --out model.onnx": "",
 }
 """Documented commands that are run, with the flags that are added to keep them small."""
@@ -110,6 +117,8 @@ NOT_RUN = {
 }
 """Documented commands that are not run, and why."""
 
+PACKAGES = ("benchmarks", "utils.report")
+"""Commands that are the `__main__` of a folder."""
 OTHER_TOOLS = {"venv", "pytest"}
 OTHER_FLAGS = {
     "node_rank",
@@ -127,7 +136,7 @@ OTHER_FLAGS = {
 def module_of(words: list[str]) -> str:
     """Name the module that `python WORDS` runs."""
     name = words[1] if words[0] == "-m" else words[0].removesuffix(".py")
-    return "benchmarks.__main__" if name == "benchmarks" else name
+    return f"{name}.__main__" if name in PACKAGES else name
 
 
 def run(command: str, name: str) -> int:
@@ -198,6 +207,12 @@ def _write_data(root: Path) -> None:
     assert prepare.main(flags.split()) == 0
     Path("tests/train_mask").rename("test_masks")
     shutil.copytree("datasets/SIIM_data", "datasets/lungs")
+    ids = [path.stem for path in Path("datasets/SIIM_data/train_images").iterdir()]
+    rows = [f"{name},{'PA' if i % 2 else 'AP'}\n" for i, name in enumerate(ids)]
+    Path("attributes.csv").write_text("ImageId,view\n" + "".join(rows))
+    ids = [path.stem for path in Path("datasets/SIIM_data/test_images").iterdir()]
+    rows = [f"{name},-1\n" for name in ids]
+    Path("submission.csv").write_text("ImageId,EncodedPixels\n" + "".join(rows))
 
 
 def _after_stage1(folder: str, names: list[str]) -> list[str]:
@@ -205,8 +220,8 @@ def _after_stage1(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(("stage2", "oof", "summary", "threshold"))]
 
 
-LONG_PAGES = ("docs/training.md", "docs/models.md")
-"""Pages whose commands train and export for many seconds."""
+LONG_PAGES = ("docs/training.md", "docs/models.md", "docs/report.md")
+"""Pages whose commands train, export and report for many seconds."""
 
 ELSEWHERE = ("docs/original.md",)
 """Pages whose commands another test parses: test_original.py."""
