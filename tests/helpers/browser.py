@@ -2,10 +2,12 @@
 
     python -m tests.helpers.browser PAGE.html PICTURE.jpg [WIDTH HEIGHT [dark]]
 
-draws a page as it looks on a screen of that size; a height of 0 draws all of it.
+draws a page as it looks on a screen of that size; a height of 0 draws all of it. Without a size it
+draws a report as in the README.
 """
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -16,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS = (
@@ -29,6 +33,9 @@ _FLAGS = (
     "--no-first-run",
     "--remote-debugging-pipe",
 )
+_SETTLED = "new Promise(done => setTimeout(done, 300))"
+_HALF, _WIDTH = (1100, 1420), 1760
+"""Size of each half of the README's picture, and the width of both in the end."""
 
 
 def find_browser() -> str | None:
@@ -146,14 +153,29 @@ def open_browser() -> Iterator[Page]:
                 os.close(end)
 
 
-def main(page: str, picture: str, width: str = "1280", height: str = "0", theme: str = "") -> None:
+def main(page: str, picture: str, width: str = "", height: str = "0", theme: str = "") -> None:
     """Draw a page."""
     with open_browser() as browser:
-        browser.look(int(width), int(height) or 900, theme == "dark")
-        browser.open(Path(page))
-        browser.run("new Promise(done => setTimeout(done, 300))")
-        Path(picture).write_bytes(browser.draw(whole=height == "0"))
+        if width:
+            browser.look(int(width), int(height) or 900, theme == "dark")
+            browser.open(Path(page))
+            browser.run(_SETTLED)
+            Path(picture).write_bytes(browser.draw(whole=height == "0"))
+        else:
+            draw_themes(browser, Path(page)).save(picture, quality=85)
         print("\n".join(browser.problems), end="")
+
+
+def draw_themes(browser: Page, page: Path) -> Image.Image:
+    """Draw the picture of the README: a report's top in light beside its cases in dark."""
+    picture = Image.new("RGB", (2 * _HALF[0], _HALF[1]))
+    for left, selector, dark in ((0, "body", False), (_HALF[0], "section[id$=cases]", True)):
+        browser.look(*_HALF, dark)
+        browser.open(page)
+        browser.run(_SETTLED)
+        browser.run(f"document.querySelector('{selector}').scrollIntoView({{behavior: 'instant'}})")
+        picture.paste(Image.open(io.BytesIO(browser.draw(whole=False))), (left, 0))
+    return picture.resize((_WIDTH, round(_WIDTH * _HALF[1] / picture.width)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ image, with intervals of the differences over patients.
 Pictures show X-rays: whoever gets the page gets patient data. With --pictures false it has none.
 Image ids are only shown with pictures.
 
-Takes seconds, and about a second more for each image of a run that is predicted anew to be shown.
+Takes seconds, and a little for each image of a run, which is predicted anew to be shown.
 """
 
 import argparse

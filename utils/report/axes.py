@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 Point = tuple[float, float]
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 38
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 16, 38
 """Margins of the plotting area for the labels, in units of the drawing."""
 
 
@@ -132,7 +132,7 @@ class Plot:
         self._marks.append(f'<path class="rule {kind}" d="M{self._at(low)}L{self._at(high)}"/>')
         if label:
             x, y = map(float, self._at(high).split(","))
-            x, y = (x + 4, y + 10) if upright else (x - 4, y - 5)
+            x, y = (x, y - 5) if upright else (x - 4, y - 5)
             anchor = "start" if upright else "end"
             self._marks.append(
                 f'<text class="note" x="{x:g}" y="{y:g}" text-anchor="{anchor}">'

@@ -105,7 +105,9 @@ def summarise(evidence: Evidence) -> Headline:
     """Return the headline: the Dice of all images by the rules of their folds."""
     patients, dice = evidence.patients, evidence.scores.dice
     baseline, gain = evidence.empty_dice, mean_with_interval(dice - evidence.empty_dice, patients)
-    if gain.low > 0:
+    if not evidence.scores.predicted.any():
+        verdict = "Every image is left empty."
+    elif gain.low > 0:
         verdict = "Better than leaving every image empty, beyond the interval."
     elif gain.high < 0:
         verdict = "Worse than leaving every image empty, beyond the interval."
