@@ -10,6 +10,7 @@ from datasets.formats.images import read_image
 from datasets.siim import find_samples
 from datasets.sources.base import Sample
 from datasets.sources.files import FileSource
+from utils.config.tta import parse_tta
 from utils.errors import InputError
 from utils.inference.ensemble import open_blend
 from utils.inference.out_of_fold import predict_maps
@@ -63,7 +64,7 @@ def _draw_fold(
     config, rule = replace(evidence.config, folds=fold), evidence.chosen.rules[fold]
     runs = [WeightedRun(evidence.folder, config, 1.0)]
     checkpoints = [find_checkpoints(evidence.folder, config, "best")]
-    blend = open_blend(fabric, runs, checkpoints, mirror=evidence.chosen.tta == "hflip")
+    blend = open_blend(fabric, runs, checkpoints, parse_tta(evidence.chosen.tta))
     index_of = {str(evidence.pooled.ids[index]): index for index in indices}
     ids, pictures = list(index_of), {}
     pixels = [FileSource(samples, view.clahe).pixels(ids, view.size) for view in blend.views]
