@@ -21,18 +21,16 @@ def simulate(seed, images=80):
 def test_the_difference_of_two_aucs_is_paired():
     rng = np.random.default_rng(4)
     positive, patients = rng.random(40) < 0.4, [f"p{i // 2}" for i in range(40)]
-    first = rng.random(40) + positive
-    second = first + 0.05 * rng.random(40)
+    first = rng.random(40) + 0.5 * positive
+    second = first + rng.random(40)
     difference = auc_difference(first, second, positive, patients)
     once = np.ones(40)
     assert difference.mean == auc(first, positive, once) - auc(second, positive, once)
-    draws = np.random.default_rng(0)
-    expected = []
+    # Patients are drawn in the order of their names: p0, p1, p10 ...
+    place = np.unique(patients, return_inverse=True)[1]
+    draws, expected = np.random.default_rng(0), []
     for _ in range(2000):
-        weights = draws.multinomial(20, np.full(20, 1 / 20)).repeat(2)
-        # Sorted as their names are: p0, p1, p10 ...
-        order = np.unique(patients, return_inverse=True)[1]
-        weights = weights[::2][order]
+        weights = draws.multinomial(20, np.full(20, 1 / 20))[place]
         expected.append(auc(first, positive, weights) - auc(second, positive, weights))
     low, high = np.nanpercentile(expected, (2.5, 97.5))
     assert difference.low == pytest.approx(low)

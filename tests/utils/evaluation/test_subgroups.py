@@ -51,6 +51,12 @@ def test_numbers_are_cut_into_quarters(tmp_path):
     }
 
 
+def test_a_number_between_two_quarters_is_in_the_lower_one(tmp_path):
+    path = write(tmp_path / "a.csv", "ImageId,age", *(f"{i},{i}" for i in range(9)))
+    groups = members(read_subgroups(path, [str(i) for i in range(9)]))
+    assert [value for _, value in groups] == ["0 to 2", "3 to 4", "5 to 6", "7 to 8"]
+
+
 def test_rare_values_share_a_group(tmp_path):
     hospitals = [f"h{i}" for i in range(MOST_VALUES) for _ in range(2)] + ["x", "y"]
     rows = [f"{i},{name}" for i, name in enumerate(hospitals)]

@@ -1,14 +1,16 @@
 """Curves are those that training logged, whatever happened in between."""
 
+from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from utils.config.settings import Config
+from utils.report import curves as curves_module
 from utils.report.curves import SCALAR_BYTES, draw_curves, read_curves
 
 CONFIG = Config(epoch_stage1=3, epoch_stage2=2, epoch_stage1_freeze=0, epoch_stage2_accumulation=0)
 
 
-def log(folder, first, dice, loss=0.5, name=""):
+def log(folder, first, dice, loss=0.5, name=".a"):
     """Write the events of a process that trains some epochs, from `first`."""
     events = SummaryWriter(str(folder), purge_step=first, filename_suffix=name)
     for step, value in enumerate(dice, start=first):
@@ -55,3 +57,18 @@ def test_events_that_were_cut_off_are_read_up_to_there(tmp_path):
 def test_a_run_without_events_has_no_curves(tmp_path):
     assert read_curves(tmp_path, CONFIG) == {}
     assert draw_curves({}, CONFIG) == []
+
+
+def test_pictures_are_not_looked_at(tmp_path, monkeypatch):
+    log(tmp_path / "fold0", 0, [0.25, 0.5])
+    parse, lengths = Event.FromString, []
+
+    class Counted:
+        @staticmethod
+        def FromString(data):
+            lengths.append(len(data))
+            return parse(data)
+
+    monkeypatch.setattr(curves_module, "Event", Counted)
+    assert read_curves(tmp_path, CONFIG)[0].values["dice/all"] == {0: 0.25, 1: 0.5}
+    assert max(lengths) <= SCALAR_BYTES
