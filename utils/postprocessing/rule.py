@@ -169,7 +169,7 @@ def load_rule(path: str | Path) -> PostProcess:
     # RecursionError: thousands of nested brackets.
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as thresholds: {error!r}") from error
-    _check_ranges(rule, path)
+    check_ranges(rule, path)
     return rule
 
 
@@ -184,7 +184,12 @@ def load_tta(path: str | Path) -> str:
     return tta
 
 
-def _check_ranges(rule: PostProcess, path: str | Path) -> None:
+def check_ranges(rule: PostProcess, path: str | Path) -> None:
+    """Refuse a rule of a file with a parameter that is no number, or out of range.
+
+    Raises:
+        InputError: there is one.
+    """
     for name, value in asdict(rule).items():
         highest = math.inf if name.endswith("_area") else 1
         if type(value) not in (int, float) or not 0 <= value <= highest:

@@ -19,7 +19,7 @@ from utils.postprocessing.families import Fitted, fit_rules
 from utils.postprocessing.histograms import Histograms, align_folds, concatenate
 from utils.postprocessing.leakage import out_of_fold
 from utils.postprocessing.plots import draw_threshold
-from utils.postprocessing.rule import PostProcess, load_rule, score_images
+from utils.postprocessing.rule import PostProcess, check_ranges, load_rule, score_images
 from utils.postprocessing.summary import load_folds
 
 
@@ -144,6 +144,8 @@ def read_chosen(folder: Path) -> Chosen:
     # RecursionError: thousands of nested brackets.
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} lacks what this version writes ({error!r}): {advice}") from error
+    for own in rules.values():
+        check_ranges(own, path)
     if rules.keys() != finished_folds(folder).keys():
         raise InputError(f"{path} is for other folds than are finished: {advice}")
     return chosen

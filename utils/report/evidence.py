@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from datasets.folds import read_folds
-from utils.config.command_line import load_config
 from utils.config.settings import Config
-from utils.errors import InputError
+from utils.inference.runs import read_run_config
 from utils.postprocessing.histograms import Histograms, align_folds, concatenate
 from utils.postprocessing.selection import Chosen, FoldScores, apply_rules, read_chosen
 from utils.postprocessing.summary import load_folds
@@ -65,12 +64,7 @@ def read_evidence(folder: Path) -> Evidence:
         InputError: the folder is not a run's, no fold is finished, or a file is missing, damaged or
             older than the last fold.
     """
-    if not (folder / "config.yaml").is_file():
-        raise InputError(
-            f"{folder}: has no config.yaml; --run takes the folder of a run, such as "
-            "checkpoints/unet_resnet34/RUN"
-        )
-    config, loaded = load_config(folder / "config.yaml"), load_folds(folder)
+    config, loaded = read_run_config(folder, "all"), load_folds(folder)
     folds = dict(zip(loaded, align_folds(list(loaded.values())), strict=True))
     table, pooled = read_folds(folder / "folds.csv"), concatenate(list(folds.values()))
     patient_of = dict(zip(table["ImageId"], table["PatientId"], strict=True))

@@ -1,6 +1,9 @@
 """The page: complete, on its own, honest about patients, and never a reason to fail."""
 
+import json
 import re
+import shutil
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -14,6 +17,7 @@ from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, build_tiny, write_da
 from utils.evaluation import image_level
 from utils.inference import ensemble
 from utils.postprocessing import selection
+from utils.postprocessing.histograms import load_histograms
 from utils.report import networks, writing
 from utils.report.__main__ import main
 from utils.report.evidence import read_evidence
@@ -117,6 +121,23 @@ def test_scores_are_those_of_the_rules_of_the_folds(tmp_path):
     assert headline.dice.mean == rows[2].dice.mean == np.concatenate(dice).mean()
     assert headline.gain.mean == pytest.approx(headline.dice.mean - headline.baseline)
     assert [s.name for s in changed_settings(evidence.config)] == ["lr", "n_splits"]
+
+
+def test_one_fold_without_a_positive_has_a_report(tmp_path):
+    folder = write_finished(tmp_path / "net" / "a")
+    shutil.rmtree(folder / "fold1")
+    path = folder / "fold0" / "oof.npz"
+    histograms = load_histograms(path)
+    empty = np.zeros_like(histograms.mask)
+    table = histograms.components * np.array([1, 1, 1, 1, 0])
+    replace(histograms, mask=empty, components=table).save(path)
+    content = json.loads((folder / "threshold.json").read_text())
+    content |= {"cross_fitted": None, "folds": content["folds"][:1]}
+    (folder / "threshold.json").write_text(json.dumps(content))
+    page = page_of(folder, *WITHOUT)
+    assert "One fold alone" in page
+    assert "Needs at least two positives" in page
+    assert "nan" not in re.sub(r"<s(?:cript|tyle).*?</s", "", page, flags=re.DOTALL)
 
 
 def test_runs_side_by_side_and_subgroups(tmp_path):
