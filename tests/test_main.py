@@ -63,7 +63,8 @@ def run(command_line, tmp_path_factory):
 def test_a_run_folder_has_the_documented_files(run):
     names = {path.name for path in run.iterdir() if "tfevents" not in path.name}
     files = {"config.yaml", "environment.json", "folds.csv", "data.csv", "summary.json", "lock"}
-    assert names == files | {"threshold.json", "threshold.png", "fold0", "fold1"}
+    results = {"threshold.json", "threshold.png", "report.html"}
+    assert names == files | results | {"fold0", "fold1"}
     for fold in ("fold0", "fold1"):
         names = {path.name for path in (run / fold).iterdir()}
         checkpoints = {f"stage{s}_{which}.pth" for s in (1, 2) for which in ("last", "best")}
@@ -254,7 +255,7 @@ def test_a_fold_that_another_process_trains_is_left_out(
     """
     summarised = []
 
-    def summarise(folder):
+    def summarise(folder, tta):
         summarised.append(OwnedLock(folder, "").owner() is not None)
 
     monkeypatch.setattr(files, "_PATIENCE", 0.01)

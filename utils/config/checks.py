@@ -55,6 +55,7 @@ _WITHOUT_EFFECT = (
     _Unused(("lr_stage3",), lambda c: c.epoch_stage3 == 0, "epoch_stage3 is 0"),
     _Unused(("momentum",), lambda c: c.optimizer != "sgd", "optimizer is {optimizer}"),
     _Unused(("cache_dir",), lambda c: not c.cache, "cache is false"),
+    _Unused(("cases",), lambda c: not c.pictures, "pictures is false"),
     _Unused(("t",), lambda c: c.model_type not in RECURRENT, "{model_type} is not recurrent"),
     _Unused(
         ("pretrained",),

@@ -77,6 +77,8 @@ OTHER: dict[str, Any] = {
     "run_name": "2024-05-06",
     "resume": True,
     "num_workers": 0,
+    "pictures": False,
+    "cases": 9,
     "accelerator": "cpu",
     "devices": 2,
     "num_nodes": 3,
@@ -238,6 +240,7 @@ INTEGERS_BELOW_RANGE = {
         ("image_size_stage1", "image_size_stage2", "t", "keep_best", "validate_every"), 0
     ),
     "decay_epochs": 0,
+    "cases": 0,
     **dict.fromkeys(("batch_size_stage1", "batch_size_stage2", "num_nodes"), 0),
     **dict.fromkeys(("epoch_stage1", "epoch_stage2", "accumulation_steps"), 0),
     **dict.fromkeys(("epoch_stage1_freeze", "epoch_stage2_accumulation", "epoch_stage3"), -1),
@@ -430,6 +433,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message, tmp_
 RECIPES = Path(__file__).parents[3] / "recipes"
 UNUSED: list[tuple[str, dict[str, Any], str]] = [
     ("image_size_stage2", {"two_stage": False}, "two_stage is false"),
+    ("cases", {"pictures": False}, "pictures is false"),
     ("batch_size_stage2", {"two_stage": False}, "two_stage is false"),
     ("epoch_stage2", {"two_stage": False}, "two_stage is false"),
     ("lr_stage2", {"two_stage": False}, "two_stage is false"),
