@@ -592,8 +592,8 @@ def test_non_finite_weights_are_not_saved_even_if_training_losses_are_finite(roo
     solver = make(root, tmp_path, two_stage=False, epoch_stage1=3)
     real_train = solver.train
 
-    def train(model, epoch, title):
-        trained = real_train(model, epoch, title)
+    def train(model, epoch, *args):
+        trained = real_train(model, epoch, *args)
         if epoch == 1:
             with torch.no_grad():
                 solver.module.head.weight.fill_(float("nan"))
@@ -815,10 +815,10 @@ def test_a_share_of_positives_is_applied_to_the_training_batches(root, tmp_path)
     solver = make(root, tmp_path, positive_share="1.0:0.5", positive_share_stage2=0.8)
     trained, real_train = [], solver.train
 
-    def train(model, epoch, title):
+    def train(model, epoch, *args):
         batches = solver.data.batches
         trained.append(batches.ids_of(0, len(batches)))
-        return real_train(model, epoch, title)
+        return real_train(model, epoch, *args)
 
     solver.train = train
     solver.fit()
