@@ -4,7 +4,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -22,7 +22,7 @@ class PartFailed(Exception):
     """A part failed or was stopped; the message says how."""
 
 
-def run_isolated(part: Part, context: object, seconds: float, log: Path) -> Iterator[Row]:
+def run_isolated(part: Part, context: object, seconds: float, log: Path) -> Generator[Row]:
     """Run a part in a new process and yield its rows as they come.
 
     Whatever the part does to the device or to memory ends with its process, and so do the processes

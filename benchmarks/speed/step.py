@@ -51,13 +51,13 @@ class Steps(NamedTuple):
         network: its name.
         size: side of the square images in pixels.
         batch: images per step.
-        count: number of steps.
+        number: number of steps.
     """
 
     network: str
     size: int
     batch: int
-    count: int
+    number: int
 
 
 class Turn(NamedTuple):
@@ -164,9 +164,9 @@ def open_training(
     model.train()
 
     def train(batches: Iterable) -> int:
-        parts = [StepPart(steps.batch, last=True)] * steps.count
-        train_epoch(fabric, model, optimizer, islice(batches, steps.count), parts, loss_function)
-        return steps.batch * steps.count
+        parts = [StepPart(steps.batch, last=True)] * steps.number
+        train_epoch(fabric, model, optimizer, islice(batches, steps.number), parts, loss_function)
+        return steps.batch * steps.number
 
     return train
 
@@ -180,13 +180,13 @@ def open_plain(steps: Steps) -> Callable[[], int]:
     image, mask = image.expand(-1, 3, -1, -1).float() / 255, mask.float()
 
     def train() -> int:
-        for _ in range(steps.count):
+        for _ in range(steps.number):
             loss = binary_cross_entropy_with_logits(network(image.to(device)), mask.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             loss.item()
-        return steps.batch * steps.count
+        return steps.batch * steps.number
 
     return train
 
