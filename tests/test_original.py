@@ -148,7 +148,7 @@ def test_a_prediction_means_its_row(number):
     threshold = None if searched_here else float(row.threshold or 0.5)
     assert (options.threshold, options.top_threshold) == (threshold, threshold)
     assert (options.min_component_area, options.min_component_mean) == (0, 0)
-    assert (str(options.folds), options.tta, options.checkpoint) == ("0", "none", "best")
+    assert (str(options.folds), options.tta, options.checkpoint) == ("0", None, "best")
 
 
 def test_rows_9_and_10_differ_by_the_schedule_alone(monkeypatch):

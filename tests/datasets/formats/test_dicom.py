@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
 from pydicom.uid import (
     JPEG2000,
     JPEG2000Lossless,
@@ -152,6 +153,8 @@ def test_a_truncated_dicom_is_reported(tmp_path, read, share, write):
 def test_an_unsupported_transfer_syntax_is_reported_in_full_without_a_list_of_plugins(
     tmp_path, syntax
 ):
+    if get_decoder(syntax).is_available:
+        pytest.skip("a package that another one needs can decode it")
     tags: dict[str, Any] = {"BitsAllocated": 16, "BitsStored": 12, "HighBit": 11}
     path = write_jpeg_dicom(tmp_path / "a.dcm", picture(), syntax=syntax, **tags)
     with pytest.raises(InputError) as error:
