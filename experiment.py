@@ -20,13 +20,14 @@ from datasets.siim import FoundSamples, find_samples, read_excluded
 from datasets.sources.base import PixelSource, Sample
 from datasets.sources.cache import CacheSource
 from datasets.sources.files import FileSource
-from models import build_model
+from models.build import build_model
 from models.interface import encoder_of
 from models.sizes import check_scales, check_square_sizes
 from models.trial import check_single_images
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.config.checks import describe_unused
+from utils.config.existing_runs import find_starts
 from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages, mask_stage
 from utils.config.tta import parse_tta
@@ -42,7 +43,6 @@ from utils.signals import EXIT_RETRY
 from utils.training.initial import (
     check_start,
     find_start_leak,
-    find_starts,
     new_folds,
     set_normalisation,
 )

@@ -14,9 +14,9 @@ import sys
 
 import numpy as np
 
-from experiment import run
-from models import describe_models
+from utils.commands.early import check_training
 from utils.config.command_line import parse_config
+from utils.config.networks import describe_models
 from utils.config.settings import Config
 from utils.console import print0
 from utils.errors import command
@@ -35,6 +35,9 @@ def draw_lr(config: Config) -> float:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     config, given = parse_config(args, f"{__doc__}\n{describe_models()}")
+    check_training(config, given)
+    from experiment import run
+
     return run(config, given, stratified=False, choose_lr=draw_lr)
 
 

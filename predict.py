@@ -32,23 +32,19 @@ Exit code: 0; 2 if an input cannot be used, in which case nothing is written.
 
 import sys
 
+from utils.commands.early import check_prediction
 from utils.config.prediction import parse_predict_options
-from utils.distributed import launch
-from utils.errors import InputError, command
-from utils.inference.prediction import predict
-from utils.memory import readable_memory_errors
+from utils.errors import command
 
 
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = parse_predict_options(args, __doc__)
-    fabric = launch(options.accelerator, options.devices, 1, options.precision)
-    try:
-        with readable_memory_errors():
-            predict(fabric, options)
-    except OSError as error:
-        raise InputError(f"the results cannot be written ({error})") from error
+    check_prediction(options)
+    from utils.commands.predict import predict
+
+    predict(options)
     return 0
 
 

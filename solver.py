@@ -15,7 +15,7 @@ from datasets.loaders import StageData
 from datasets.preprocessing import whole_pixel
 from datasets.sampling import derive_seed
 from datasets.sources.base import Pixels, PixelSource
-from models import build_model
+from models.build import build_model
 from utils.config.resume_command import resume_command
 from utils.config.settings import Config
 from utils.config.stages import Stage

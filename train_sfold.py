@@ -9,9 +9,9 @@ Every fold has the same share of positives. Reads and writes the same files as m
 
 import sys
 
-from experiment import run
-from models import describe_models
+from utils.commands.early import check_training
 from utils.config.command_line import parse_config
+from utils.config.networks import describe_models
 from utils.config.settings import Config
 from utils.errors import command
 
@@ -25,6 +25,9 @@ def fixed_lr(config: Config) -> float:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     config, given = parse_config(args, f"{__doc__}\n{describe_models()}")
+    check_training(config, given)
+    from experiment import run
+
     return run(config, given, stratified=True, choose_lr=fixed_lr)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.speed import loader, predict, prepare, rle, step, threshold
+from benchmarks.speed import loader, predict, prepare, rle, startup, step, threshold
 from benchmarks.speed.compare import Ratio
 from benchmarks.speed.data import Data, open_data
 from utils.console import open_parser
@@ -30,6 +30,7 @@ _MEASURES: dict[str, Callable[[Data, int], Ratio]] = {
     "prepare": lambda data, workers: prepare.measure(data),
     "predict_512": lambda data, workers: predict.measure(data, workers, 512),
     "predict_1024": lambda data, workers: predict.measure(data, workers, 1024),
+    "help": lambda data, workers: startup.measure(),
 }
 
 

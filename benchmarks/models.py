@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from models import build_model, model_types
+from models.build import build_model
+from utils.config.networks import model_types
 from utils.console import open_parser
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.training.losses import bce

@@ -22,6 +22,7 @@ MASK_SIZES: tuple[tuple[int, int | None], ...] = (
 """Buckets of mask sizes in pixels, first and last inclusive; None for no upper limit."""
 
 _PREPARE = "python -m datasets.prepare --images DIR and --rle CSV or --masks DIR"
+_FOLDERS = ("train_images", "train_mask")
 _COMMENT = re.compile(r"(^|\s)#.*")
 
 
@@ -71,8 +72,7 @@ def scan_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> Fo
     Raises:
         InputError: a folder is missing, or an excluded id does not exist.
     """
-    images, image_problems = _by_id(Path(root) / "train_images")
-    masks, mask_problems = _by_id(Path(root) / "train_mask")
+    (images, image_problems), (masks, mask_problems) = (_by_id(Path(root) / n) for n in _FOLDERS)
     problems = image_problems + mask_problems
     known = images.keys() | masks.keys() | {name for name, _ in problems}
     check_excluded(excluded, known)
@@ -128,6 +128,25 @@ def _example(names: list[str], what: str) -> str:
     return f"{len(names)} {what}" + (f", such as {names[0]}" if names else "")
 
 
+def check_folders(root: str | Path) -> None:
+    """Check that the folders of images and masks exist.
+
+    Raises:
+        InputError: one is missing.
+    """
+    for name in _FOLDERS:
+        _check_folder(Path(root) / name)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _refuse_tests_alone(folder)
+        raise InputError(
+            f"looked for images in {folder}, which is not a folder. Prepare it with {_PREPARE}, or "
+            "set --dataset_root"
+        )
+
+
 def _refuse_tests_alone(missing: Path) -> None:
     tests = missing.with_name("test_images")
     if missing.name == "train_images" and tests.is_dir():
@@ -140,12 +159,7 @@ def _refuse_tests_alone(missing: Path) -> None:
 
 def _by_id(folder: Path) -> tuple[dict[str, Path], list[tuple[str, str]]]:
     """Return the files by id, and the problems as pairs of id (or else file stem) and reason."""
-    if not folder.is_dir():
-        _refuse_tests_alone(folder)
-        raise InputError(
-            f"looked for images in {folder}, which is not a folder. Prepare it with {_PREPARE}, or "
-            "set --dataset_root"
-        )
+    _check_folder(folder)
     found: dict[str, Path] = {}
     problems = []
     for path in find_images(folder):

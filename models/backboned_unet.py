@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.pretrained.weights import fetch_imagenet
+from utils.config.networks import BACKBONES, RESNETS
 from utils.console import print0
 
-_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _VGG_SHORTCUTS = {
     "vgg16": (("5", "12", "22", "32", "42"), "43"),
     "vgg19": (("5", "12", "25", "38", "51"), "52"),
 }
-_DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
-BACKBONES = (*_RESNETS, *_VGG_SHORTCUTS, *_DENSENETS)
 
 
 def _backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[str | None, ...], str]:
@@ -32,7 +30,7 @@ def _backbone(name: str, pretrained: bool) -> tuple[nn.Module, tuple[str | None,
     network = torchvision.models.get_model(torchvision_name, weights=None)
     if pretrained:
         network.load_state_dict(fetch_imagenet(torchvision_name))
-    if name in _RESNETS:
+    if name in RESNETS:
         del network.avgpool, network.fc
         return network, (None, "relu", "layer1", "layer2", "layer3"), "layer4"
     if name in _VGG_SHORTCUTS:

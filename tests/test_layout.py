@@ -33,6 +33,7 @@ FLOORS = (
     ("solver_freeze",),
     ("solver",),
     COMMANDS,
+    ("utils.commands",),
     ("utils.report",),
     ("utils.inference",),
     ("utils.training",),

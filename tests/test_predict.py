@@ -23,7 +23,7 @@ import predict
 from datasets.formats.images import read_image
 from datasets.formats.rle import decode
 from datasets.preprocessing import preprocess
-from models import build_model
+from models.build import build_model
 from models.interface import normalise
 from tests.helpers.dcmqi import read_segment
 from tests.helpers.dicoms import picture, write_dicom, write_jpeg_dicom
@@ -287,7 +287,7 @@ def test_bad_settings_of_segmentations_are_refused_before_any_network_runs(
     predicted, images, tmp_path, capsys, monkeypatch, flags, words
 ):
     monkeypatch.setattr("utils.inference.segmentations.check_installed", lambda: None)
-    monkeypatch.setattr("utils.inference.prediction.open_blend", lambda *_: 1 / 0)
+    monkeypatch.setattr("utils.commands.predict.open_blend", lambda *_: 1 / 0)
     files = [images / "plain.png", images / "other.dcm", images]
     message = refusal(capsys, predicted(*flags, inputs=files))
     assert all(word in message for word in words), message
@@ -298,7 +298,7 @@ def test_a_dicom_that_cannot_be_referred_to_is_refused_before_any_network_runs(
     predicted, images, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("utils.inference.segmentations.check_installed", lambda: None)
-    monkeypatch.setattr("utils.inference.prediction.open_blend", lambda *_: 1 / 0)
+    monkeypatch.setattr("utils.commands.predict.open_blend", lambda *_: 1 / 0)
     code = predicted("--dicom_seg", tmp_path / "segs", inputs=[images / "other.dcm"])
     message = refusal(capsys, code)
     assert "other.dcm: has no SeriesInstanceUID, StudyInstanceUID" in message
@@ -308,7 +308,7 @@ def test_the_package_that_segmentations_need_is_named_before_any_network_runs(
     predicted, x_rays, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    monkeypatch.setattr("utils.inference.prediction.open_blend", lambda *_: 1 / 0)
+    monkeypatch.setattr("utils.commands.predict.open_blend", lambda *_: 1 / 0)
     message = refusal(capsys, predicted("--dicom_seg", tmp_path / "segs", inputs=[x_rays]))
     assert "not installed: highdicom" in message
     assert "pip install -r requirements-dicom-seg.txt" in message
@@ -617,7 +617,7 @@ def test_a_failure_at_the_end_leaves_no_files(predicted, x_rays, tmp_path, capsy
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("utils.inference.prediction.write_submission", fail)
+    monkeypatch.setattr("utils.commands.predict.write_submission", fail)
     flags = ["--overlays", tmp_path / "overlays", "--probabilities", tmp_path / "maps"]
     flags += ["--dicom_seg", tmp_path / "segs", "--threshold", 0.1, "--min_area", 0]
     assert "no space left" in refusal(capsys, predicted(*flags, inputs=[x_rays]))

@@ -20,7 +20,7 @@ from datasets.formats.images import read_image
 from datasets.formats.masks import read_mask
 from datasets.preprocessing import preprocess, resize_mask
 from datasets.sampling import EpochBatches
-from models import build_model
+from models.build import build_model
 from models.interface import normalise
 from models.unused import unused_to_buffers
 from solver import Solver

@@ -26,20 +26,19 @@ code: 0, or 2 if a run, an image or a setting cannot be used.
 
 import sys
 
+from utils.commands.early import check_blend
 from utils.config.prediction import parse_blend_options
-from utils.distributed import launch
 from utils.errors import command
-from utils.inference.blending import choose_for_blend
-from utils.memory import readable_memory_errors
 
 
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = parse_blend_options(args, __doc__ or "")
-    fabric = launch(options.accelerator, options.devices, 1, options.precision)
-    with readable_memory_errors():
-        choose_for_blend(fabric, options)
+    check_blend(options)
+    from utils.commands.blend import blend
+
+    blend(options)
     return 0
 
 

@@ -53,6 +53,21 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
     return data
 
 
+def check_is_file(path: str | Path, what: str) -> None:
+    """Refuse a path with no file, or with something else such as a folder.
+
+    Args:
+        path: the path.
+        what: what the file is expected to be, such as checkpoint.
+
+    Raises:
+        InputError: it is no file.
+    """
+    if not Path(path).is_file():
+        kind = ", which is not a file" if Path(path).exists() else ""
+        raise InputError(f"no {what} at {path}{kind}")
+
+
 def check_file_size(path: str | Path, size: int, max_bytes: int) -> None:
     """Refuse a file of more than `max_bytes` bytes.
 

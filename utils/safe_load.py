@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from utils.errors import InputError, one_line
+from utils.limits import check_is_file
 
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMPY_FLOATS: list[Any] = [
@@ -34,9 +35,7 @@ def load_file(path: str | Path) -> dict:
         InputError: the file is missing, is no regular file or does not hold a dict.
         DamagedError: the file cannot be read, or a checksum does not match.
     """
-    if not Path(path).is_file():
-        kind = ", which is not a file" if Path(path).exists() else ""
-        raise InputError(f"no checkpoint at {path}{kind}")
+    check_is_file(path, "checkpoint")
     try:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file as load_tensors

@@ -24,7 +24,7 @@ from benchmarks.speed.step import (
     random_batch,
     waiting_share,
 )
-from models import build_model
+from models.build import build_model
 from utils.distributed import Precision, launch, memory_format_for
 from utils.memory import peak_gpu_memory, peak_memory
 from utils.training.losses import build_loss

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models import build_model
+from models.build import build_model
 from models.interface import normalise
 from utils.console import open_parser
 from utils.training.losses import build_loss

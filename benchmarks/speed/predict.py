@@ -5,7 +5,7 @@ from functools import partial
 from benchmarks.speed import original
 from benchmarks.speed.compare import Ratio, in_turns
 from benchmarks.speed.data import Data
-from models import build_model
+from models.build import build_model
 from utils.distributed import launch
 from utils.inference.ensemble import Blend, Ensemble
 from utils.inference.images import ImageFiles, open_loader, predict_images

@@ -28,7 +28,7 @@ from benchmarks.speed.compare import Ratio
 from benchmarks.speed.data import Data, open_data
 from benchmarks.speed.loader import open_stage
 from datasets.sampling import StepPart
-from models import build_model
+from models.build import build_model
 from utils.console import open_parser
 from utils.distributed import Precision, launch, memory_format_for
 from utils.memory import peak_gpu_memory, peak_memory

@@ -15,7 +15,7 @@ from benchmarks.speed.loader import open_stage
 from benchmarks.speed.step import count_operations
 from datasets.formats.rle import encode
 from datasets.sources.base import Sample
-from models import build_model
+from models.build import build_model
 from tests.helpers.dicoms import picture, write_jpeg_dicom
 
 

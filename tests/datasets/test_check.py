@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datasets.check import check_cache, main
+from datasets.check import main
 from datasets.folds import write_folds
 from datasets.siim import find_samples
 from datasets.sources.cache import CacheSource
 from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import write_dataset
+from utils.commands.check import check_cache
 
 
 class CheckedData:

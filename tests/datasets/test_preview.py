@@ -6,9 +6,10 @@ import pytest
 
 from datasets.formats.images import read_image
 from datasets.preprocessing import preprocess
-from datasets.preview import SEEDS, main
+from datasets.preview import main
 from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import write_dataset
+from utils.commands.preview import SEEDS
 from utils.drawing import TILE, TRUTH
 
 SETS = 3

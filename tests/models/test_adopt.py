@@ -6,10 +6,11 @@ import torch
 
 import main as training
 import predict
-from models import build_model
-from models.adopt import main, read_weights
+from models.adopt import main
 from models.backboned_unet import Unet
+from models.build import build_model
 from tests.helpers.tiny import SETTINGS, as_flags, write_dataset
+from utils.commands.adopt import read_weights
 from utils.config.settings import Config
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -12,12 +12,15 @@ from torch import nn
 
 from datasets.preprocessing import preprocess
 from datasets.tools.phantom import draw_chest
-from models import build_model, export
+from models.build import build_model
+from models.export import main
 from models.interface import normalise
 from tests.helpers.tiny import build_tiny, predict_slowly, write_dataset
 from tests.helpers.tiny import write_run as write_tiny_run
+from utils.commands import export
 from utils.config.command_line import load_config
 from utils.config.settings import Config
+from utils.distributed import launch
 from utils.inference import ensemble
 from utils.inference.ensemble import load_network, open_ensemble
 from utils.inference.runs import find_checkpoints, read_run_config
@@ -87,7 +90,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("model_type", ["AttU_Net", "deeplabv3plus"])
 def test_one_fold_computes_the_same_as_pytorch(model_type, tmp_path, capsys):
     run = write_run(tmp_path / "run", model_type, 1)
-    assert export.main(["--run", str(run), "--folds", "0"]) == 0
+    assert main(["--run", str(run), "--folds", "0"]) == 0
     image = images(2)
     probability, _ = run_file(run / "model.onnx", image)
     assert probability.dtype == np.float32
@@ -101,7 +104,7 @@ def averaged(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "mean.onnx"
     link = path.with_name("link.onnx")
     link.symlink_to(path)
-    assert export.main(["--run", str(run), "--out", str(link)]) == 0
+    assert main(["--run", str(run), "--out", str(link)]) == 0
     assert link.is_symlink()
     return path
 
@@ -124,7 +127,7 @@ def test_the_metadata_describe_the_input(averaged):
 
 def test_the_difference_is_measured(run, averaged):
     """Compared with the right ensemble, and with one that lacks a fold."""
-    fabric = export.launch("cpu", 1, 1, "32-true")
+    fabric = launch("cpu", 1, 1, "32-true")
     differences = []
     for folds in ("all", 0):
         config = read_run_config(run, folds)
@@ -146,7 +149,7 @@ def test_a_run_with_stage_three_and_a_presence_head_has_three_outputs(
     changes = {"epoch_stage3": 1, "keep_best": 2, "presence_weight": 0.1}
     wanted = {"input_mean": "0.5", "input_std": "0.1,0.2,0.3"}
     run = write_tiny_run(tmp_path / "run", root, 1, **changes, **wanted)
-    assert export.main(["--run", str(run), "--folds", "1"]) == 0
+    assert main(["--run", str(run), "--folds", "1"]) == 0
     output = capsys.readouterr().out
     assert "probability, gate, presence of 1 folds, 4 networks" in output
     session = onnxruntime.InferenceSession(str(run / "model.onnx"))
@@ -176,7 +179,7 @@ def test_a_file_that_differs_is_removed(outputs, logits, run, tmp_path, monkeypa
     monkeypatch.setattr(export, "export", lambda _, __, path: path.write_bytes(b"a graph"))
     found = export.Differences(outputs, logits)
     monkeypatch.setattr(export, "largest_differences", lambda *_: found)
-    assert export.main(["--run", str(run), "--folds", "0", "--out", str(tmp_path / "x.onnx")]) == 2
+    assert main(["--run", str(run), "--folds", "0", "--out", str(tmp_path / "x.onnx")]) == 2
     message = capsys.readouterr().err
     assert f"probabilities differ by {outputs:.2g} from" in message
     assert f"logits by {logits:.2g} " in message
@@ -210,11 +213,11 @@ def test_rounded_weights_are_refused_though_all_probabilities_are_small(shy, mon
     """The outputs differ by less than is accepted: only the logits tell the networks apart."""
     folder, model = shy
     monkeypatch.setattr(export, "export", lambda _, __, path: onnx.save(model, path))
-    assert export.main(["--run", str(folder)]) == 0
+    assert main(["--run", str(folder)]) == 0
     assert float(capsys.readouterr().out.rpartition("of logits ")[2]) < 1e-3
     (folder / "model.onnx").unlink()
     assert change_weights(model, "ensemble.networks.1.", torch.Tensor.bfloat16) > 20
-    assert export.main(["--run", str(folder)]) == 2
+    assert main(["--run", str(folder)]) == 2
     message = capsys.readouterr().err
     outputs, logits = (float(value) for value in re.findall(r"by (\S+) ", message))
     assert outputs < 1e-3
@@ -254,7 +257,7 @@ def test_missing_packages_are_reported_with_what_to_install(run, monkeypatch, ca
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
     )
-    assert export.main(["--run", str(run)]) == 2
+    assert main(["--run", str(run)]) == 2
     message = capsys.readouterr().err
     assert "not installed: onnxscript" in message
     assert "pip install -r requirements-export.txt" in message
@@ -262,22 +265,22 @@ def test_missing_packages_are_reported_with_what_to_install(run, monkeypatch, ca
 
 def test_more_weights_than_fit_in_a_file_are_refused(run, monkeypatch, capsys):
     monkeypatch.setattr(export, "_MAX_BYTES", 100 * 2**20)
-    assert export.main(["--run", str(run)]) == 2
+    assert main(["--run", str(run)]) == 2
     assert "take 0.1 GiB, too much for one ONNX file" in capsys.readouterr().err
     assert not (run / "model.onnx").exists()
 
 
 def test_a_file_whose_name_is_no_text_is_refused(run, tmp_path, capsys):
     """Onnxruntime cannot open it."""
-    assert export.main(["--run", str(run), "--out", str(tmp_path / "s\udcf6r.onnx")]) == 2
+    assert main(["--run", str(run), "--out", str(tmp_path / "s\udcf6r.onnx")]) == 2
     assert "has bytes that are no UTF-8 text; rename" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path, capsys):
-    assert export.main(["--run", str(tmp_path)]) == 2
+    assert main(["--run", str(tmp_path)]) == 2
     assert "has no config.yaml" in capsys.readouterr().err
 
 
 def test_a_missing_fold_is_reported(run, capsys):
-    assert export.main(["--run", str(run), "--folds", "5"]) == 2
+    assert main(["--run", str(run), "--folds", "5"]) == 2
     assert "--folds 5: give all, or fold numbers from 0 to 1" in capsys.readouterr().err

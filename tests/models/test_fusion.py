@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import build_model
+from models.build import build_model
 from models.fusion import fold_batch_norms
 from models.interface import read_output
 

@@ -9,8 +9,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from models import backboned_unet, build_model, model_types
+from models import backboned_unet, build
+from models.build import build_model
 from models.unet_family import VARIANTS
+from utils.config.networks import model_types
 from utils.errors import InputError
 
 NETWORKS = [
@@ -136,6 +138,7 @@ class TestEveryNetwork:
 def test_the_names_include_those_of_the_original_and_all_backbones():
     originals = {"U_Net", "R2U_Net", "AttU_Net", "R2AttU_Net", "unet_resnet34"}
     assert originals | {"linknet", "deeplabv3plus"} < set(model_types())
+    assert [*VARIANTS, *build._PRETRAINED] == model_types()
     assert len(set(model_types())) == len(model_types()) == 17
     assert set(NETWORKS) < {*model_types(), *(n for n in NETWORKS if n.startswith("smp:"))}
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models import build_model
+from models.build import build_model
 from models.interface import read_output
 from models.unet_family import VARIANTS
 from models.unused import unused_to_buffers

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from segmentation_models_pytorch import encoders
 
-from models import build_model
+from models.build import build_model
 from models.smp import build_smp
 from utils.errors import InputError
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models import build_model
+from models.build import build_model
 from models.interface import read_output
 from models.trial import check_single_images, trial_output
 from utils.errors import InputError

@@ -54,6 +54,26 @@ def parse_checkpoint(name: str) -> CheckpointName | None:
     return CheckpointName(int(found["stage"]), epoch)
 
 
+def checkpoint_path(fold: Path, stage: int, which: str) -> Path:
+    """Return the path of a stage's checkpoint in the folder of a fold; `which` is last or best."""
+    return fold / f"stage{stage}_{which}.pth"
+
+
+def best_checkpoints(fold: Path, stage: int) -> list[Path]:
+    """List the checkpoints of a stage's best epochs: several with --keep_best, else one."""
+    kept = list(kept_checkpoints(fold, stage).values())
+    return kept or [checkpoint_path(fold, stage, "best")]
+
+
+def kept_checkpoints(fold: Path, stage: int) -> dict[int, Path]:
+    """Return the files stageN_epochE.pth of a stage, sorted by name, by epoch (from 0)."""
+    return {
+        name.epoch - 1: path
+        for name, path in list_checkpoints(fold)
+        if name.stage == stage and name.epoch is not None
+    }
+
+
 def list_checkpoints(fold: Path) -> list[tuple[CheckpointName, Path]]:
     """Return the checkpoints in the folder of a fold, sorted by file name."""
     paths = sorted(fold.iterdir()) if fold.is_dir() else []

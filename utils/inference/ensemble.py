@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import build_model
+from models.build import build_model
 from models.fusion import fold_batch_norms
 from models.interface import Output, normalise, read_output
 from models.sizes import check_scales, scaled_sizes

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.config.command_line import load_config
+from utils.config.layout import best_checkpoints, checkpoint_path
 from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
 from utils.errors import InputError
-from utils.training.checkpoints import FoldCheckpoints
 
 _NAME_BYTES = 120
 
@@ -148,11 +148,11 @@ def fold_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:
         config: the run's settings.
         which: best (all kept epochs of a stage) or last.
     """
-    fold = FoldCheckpoints(folder)
     mask, gate = mask_stage(config).number, gate_stage(config).number
     if which == "last":
-        return Checkpoints([fold.path(mask, "last")], [fold.path(gate, "last")])
-    return Checkpoints(fold.best(mask), fold.best(gate))
+        masks, gates = (checkpoint_path(folder, stage, "last") for stage in (mask, gate))
+        return Checkpoints([masks], [gates])
+    return Checkpoints(best_checkpoints(folder, mask), best_checkpoints(folder, gate))
 
 
 def find_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:

@@ -87,14 +87,27 @@ def find_input_images(
     return list(images.values()), problems
 
 
+def check_paths(paths: Iterable[Path]) -> None:
+    """Check that images and folders of images exist.
+
+    Raises:
+        InputError: a path is neither a file nor a folder.
+    """
+    for path in paths:
+        if not (path.is_dir() or path.is_file()):
+            raise InputError(
+                f"{path}: is neither a file nor a folder; --images takes image files and folders "
+                "of images"
+            )
+
+
 def read_sample(path: Path) -> list[str]:
     """Read the ids of a sample submission, in its order; repeated ones count once, with a word.
 
     Raises:
         InputError: the file is missing, or is not a csv of masks.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: is not a file; --sample_submission takes a csv of image ids")
+    check_sample(path)
     rows = read_annotations(path)
     repeated = sum(map(len, rows.values())) - len(rows)
     if repeated:
@@ -103,6 +116,16 @@ def read_sample(path: Path) -> list[str]:
             "the submission has one row per image"
         )
     return list(rows)
+
+
+def check_sample(path: Path) -> None:
+    """Check that a sample submission exists.
+
+    Raises:
+        InputError: it is missing or not a file.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: is not a file; --sample_submission takes a csv of image ids")
 
 
 def select_by_sample(
@@ -159,11 +182,7 @@ def _list_images(path: Path) -> list[Path]:
         if not files:
             raise InputError(f"{path}: has no {', '.join(SUFFIXES)} files at any depth")
         return files
-    if not path.is_file():
-        raise InputError(
-            f"{path}: is neither a file nor a folder; --images takes image files and folders of "
-            "images"
-        )
+    check_paths([path])
     if not is_image_file(path):
         raise InputError(f"{path}: is not a {', '.join(SUFFIXES)} file")
     return [path]

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import torch
 
-from utils.config.layout import OUT_OF_FOLD, fold_number, list_checkpoints, parse_checkpoint
+from utils.config.layout import (
+    OUT_OF_FOLD,
+    best_checkpoints,
+    checkpoint_path,
+    fold_number,
+    kept_checkpoints,
+    list_checkpoints,
+    parse_checkpoint,
+)
 from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.errors import InputError
@@ -111,7 +119,7 @@ class FoldCheckpoints:
 
     def path(self, stage_number: int, which: str) -> Path:
         """Return the path of a stage's checkpoint; `which` is last or best."""
-        return self.folder / f"stage{stage_number}_{which}.pth"
+        return checkpoint_path(self.folder, stage_number, which)
 
     def load(self, stage_number: int, which: str) -> dict:
         """Load a stage's checkpoint onto the CPU.
@@ -148,8 +156,7 @@ class FoldCheckpoints:
 
     def best(self, stage_number: int) -> list[Path]:
         """List the checkpoints of a stage's best epochs: several with `keep_best`, else one."""
-        kept = list(self._kept_epochs(stage_number).values())
-        return kept or [self.path(stage_number, "best")]
+        return best_checkpoints(self.folder, stage_number)
 
     def save(self, content: dict, several: bool = False) -> None:
         """Write the last checkpoint of a stage, and link it to other names if it is to be kept.
@@ -211,17 +218,9 @@ class FoldCheckpoints:
         return self.folder / f"stage{stage_number}_epoch{epoch + 1}.pth"
 
     def _keep_only(self, stage_number: int, kept: list[int]) -> None:
-        for epoch, path in self._kept_epochs(stage_number).items():
+        for epoch, path in kept_checkpoints(self.folder, stage_number).items():
             if epoch not in kept:
                 path.unlink()
-
-    def _kept_epochs(self, stage_number: int) -> dict[int, Path]:
-        """Return the files stageN_epochE.pth of a stage, sorted by name, by epoch (from 0)."""
-        return {
-            name.epoch - 1: path
-            for name, path in list_checkpoints(self.folder)
-            if name.stage == stage_number and name.epoch is not None
-        }
 
     def _alternative(self, stage_number: int, which: str) -> str:
         """Return advice on how to continue without a damaged checkpoint."""

@@ -1,6 +1,5 @@
 """What a new run starts from: the network that --init_from names, and its normalisation."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +8,9 @@ from torch import nn
 
 from models.pretrained.normalisation import wanted_by
 from models.pretrained.weights import load_network
-from utils.config.checks import RECURRENT
-from utils.config.command_line import load_config
+from utils.config.networks import RECURRENT
 from utils.config.normalisation import IMAGENET, Normalisation, parse_normalisation
 from utils.config.settings import Config
-from utils.config.stages import mask_stage
 from utils.console import print0
 from utils.errors import InputError
 from utils.postprocessing.leakage import describe_leak, find_leak, is_checkpoint
@@ -34,48 +31,12 @@ def new_folds(config: Config, folder: Path) -> list[int]:
     return [number for number, fold in folds.items() if not fold.path(1, "last").exists()]
 
 
-def find_starts(init_from: str | None, folds: Iterable[int]) -> dict[int, Path]:
-    """Find the checkpoint that each fold starts from.
-
-    Args:
-        init_from: a checkpoint, for every fold; or the folder of a run, of which fold k takes the
-            best of fold k's last stage; None for none.
-        folds: the folds that have yet to start.
-
-    Returns:
-        The checkpoints by fold; empty without `init_from`.
-
-    Raises:
-        InputError: there is neither a checkpoint nor a run, or the run lacks a fold.
-    """
-    numbers = list(folds)
-    if init_from is None or not numbers:
-        return {}
-    path = Path(init_from)
-    if path.is_file():
-        return dict.fromkeys(numbers, path)
-    if not (path / "config.yaml").is_file():
-        raise InputError(
-            f"--init_from {path}: is neither a checkpoint nor the folder of a run; give one such "
-            "as checkpoints/unet_resnet34/RUN, or its fold0/stage2_best.pth"
-        )
-    stage = mask_stage(load_config(path / "config.yaml")).number
-    starts = {n: FoldCheckpoints(path / f"fold{n}").path(stage, "best") for n in numbers}
-    for number, start in starts.items():
-        if not start.exists():
-            raise InputError(
-                f"--init_from {path}: fold {number} has no network to start from, as {start} does "
-                "not exist. Train it, choose other --folds, or name one checkpoint for all folds"
-            )
-    return starts
-
-
 def set_normalisation(config: Config, starts: dict[int, Path]) -> Config:
     """Decide what the images of a new run are normalised with, unless its settings say so.
 
     Args:
         config: settings of the new run.
-        starts: what `find_starts` returned.
+        starts: what `existing_runs.find_starts` returned.
 
     Returns:
         The settings, with `input_mean` and `input_std`: those that the network to start from was
@@ -139,7 +100,7 @@ def find_start_leak(init_from: str, starts: dict[int, Path], table: pd.DataFrame
     """Find the validation images that the network given as --init_from was trained on.
 
     Args:
-        init_from: see `find_starts`.
+        init_from: see `existing_runs.find_starts`.
         starts: what `find_starts` returned; not empty.
         table: the content of folds.csv of the run to train.
 

@@ -1,6 +1,5 @@
 """The folder of a run: created once, reopened by name; each fold trained by one process."""
 
-import glob
 import importlib.metadata
 import platform
 import secrets
@@ -14,6 +13,7 @@ import torch
 
 from utils.config.checks import check_settings
 from utils.config.command_line import load_config
+from utils.config.existing_runs import find_run
 from utils.config.layout import OUT_OF_FOLD, list_checkpoints
 from utils.config.resume_command import resume_command
 from utils.config.settings import MAY_CHANGE, Config
@@ -78,16 +78,11 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
         InputError: the run to resume does not exist, or was started with other settings; or the
             folds are not those of the run.
     """
-    folder = _find(config, given)
+    folder = find_run(config, given)
     if folder is not None:
         continued = _continue(config, given, folder)
         _print_changes(load_config(folder / "config.yaml"), continued)
         return continued, folder
-    if config.resume or config.mode != "train" or config.run_name == "last":
-        raise InputError(
-            f"no run {config.run_name!r} under {config.model_path}; "
-            f"{_describe_existing(Path(config.model_path))}"
-        )
     name = config.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
     folder = Path(config.model_path) / config.model_type / name
@@ -108,7 +103,7 @@ def settle_precision(config: Config, given: frozenset[str]) -> Config:
         given: names of the settings that were given rather than left at their defaults.
     """
     try:
-        folder = _find(config, given)
+        folder = find_run(config, given)
         if folder is not None:
             run = _continue(config, given, folder)
             return replace(config, **{name: getattr(run, name) for name in _LAUNCH})
@@ -266,23 +261,6 @@ def _check_free(folder: Path, config: Config) -> None:
         )
 
 
-def _find(config: Config, given: frozenset[str]) -> Path | None:
-    if config.run_name is None:
-        return None
-    model_type = glob.escape(config.model_type) if "model_type" in given else "*"
-    name = "*" if config.run_name == "last" else glob.escape(config.run_name)
-    files = sorted(
-        Path(config.model_path).glob(f"{model_type}/{name}/config.yaml"),
-        key=lambda p: p.stat().st_mtime,
-    )
-    if len(files) > 1 and name != "*":
-        raise InputError(
-            f"{len(files)} runs are named {config.run_name}; choose one with --model_type: "
-            + ", ".join(file.parent.parent.name for file in files)
-        )
-    return files[-1].parent if files else None
-
-
 def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     """Return the settings of an existing run, with those that this call may change."""
     saved = load_config(folder / "config.yaml")
@@ -327,11 +305,6 @@ def _started_stages(folder: Path, folds: list[int]) -> set[int]:
         for fold in unfinished
         if FoldCheckpoints(fold).path(stage, "last").exists()
     }
-
-
-def _describe_existing(model_path: Path) -> str:
-    runs = [str(path.parent.relative_to(model_path)) for path in model_path.glob("*/*/config.yaml")]
-    return f"existing runs: {', '.join(sorted(runs))}" if runs else "there are no runs yet"
 
 
 def describe_environment() -> dict:

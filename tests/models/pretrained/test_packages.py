@@ -7,7 +7,7 @@ import sklearn.datasets
 import timm
 import torch
 
-from models import build_model
+from models.build import build_model
 from models.pretrained import packages
 from models.pretrained.names import match_names
 from models.pretrained.packages import PACKAGES, find_packaged

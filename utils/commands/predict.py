@@ -15,7 +15,7 @@ from datasets.formats.dicom_seg import Author
 from utils.config.prediction import PredictOptions
 from utils.config.tta import TTA, parse_tta
 from utils.console import print0
-from utils.distributed import decide_on_rank_zero, gather
+from utils.distributed import decide_on_rank_zero, gather, launch
 from utils.errors import InputError, list_problems
 from utils.files import check_output, is_stream
 from utils.inference.ensemble import open_blend
@@ -44,7 +44,7 @@ from utils.inference.submission import (
     select_by_sample,
     write_submission,
 )
-from utils.memory import peak_gpu_memory, peak_memory
+from utils.memory import peak_gpu_memory, peak_memory, readable_memory_errors
 from utils.parallel import map_in_order
 from utils.postprocessing.rule import PostProcess, load_rule, load_tta
 
@@ -75,7 +75,22 @@ class PredictionPlan(NamedTuple):
     suffix: str
 
 
-def predict(fabric: Fabric, options: PredictOptions) -> None:
+def predict(options: PredictOptions) -> None:
+    """Do the work of predict.py on its devices.
+
+    Raises:
+        InputError: runs, images or settings cannot be used, memory is exhausted, or the results
+            cannot be written.
+    """
+    fabric = launch(options.accelerator, options.devices, 1, options.precision)
+    try:
+        with readable_memory_errors():
+            predict_on(fabric, options)
+    except OSError as error:
+        raise InputError(f"the results cannot be written ({error})") from error
+
+
+def predict_on(fabric: Fabric, options: PredictOptions) -> None:
     """Predict all images, each process its share, and write the results.
 
     Raises:

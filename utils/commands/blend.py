@@ -16,8 +16,8 @@ from utils.config.layout import OUT_OF_FOLD, finished_folds
 from utils.config.prediction import BlendOptions
 from utils.config.tta import parse_tta
 from utils.console import print0
-from utils.distributed import decide_on_rank_zero
-from utils.errors import InputError, check_text
+from utils.distributed import decide_on_rank_zero, launch
+from utils.errors import InputError
 from utils.files import write_json
 from utils.inference.out_of_fold import write_out_of_fold
 from utils.inference.runs import (
@@ -29,6 +29,7 @@ from utils.inference.runs import (
     read_runs,
     results_folder,
 )
+from utils.memory import readable_memory_errors
 from utils.postprocessing.leakage import add_leaks, read_leaks, remove_leaks
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
@@ -52,6 +53,17 @@ class BlendPlan(NamedTuple):
     samples: dict[str, Sample]
     folder: Path
     tta: str
+
+
+def blend(options: BlendOptions) -> None:
+    """Do the work of utils.blend on its devices.
+
+    Raises:
+        InputError: runs, images or settings cannot be used, or memory is exhausted.
+    """
+    fabric = launch(options.accelerator, options.devices, 1, options.precision)
+    with readable_memory_errors():
+        choose_for_blend(fabric, options)
 
 
 def choose_for_blend(fabric: Fabric, options: BlendOptions) -> None:
@@ -91,8 +103,6 @@ def make_plan(options: BlendOptions) -> BlendPlan:
     Raises:
         InputError: something is missing or cannot be used.
     """
-    for named in options.run:
-        check_text("--run", named)
     runs = read_runs(options.run, options.weights, "all")
     if len(runs) == 1:
         raise InputError(
