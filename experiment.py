@@ -27,7 +27,7 @@ from models.trial import check_single_images
 from solver import Solver
 from solver_freeze import FreezeSolver
 from utils.config.checks import describe_unused
-from utils.config.existing_runs import find_starts
+from utils.config.layout import find_starts
 from utils.config.settings import Config
 from utils.config.stages import Stage, build_stages, mask_stage
 from utils.config.tta import parse_tta

@@ -7,6 +7,7 @@
         --overlays overlays --threshold 0.4 --min_area 1024
     python predict.py --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B \\
         --weights 0.6,0.4 --images dicom-images-test
+    python predict.py --model model.onnx --images dicom-images-test    without PyTorch
 
 Images of any size are preprocessed as in training. The probabilities of all folds and kept epochs
 (with --tta, also of mirror images and scales) are averaged, resized to the original size and
@@ -15,6 +16,9 @@ chosen with. If a run has a stage 3, its networks draw the masks, and those of
 stage 2 are the gate, which decides whether an image has a mask. Several runs are averaged with
 --weights at the original size and thresholded as python -m utils.blend chose for these runs and
 weights.
+
+--model takes a file that python -m models.export wrote, with its preprocessing and thresholds, and
+runs it with onnxruntime on the CPU; requirements-predict.txt is all that it needs.
 
 Each device predicts a share of the images; memory does not grow with their number. Files are
 written only after everything has succeeded:
@@ -42,7 +46,10 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = parse_predict_options(args, __doc__)
     check_prediction(options)
-    from utils.commands.predict import predict
+    if options.model is None:
+        from utils.commands.predict import predict
+    else:
+        from utils.commands.predict_onnx import predict
 
     predict(options)
     return 0

@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.build import build_model
 from utils.config.networks import model_types
 from utils.console import open_parser
-from utils.memory import peak_gpu_memory, peak_memory
+from utils.distributed import peak_gpu_memory
+from utils.memory import peak_memory
 from utils.training.losses import bce
 
 _SMP = ("smp:Unet:se_resnext50_32x4d", "smp:UnetPlusPlus:tu-efficientnet_b4")

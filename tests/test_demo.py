@@ -12,7 +12,8 @@ from datasets import prepare, sample
 from datasets.formats.images import read_image
 from datasets.formats.masks import read_mask
 from datasets.siim import find_samples
-from utils.postprocessing.histograms import Histograms, count_levels, load_histograms
+from utils.postprocessing.histograms import Histograms, load_histograms
+from utils.postprocessing.maps.tensors import count_levels
 from utils.postprocessing.rule import score
 from utils.postprocessing.search import best_pair
 

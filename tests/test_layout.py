@@ -37,7 +37,7 @@ FLOORS = (
     ("utils.report",),
     ("utils.inference",),
     ("utils.training",),
-    ("utils.postprocessing",),
+    ("utils.postprocessing", "utils.postprocessing.maps"),
     ("utils.evaluation",),
     DATASET,
     ("datasets.tools",),

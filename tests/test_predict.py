@@ -617,7 +617,7 @@ def test_a_failure_at_the_end_leaves_no_files(predicted, x_rays, tmp_path, capsy
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("utils.commands.predict.write_submission", fail)
+    monkeypatch.setattr("utils.inference.planning.write_submission", fail)
     flags = ["--overlays", tmp_path / "overlays", "--probabilities", tmp_path / "maps"]
     flags += ["--dicom_seg", tmp_path / "segs", "--threshold", 0.1, "--min_area", 0]
     assert "no space left" in refusal(capsys, predicted(*flags, inputs=[x_rays]))

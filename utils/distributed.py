@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from utils.errors import InputError, ReportedByRankZero, one_line, readable_os_errors
+from utils.memory import GIB
 from utils.parallel import usable_cores
 
 _MAX_DEVICES = 16
@@ -122,6 +123,11 @@ def check_weights_equal(fabric: Fabric, module: nn.Module) -> int:
     if len(set(checksums)) > 1:
         raise RuntimeError(f"weights differ between processes: checksums {checksums}")
     return checksum
+
+
+def peak_gpu_memory() -> float:
+    """Return the peak GPU memory allocated by this process, in GiB; 0 without a GPU."""
+    return torch.cuda.max_memory_allocated() / GIB if torch.cuda.is_available() else 0.0
 
 
 def resolve_precision(precision: Precision, accelerator: str) -> ResolvedPrecision:

@@ -1,10 +1,11 @@
 """Pictures of X-rays with their masks."""
 
 import functools
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -263,5 +264,11 @@ def _shorten(text: str, width: float, size: int = 15) -> str:
 
 
 @functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    # Of the fonts at hand, matplotlib's knows most scripts; prediction without torch does not bring
+    # it, and Pillow's own knows the Latin one.
+    found = importlib.util.find_spec("matplotlib")
+    if found is None or found.origin is None:
+        return ImageFont.load_default(size)
+    folder = Path(found.origin).with_name("mpl-data")
+    return ImageFont.truetype(str(folder / "fonts/ttf/DejaVuSans.ttf"), size)

@@ -5,13 +5,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from utils.errors import InputError, one_line
 from utils.parallel import describe_death
 from utils.signals import find_death
 
-_GIB = 2**30
+GIB = 2**30
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
 """What torch says, and the end of what cuBLAS and cuDNN say."""
 
@@ -19,12 +17,7 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory",
 def peak_memory() -> float:
     """Return the peak resident memory of this process, in GiB."""
     bytes_per_unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / _GIB
-
-
-def peak_gpu_memory() -> float:
-    """Return the peak GPU memory allocated by this process, in GiB; 0 without a GPU."""
-    return torch.cuda.max_memory_allocated() / _GIB if torch.cuda.is_available() else 0.0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * bytes_per_unit / GIB
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -25,8 +25,8 @@ from benchmarks.speed.step import (
     waiting_share,
 )
 from models.build import build_model
-from utils.distributed import Precision, launch, memory_format_for
-from utils.memory import peak_gpu_memory, peak_memory
+from utils.distributed import Precision, launch, memory_format_for, peak_gpu_memory
+from utils.memory import peak_memory
 from utils.training.losses import build_loss
 from utils.training.validation import validate
 

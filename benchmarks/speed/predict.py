@@ -8,7 +8,8 @@ from benchmarks.speed.data import Data
 from models.build import build_model
 from utils.distributed import launch
 from utils.inference.ensemble import Blend, Ensemble
-from utils.inference.images import ImageFiles, open_loader, predict_images
+from utils.inference.images import ImageFiles
+from utils.inference.loop import open_loader, predict_images
 from utils.inference.pictures import Pictures
 from utils.inference.runs import View
 from utils.inference.submission import InputImage

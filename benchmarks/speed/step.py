@@ -30,8 +30,8 @@ from benchmarks.speed.loader import open_stage
 from datasets.sampling import StepPart
 from models.build import build_model
 from utils.console import open_parser
-from utils.distributed import Precision, launch, memory_format_for
-from utils.memory import peak_gpu_memory, peak_memory
+from utils.distributed import Precision, launch, memory_format_for, peak_gpu_memory
+from utils.memory import peak_memory
 from utils.training.epoch import train_epoch
 from utils.training.losses import build_loss
 

@@ -7,7 +7,8 @@ import torch
 from benchmarks.speed.compare import Ratio, in_turns
 from benchmarks.speed.data import Data
 from datasets.formats.masks import read_mask
-from utils.postprocessing.histograms import Histograms, count_levels, to_levels
+from utils.postprocessing.histograms import Histograms
+from utils.postprocessing.maps.tensors import count_levels, to_levels
 from utils.postprocessing.search import THRESHOLDS, best_rule
 
 _IMAGES = 24

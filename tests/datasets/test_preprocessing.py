@@ -7,7 +7,7 @@ import torch
 
 from datasets.preprocessing import fit_mask, resize_mask, resize_soft_mask, whole_pixel
 from tests.helpers.makers import slow_dice
-from utils.postprocessing.histograms import resize_probability
+from utils.postprocessing.maps.tensors import resize_probability
 
 
 def coverage(mask, size):

@@ -8,7 +8,8 @@ import torch
 
 from utils.inference.out_of_fold import OutOfFoldRow, collect_histograms, measure_prediction
 from utils.postprocessing.grid import Grid
-from utils.postprocessing.histograms import Histograms, count_levels
+from utils.postprocessing.histograms import Histograms
+from utils.postprocessing.maps.tensors import count_levels
 from utils.postprocessing.rule import PostProcess
 
 Predicted = list[tuple[np.ndarray, np.ndarray]]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from datasets.siim import check_folders
 from utils.config.command_line import load_config
-from utils.config.existing_runs import find_run, find_starts
+from utils.config.layout import find_run, find_starts
 from utils.config.prediction import BlendOptions, PredictOptions
 from utils.config.settings import Config
 from utils.errors import check_text
@@ -38,12 +38,15 @@ def check_training(config: Config, given: frozenset[str]) -> None:
 
 
 def check_prediction(options: PredictOptions) -> None:
-    """Check what predict.py reads: runs, images and the sample submission.
+    """Check what predict.py reads: runs or an exported network, images and the sample submission.
 
     Raises:
         InputError: one is missing or not what it should be.
     """
-    read_runs(options.run, options.weights, options.folds)
+    if options.model is None:
+        read_runs(options.run, options.weights, options.folds)
+    else:
+        check_is_file(options.model, "exported network")
     check_paths(options.images)
     if options.sample_submission is not None:
         check_sample(options.sample_submission)

@@ -1,7 +1,9 @@
 """The work of python -m models.export: trace an ensemble, write it as ONNX, compare the outputs."""
 
 import importlib.util
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from datasets.formats.depth import bits_file, read_bits
 from datasets.preprocessing import preprocess
 from datasets.tools.phantom import draw_chest
 from models.interface import Output
@@ -20,6 +23,7 @@ from utils.errors import InputError, check_text
 from utils.files import write_output
 from utils.inference.ensemble import Ensemble, open_ensemble
 from utils.inference.runs import find_checkpoints, read_run_config
+from utils.postprocessing.rule import load_rule, load_tta
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -58,7 +62,7 @@ def export_run(run: Path, folds: str, out: Path | None) -> None:
     _check_fits(graph)
     try:
         with write_output(out) as temporary:
-            export(graph, config, temporary)
+            export(graph, config, temporary, describe_rule(run))
             found = largest_differences(graph, temporary, config)
             if not (found.outputs <= _TOLERANCE and found.logits <= _LOGIT_TOLERANCE):
                 raise InputError(
@@ -139,10 +143,16 @@ def last_size(config: Config) -> int:
     return mask_stage(config).image_size
 
 
-def export(graph: Graph, config: Config, path: Path) -> None:
+def export(graph: Graph, config: Config, path: Path, rule: dict[str, str]) -> None:
     """Write a graph as ONNX, with metadata that describe its input and outputs.
 
     The logits keep their names, but are no outputs of the file.
+
+    Args:
+        graph: the ensemble.
+        config: the run's settings.
+        path: the file.
+        rule: further metadata, see `describe_rule`.
     """
     size = last_size(config)
     program = torch.onnx.export(
@@ -157,7 +167,7 @@ def export(graph: Graph, config: Config, path: Path) -> None:
     assert program is not None, "torch returns a program with dynamo=True"
     del program.model.graph.outputs[len(graph.outputs) :]
     program.model.doc_string = f"pneumothorax segmentation, {config.model_type}"
-    program.model.metadata_props.update(describe(config, graph.outputs))
+    program.model.metadata_props.update(describe(config, graph.outputs) | rule)
     program.save(path)
 
 
@@ -185,6 +195,22 @@ def describe(config: Config, outputs: list[str]) -> dict[str, str]:
         "input_std": std,
         "tta": "none",
     }
+
+
+def describe_rule(run: Path) -> dict[str, str]:
+    """Return the metadata of how maps become masks: those of threshold.json, and the bits.
+
+    Args:
+        run: the run's folder; one without thresholds gives none.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    path, bits = run / "threshold.json", read_bits(bits_file(run))
+    known = {"bits": str(bits)} if bits is not None else {}
+    if not path.exists():
+        return known
+    return known | {"rule": json.dumps(asdict(load_rule(path))), "rule_tta": load_tta(path)}
 
 
 def largest_differences(graph: Graph, path: Path, config: Config) -> Differences:

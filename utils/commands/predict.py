@@ -1,26 +1,33 @@
 """The work of predict.py: check all inputs first, predict, write all results last."""
 
-import os
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
-from datasets.formats.depth import bits_file, choose_depth, largest_value, read_bits
+from datasets.formats.depth import bits_file, read_bits
 from datasets.formats.dicom_seg import Author
 from utils.config.prediction import PredictOptions
 from utils.config.tta import TTA, parse_tta
 from utils.console import print0
-from utils.distributed import decide_on_rank_zero, gather, launch
-from utils.errors import InputError, list_problems
-from utils.files import check_output, is_stream
+from utils.distributed import decide_on_rank_zero, gather, launch, peak_gpu_memory
+from utils.errors import InputError
 from utils.inference.ensemble import open_blend
-from utils.inference.images import ImageFiles, open_loader, predict_images
-from utils.inference.pictures import SHEET, Pictures
+from utils.inference.images import ImageFiles
+from utils.inference.loop import open_loader, predict_images
+from utils.inference.pictures import Pictures
+from utils.inference.planning import (
+    choose_bits,
+    combine_rule,
+    find_images_to_predict,
+    given_thresholds,
+    report,
+    report_problems,
+    write_results,
+)
 from utils.inference.runs import (
     Checkpoints,
     WeightedRun,
@@ -31,21 +38,9 @@ from utils.inference.runs import (
     read_runs,
     results_folder,
 )
-from utils.inference.segmentations import Segmentations, check_segmentations, describe_author
-from utils.inference.staging import existing_folder
-from utils.inference.submission import (
-    SCORES,
-    InputImage,
-    Prediction,
-    Problem,
-    find_input_images,
-    read_sample,
-    scores_path,
-    select_by_sample,
-    write_submission,
-)
-from utils.memory import peak_gpu_memory, peak_memory, readable_memory_errors
-from utils.parallel import map_in_order
+from utils.inference.segmentations import Segmentations, describe_author
+from utils.inference.submission import InputImage, Problem
+from utils.memory import readable_memory_errors
 from utils.postprocessing.rule import PostProcess, load_rule, load_tta
 
 
@@ -116,15 +111,10 @@ def predict_on(fabric: Fabric, options: PredictOptions) -> None:
         )
         predictions, problems = gather(fabric, predictions), gather(fabric, problems)
         seconds = time.perf_counter() - started
-        _report_problems(plan.problems + problems, bool(predictions), options.skip_bad)
+        report_problems(plan.problems + problems, bool(predictions), options.skip_bad)
         if owner:
-            by_id = {prediction.id: prediction for prediction in predictions}
-            ordered = [by_id[image.id] for image in plan.images if image.id in by_id]
-            pictures.write_sheet(ordered, plan.images, plan.bits)
-            write_submission(Path(options.out), ordered)
-            pictures.publish()
-            segmentations.publish()
-            _report(options, ordered, seconds, plan.rule)
+            write_results(options, predictions, plan.images, plan.bits, pictures, segmentations)
+            report(options, predictions, seconds, plan.rule, peak_gpu_memory())
 
 
 def make_plan(options: PredictOptions) -> PredictionPlan:
@@ -136,56 +126,13 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
     runs = read_runs(options.run, options.weights, options.folds)
     checkpoints = [find_checkpoints(run.folder, run.config, options.checkpoint) for run in runs]
     rule, tta = choose_rule(options, runs)
-    images, problems = find_input_images(options.images, options.ids)
-    if options.sample_submission is not None:
-        ids, found = read_sample(options.sample_submission), len(images)
-        images, problems = select_by_sample(images, problems, ids, options.sample_submission)
-        if found > len(images):
-            print0(f"{found - len(images)} images are not in {options.sample_submission}: skipped")
-    _check_targets(options, images)
-    check_segmentations(options, images)
-    bits = choose_bits(options, runs, images)
+    images, problems = find_images_to_predict(options)
+    recorded = {str(run.folder): read_bits(bits_file(run.folder)) for run in runs}
+    bits = choose_bits(options, recorded, images)
     suffix = secrets.token_hex(8)
-    author = describe_author(options, runs, rule, tta)
+    names = [f"{run.folder.resolve().name} (weight {run.weight:g})" for run in runs]
+    author = describe_author(options, names, rule, tta)
     return PredictionPlan(runs, checkpoints, rule, tta, images, problems, bits, author, suffix)
-
-
-def choose_bits(
-    options: PredictOptions, runs: Sequence[WeightedRun], images: Sequence[InputImage]
-) -> int | None:
-    """Choose and print the depth to read 16-bit images with.
-
-    It is that of --bits, else that of the images that the runs were trained on, else the fewest
-    bits that hold the largest value of all images.
-
-    Returns:
-        The depth; None if there is no usable 16-bit image.
-
-    Raises:
-        InputError: the runs were trained on images of different depths, and there is no --bits.
-    """
-    deep = [image.path for image in images if image.deep]
-    if not deep:
-        return None
-    recorded = {run.folder: read_bits(bits_file(run.folder)) for run in runs}
-    known = {bits for bits in recorded.values() if bits is not None}
-    if options.bits is None and len(known) > 1:
-        depths = ", ".join(f"{folder}: {bits}" for folder, bits in recorded.items() if bits)
-        raise InputError(
-            f"the runs were trained on 16-bit images of different depths ({depths}); choose one "
-            "with --bits"
-        )
-    if options.bits is None and not known:
-        values = map_in_order(lambda path: largest_value(path, options.any_modality), deep)
-        depth = choose_depth(values)
-        if depth is None:
-            return None
-        print0(depth.describe())
-        return depth.bits
-    bits = options.bits or known.pop()
-    source = "--bits" if options.bits else "as in training; --bits to change"
-    print0(f"16-bit images: {len(deep):,}, read as {bits} bits ({source})")
-    return bits
 
 
 def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> tuple[PostProcess, TTA]:
@@ -199,15 +146,10 @@ def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> tuple[P
         InputError: the file is needed and cannot be read, the rule has a presence threshold but a
             network has no presence head, or nothing says which --tta.
     """
-    given = {name: getattr(options, name) for name in PostProcess.__annotations__}
-    given = {name: value for name, value in given.items() if value is not None}
-    path, chosen_with = results_folder(runs) / "threshold.json", None
-    if given.keys() == PostProcess.__annotations__.keys():
-        rule = PostProcess(**given)
-    elif given.keys() >= {"threshold", "min_area"} and not path.exists():
-        rule = PostProcess(**{"top_threshold": given["threshold"]} | given)
-    else:
-        rule = replace(_load_rule(path, runs), **given)
+    given, chosen_with = given_thresholds(options), None
+    path = results_folder(runs) / "threshold.json"
+    rule = combine_rule(lambda: _load_rule(path, runs), given, path.exists())
+    if path.exists() and given.keys() != PostProcess.__annotations__.keys():
         chosen_with = load_tta(path)
     tta = options.tta or chosen_with or common_tta(runs)
     if chosen_with not in (None, tta):
@@ -231,72 +173,3 @@ def _load_rule(path: Path, runs: Sequence[WeightedRun]) -> PostProcess:
             f"  {blend_command(runs)}\nor give --threshold and --min_area"
         )
     return load_rule(path)
-
-
-def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
-    """Refuse targets that cannot be written, or would overwrite an image or another output."""
-    out, sample = Path(options.out), options.sample_submission
-    if out.is_dir() or out.name == SCORES:
-        raise InputError(f"--out {out}: must be a csv file other than {SCORES}")
-    for path in (out, scores_path(out) or out):
-        try:
-            check_output(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written to ({error})") from error
-    if sample is not None and out.resolve() == sample.resolve():
-        raise InputError(f"--out {out}: is the sample submission; choose another name")
-    flags = ("overlays", "probabilities", "dicom_seg")
-    folders = {flag: getattr(options, flag) for flag in flags}
-    targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
-    originals = {image.path.resolve().parent for image in images}
-    for name, folder in targets.items():
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--{name} {folder}: is not a folder")
-        if folder in originals:
-            raise InputError(f"--{name} {folder}: holds images to predict; choose another folder")
-    if len(targets) > len(set(targets.values())):
-        raise InputError(f"two of --{', --'.join(targets)} are the same folder; give others")
-    if options.overlays and any(image.id == SHEET for image in images):
-        raise InputError(
-            f"an image has the id {SHEET}, which --overlays uses for its contact sheet"
-        )
-    places = {out: out if is_stream(out) else existing_folder(out)}
-    places |= {folder: existing_folder(folder) for folder in targets.values()}
-    for target, place in places.items():
-        if not os.access(place, os.W_OK):
-            raise InputError(f"{target}: cannot be written to")
-
-
-def _report_problems(problems: list[Problem], any_predicted: bool, skip_bad: bool) -> None:
-    """List the images that could not be predicted; raise unless they may be skipped."""
-    text = "\n  ".join(list_problems([problem.reason for problem in problems]))
-    if problems and not skip_bad:
-        raise InputError(
-            f"{len(problems)} images cannot be used; nothing was written. Fix or remove them, or "
-            f"skip them with --skip_bad true:\n  {text}"
-        )
-    if not any_predicted:
-        raise InputError(f"no image can be used; nothing was written:\n  {text}")
-    if problems:
-        print0(f"{len(problems)} images skipped, without a row in the submission:\n  {text}")
-
-
-def _report(
-    options: PredictOptions, predictions: list[Prediction], seconds: float, rule: PostProcess
-) -> None:
-    positive = sum(prediction.area > 0 for prediction in predictions)
-    gpu = peak_gpu_memory()
-    print0(
-        f"{len(predictions):,} images, {positive:,} with a mask; "
-        f"{len(predictions) / seconds:.1f} images/s, peak memory {peak_memory():.2f} GiB"
-        + (f", on the GPU {gpu:.2f} GiB" if gpu else "")
-    )
-    print0(f"thresholds: {rule.describe()}")
-    scores = scores_path(Path(options.out))
-    print0(f"submission: {options.out}" + (f", scores: {scores}" if scores else ""))
-    if options.overlays:
-        print0(f"overlays: {options.overlays / SHEET}.png and a picture of each image")
-    if options.probabilities:
-        print0(f"probabilities: {options.probabilities}")
-    if options.dicom_seg:
-        print0(f"DICOM segmentations: {options.dicom_seg}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from utils.config.command_line import HelpFormatter
 from utils.config.number_types import BatchSize, PixelCount, UnitInterval, WorkerCount, plain
@@ -13,6 +13,17 @@ from utils.config.tta import TTAName
 from utils.parallel import usable_cores
 
 _RUN_HELP = "Folder of a run. Given several times, the runs are blended: --run A --run B."
+_OF_RUNS = (
+    "run",
+    "weights",
+    "folds",
+    "checkpoint",
+    "num_workers",
+    "accelerator",
+    "devices",
+    "precision",
+)
+"""Flags of predict.py that have no effect with --model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +57,8 @@ class RunOptions:
 class PredictOptions(RunOptions):
     """Settings of predict.py."""
 
+    model: Path | None = None
+    """Exported network (.onnx) to predict with instead of --run, without PyTorch."""
     images: list[Path]
     """Images (DICOM, JPEG, PNG), or folders to search for them at any depth."""
     out: str = "submission.csv"
@@ -119,7 +132,8 @@ def parse_predict_options(args: list[str] | None, description: str) -> PredictOp
         SystemExit: a flag is unknown or its value has the wrong type or range (code 2), or --help
             was given.
     """
-    parser = _open_parser("python predict.py", "--images PATH ...", description)
+    required = "{--run DIR | --model FILE.onnx} --images PATH ..."
+    parser = _open_parser("python predict.py", required, description, is_run_required=False)
     # jsonargparse would expect a list as [a,b]; a shell expands *.png to several arguments.
     parser.add_argument(
         "--images",
@@ -129,24 +143,44 @@ def parse_predict_options(args: list[str] | None, description: str) -> PredictOp
         help="Images (DICOM, JPEG, PNG), or folders to search for them at any depth.",
     )
     settings = _parse(parser, args, PredictOptions, skip={"images"})
-    return PredictOptions(**settings | {"images": [Path(word) for word in settings["images"]]})
+    _check_model(parser, parser.parse_args(args, defaults=False))
+    paths = {"images": [Path(word) for word in settings["images"]], "run": settings["run"] or []}
+    return PredictOptions(**settings | paths)
 
 
 def parse_blend_options(args: list[str] | None, description: str) -> BlendOptions:
     """Parse the command line of utils.blend; see `parse_predict_options`."""
-    parser = _open_parser("python -m utils.blend", "--run DIR ...", description)
+    parser = _open_parser("python -m utils.blend", "--run DIR --run DIR ...", description)
     return BlendOptions(**_parse(parser, args, BlendOptions))
 
 
-def _open_parser(prog: str, required: str, description: str) -> ArgumentParser:
+def _check_model(parser: ArgumentParser, given: Namespace) -> None:
+    """Refuse --model with a run or with flags that have no effect on it, and neither of both."""
+    if "model" not in given:
+        if "run" not in given:
+            parser.error("give --run DIR, the folder of a run, or --model FILE.onnx, an export")
+        return
+    unused = [f"--{name}" for name in _OF_RUNS if name in given]
+    if unused:
+        parser.error(
+            f"{', '.join(unused)}: without effect on --model, an exported network that "
+            "onnxruntime runs on the CPU; leave it out"
+        )
+
+
+def _open_parser(
+    prog: str, required: str, description: str, is_run_required: bool = True
+) -> ArgumentParser:
     parser = ArgumentParser(
         prog=prog,
-        usage=f"{prog} [--help] --run DIR {required} [--SETTING VALUE ...]",
+        usage=f"{prog} [--help] {required} [--SETTING VALUE ...]",
         description=description,
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--run", action="append", type=str, required=True, help=_RUN_HELP)
+    parser.add_argument(
+        "--run", action="append", type=str, required=is_run_required, help=_RUN_HELP
+    )
     return parser
 
 

@@ -18,8 +18,9 @@ from utils.config.normalisation import IMAGENET, Normalisation
 from utils.config.settings import Config
 from utils.config.tta import NO_TTA, TTA
 from utils.errors import InputError
+from utils.inference.maps import LevelMaps, check_probabilities
 from utils.inference.runs import Checkpoints, View, WeightedRun, view_of
-from utils.postprocessing.histograms import resize_probability, to_levels
+from utils.postprocessing.maps.tensors import resize_probability, to_levels
 from utils.safe_load import reason_of
 from utils.training.checkpoints import load_checkpoint
 
@@ -61,15 +62,17 @@ class FullSizeMaps(NamedTuple):
         Raises:
             InputError: a value is not between 0 and 1.
         """
-        for value in (self.probability.max().item(), self.gate_maximum(), self.presence or 0.0):
-            if not 0 <= value <= 1:
-                raise InputError(
-                    f"{name}: the predicted probability is {value}; try --precision 32-true"
-                )
+        maxima = (self.probability.max().item(), self.gate_maximum())
+        check_probabilities(name, (*maxima, self.presence or 0.0))
 
     def gate_maximum(self) -> float:
         """Return the largest probability of the gate map."""
         return self.gate.max().item()
+
+    def to_level_maps(self) -> LevelMaps:
+        """Return what the rule needs, in memory that is not the device's."""
+        maximum = self.probability.max().item()
+        return LevelMaps(*self.levels(), maximum, self.gate_maximum(), self.presence)
 
     def levels(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the levels of both maps, [H,W] uint8; None for the gate map if it is the same."""

@@ -1,22 +1,16 @@
 """Predicts image files, with one full-size map in memory at a time."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from lightning_fabric import Fabric
-from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.formats.images import read_image
 from datasets.formats.rle import encode
 from datasets.preprocessing import preprocess
-from datasets.workers import Loader
 from utils.errors import InputError
-from utils.inference.ensemble import Blend, FullSizeMaps
-from utils.inference.loop import Batch, make_batch, open_prediction_loader, predict_batch
+from utils.inference.maps import Batch, LevelMaps
 from utils.inference.pictures import Pictures
 from utils.inference.runs import View
 from utils.inference.segmentations import Segmentations
@@ -30,14 +24,14 @@ class LoadedImage(NamedTuple):
     Attributes:
         image: its id and file.
         size: height and width of the original in pixels.
-        views: the image preprocessed for each view, uint8 [1,S,S].
+        views: the image preprocessed for each view, [1,S,S] uint8.
         grey: [H,W] uint8, the original; None unless `ImageFiles.keep_original`.
     """
 
     image: InputImage
     size: tuple[int, int]
-    views: list[Tensor]
-    grey: Tensor | None
+    views: list[np.ndarray]
+    grey: np.ndarray | None
 
 
 class LoadedBatch(NamedTuple):
@@ -47,7 +41,7 @@ class LoadedBatch(NamedTuple):
     problems: list[Problem]
 
 
-class ImageFiles(Dataset):
+class ImageFiles:
     """Preprocessed images: `dataset[index]` -> `LoadedImage`, or a `Problem`.
 
     Args:
@@ -82,51 +76,57 @@ class ImageFiles(Dataset):
             grey = read_image(image.path, self.any_modality, self.bits)
         except InputError as error:
             return Problem(image.id, str(error))
-        views = [torch.from_numpy(preprocess(grey, *view))[None] for view in self.views]
-        original = torch.from_numpy(grey) if self.keep_original else None
+        views = [preprocess(grey, *view)[None] for view in self.views]
+        original = grey if self.keep_original else None
         return LoadedImage(image, (grey.shape[0], grey.shape[1]), views, original)
 
 
-def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> Loader:
-    """Load `LoadedBatch`es of at most `batch_size` images, in order."""
-    return open_prediction_loader(dataset, batch_size, num_workers, _collate, range(len(dataset)))
+def collate(items: Sequence[LoadedImage | Problem]) -> LoadedBatch:
+    """Stack the readable images into a batch, [B,1,S,S] uint8 for each view."""
+    problems = [item for item in items if isinstance(item, Problem)]
+    good = [item for item in items if not isinstance(item, Problem)]
+    images = [np.stack(view) for view in zip(*(item.views for item in good), strict=True)]
+    # The batch holds the views; keeping them in its items too would send them twice.
+    alone = [item._replace(views=[]) for item in good]
+    return LoadedBatch(Batch(images, [item.size for item in good], alone), problems)
 
 
-def predict_images(
-    fabric: Fabric,
-    blend: Blend,
-    loader: Loader,
+def predict_files(
+    predict: Callable[[Batch[LoadedImage]], Iterable[tuple[LoadedImage, LevelMaps]]],
+    batches: Iterable[LoadedBatch],
+    total: int,
     rule: PostProcess,
     pictures: Pictures,
     skip_bad: bool,
     only_read: bool,
+    show_progress: bool = True,
     segmentations: Segmentations | None = None,
 ) -> tuple[list[Prediction], list[Problem]]:
-    """Predict the images of a loader.
+    """Predict image files.
 
     Args:
-        fabric: device and processes.
-        blend: predicts a batch.
-        loader: yields `LoadedBatch` with the images of `blend.views`.
+        predict: predicts a batch; yields each image with its maps, one at a time.
+        batches: images as `ImageFiles` loads them and `collate` stacks them.
+        total: number of images.
         rule: turns probabilities into masks.
         pictures: writes the pictures of every image.
         skip_bad: continue after an unreadable file; otherwise the remaining files are only read,
             to list every problem.
         only_read: predict nothing, only read all files to list every problem.
+        show_progress: show a progress bar.
         segmentations: writes the DICOM Segmentation of every mask; None writes none.
 
     Returns:
-        The predictions in the loader's order, and the problems.
+        The predictions in the order of the batches, and the problems.
     """
     predictions: list[Prediction] = []
     problems: list[Problem] = []
-    total = len(cast(ImageFiles, loader.dataset))
-    with tqdm(desc="predict", total=total, unit="image", disable=not fabric.is_global_zero) as bar:
-        for batch, unreadable in loader:
+    with tqdm(desc="predict", total=total, unit="image", disable=not show_progress) as bar:
+        for batch, unreadable in batches:
             problems += unreadable
             only_read = only_read or bool(problems and not skip_bad)
             if batch.items and not only_read:
-                for loaded, maps in predict_batch(fabric, blend, batch):
+                for loaded, maps in predict(batch):
                     try:
                         predictions.append(
                             _postprocess(loaded, maps, rule, pictures, segmentations)
@@ -139,27 +139,17 @@ def predict_images(
 
 def _postprocess(
     loaded: LoadedImage,
-    maps: FullSizeMaps,
+    maps: LevelMaps,
     rule: PostProcess,
     pictures: Pictures,
     segmentations: Segmentations | None,
 ) -> Prediction:
     maps.check(loaded.image.path)
-    levels, gate = maps.levels()
-    mask = rule.mask(levels, gate, maps.presence)
-    probability = maps.gate_maximum() if maps.presence is None else maps.presence
+    mask = rule.mask(maps.levels, maps.gate, maps.presence)
+    probability = maps.gate_maximum if maps.presence is None else maps.presence
     area = int(np.count_nonzero(mask))
     prediction = Prediction(loaded.image.id, encode(mask), probability, area)
-    grey = None if loaded.grey is None else loaded.grey.numpy()
-    pictures.write(prediction, grey, mask, levels)
+    pictures.write(prediction, loaded.grey, mask, maps.levels)
     if segmentations is not None:
         segmentations.write(prediction, loaded.image.path, mask)
     return prediction
-
-
-def _collate(items: list[LoadedImage | Problem]) -> LoadedBatch:
-    problems = [item for item in items if isinstance(item, Problem)]
-    good = [item for item in items if not isinstance(item, Problem)]
-    views, sizes = [item.views for item in good], [item.size for item in good]
-    # The batch holds the views; keeping them in its items too would send them twice.
-    return LoadedBatch(make_batch(views, sizes, [i._replace(views=[]) for i in good]), problems)

@@ -1,7 +1,7 @@
-"""The prediction loop: batch -> blend -> one full-size map per image."""
+"""The prediction loop with torch: batch -> blend -> one full-size map per image."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -10,22 +10,12 @@ from torch.utils.data import BatchSampler, Dataset
 
 from datasets.workers import Loader
 from utils.inference.ensemble import Blend, FullSizeMaps
-
-Item = TypeVar("Item")
-
-
-class Batch(NamedTuple, Generic[Item]):
-    """A batch to predict.
-
-    Attributes:
-        images: for each view, [B,1,S,S] uint8 grey, preprocessed.
-        sizes: height and width of the B originals in pixels.
-        items: B objects that identify the images to the caller.
-    """
-
-    images: list[Tensor]
-    sizes: list[tuple[int, int]]
-    items: list[Item]
+from utils.inference.images import ImageFiles, LoadedBatch, LoadedImage, collate, predict_files
+from utils.inference.maps import Batch, Item, LevelMaps
+from utils.inference.pictures import Pictures
+from utils.inference.segmentations import Segmentations
+from utils.inference.submission import Prediction, Problem
+from utils.postprocessing.rule import PostProcess
 
 
 def make_batch(
@@ -73,3 +63,37 @@ def predict_batch(
     """
     images = [view.to(fabric.device, non_blocking=True) for view in batch.images]
     yield from zip(batch.items, blend(images, batch.sizes), strict=True)
+
+
+def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> Loader:
+    """Load `LoadedBatch`es of at most `batch_size` images, in order."""
+    positions, items = range(len(dataset)), cast(Dataset, dataset)
+    return open_prediction_loader(items, batch_size, num_workers, _collate_tensors, positions)
+
+
+def predict_images(
+    fabric: Fabric,
+    blend: Blend,
+    loader: Loader,
+    rule: PostProcess,
+    pictures: Pictures,
+    skip_bad: bool,
+    only_read: bool,
+    segmentations: Segmentations | None = None,
+) -> tuple[list[Prediction], list[Problem]]:
+    """Predict the images of a loader on a device; see `predict_files`."""
+
+    def predict(batch: Batch[LoadedImage]) -> Iterator[tuple[LoadedImage, LevelMaps]]:
+        for loaded, maps in predict_batch(fabric, blend, batch):
+            yield loaded, maps.to_level_maps()
+
+    total, shown = len(cast(ImageFiles, loader.dataset)), fabric.is_global_zero
+    return predict_files(
+        predict, loader, total, rule, pictures, skip_bad, only_read, shown, segmentations
+    )
+
+
+def _collate_tensors(items: list[LoadedImage | Problem]) -> LoadedBatch:
+    batch, problems = collate(items)
+    images = [torch.from_numpy(view) for view in batch.images]
+    return LoadedBatch(batch._replace(images=images), problems)

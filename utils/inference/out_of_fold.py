@@ -20,11 +20,13 @@ from utils.config.tta import NO_TTA, TTA
 from utils.console import print0
 from utils.distributed import gather
 from utils.inference.ensemble import Blend, open_blend
-from utils.inference.loop import Batch, make_batch, open_prediction_loader, predict_batch
+from utils.inference.loop import make_batch, open_prediction_loader, predict_batch
+from utils.inference.maps import Batch
 from utils.inference.runs import Checkpoints, View, WeightedRun, device_batch_size
 from utils.parallel import map_in_order
 from utils.postprocessing.components import MAX_COMPONENTS, find_components
-from utils.postprocessing.histograms import Histograms, count_levels
+from utils.postprocessing.histograms import Histograms
+from utils.postprocessing.maps.tensors import count_levels
 
 
 class OutOfFoldRow(NamedTuple):

@@ -17,7 +17,6 @@ from utils.config.prediction import PredictOptions
 from utils.config.software import describe_software
 from utils.config.tta import TTA
 from utils.errors import InputError, raise_problems
-from utils.inference.runs import WeightedRun
 from utils.inference.staging import StagedFolders
 from utils.inference.submission import InputImage, Prediction
 from utils.parallel import map_in_order
@@ -58,13 +57,19 @@ class Segmentations(StagedFolders):
 
 
 def describe_author(
-    options: PredictOptions, runs: Sequence[WeightedRun], rule: PostProcess, tta: TTA
+    options: PredictOptions, names: Sequence[str], rule: PostProcess, tta: TTA
 ) -> Author | None:
-    """Return who and what makes the masks of a prediction; None if it writes no segmentations."""
+    """Return who and what makes the masks of a prediction; None if it writes no segmentations.
+
+    Args:
+        options: settings of the prediction.
+        names: what the runs that predict are called.
+        rule: turns probabilities into masks.
+        tta: test-time augmentation.
+    """
     if options.dicom_seg is None:
         return None
     software = describe_software()
-    names = [f"{run.folder.resolve().name} (weight {run.weight:g})" for run in runs]
     views = " and ".join(name for name, used in tta._asdict().items() if used)
     return Author(
         software,

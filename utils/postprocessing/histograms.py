@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from utils.errors import InputError
 from utils.evaluation.scoring import dice_score
@@ -29,11 +26,6 @@ from utils.postprocessing.components import check_components
 LEVELS = 256
 _LIST = "arrays"
 """Name of the array that lists the others."""
-
-
-def to_levels(probabilities: Tensor) -> Tensor:
-    """Quantise probabilities, float of any shape -> uint8 level floor(255 p) of the same shape."""
-    return (probabilities.float() * (LEVELS - 1)).to(torch.uint8)
 
 
 def level_of(threshold: float) -> int:
@@ -56,30 +48,6 @@ def lowest_above(threshold: float) -> float | None:
 def threshold_of(level: int) -> float:
     """Return the threshold of a level, to four decimals; `level_of` is the inverse."""
     return round(level / (LEVELS - 1), 4)
-
-
-def resize_probability(probability: Tensor, height: int, width: int) -> Tensor:
-    """Resize one map to its image's original size, float [h,w] -> float32 [height,width]."""
-    resized = F.interpolate(
-        probability.float()[None, None], (height, width), mode="bilinear", align_corners=False
-    )
-    return resized[0, 0]
-
-
-def count_levels(levels: Tensor, mask: Tensor) -> Tensor:
-    """Count the pixels of one image at every level.
-
-    Args:
-        levels: [H,W] uint8.
-        mask: [H,W] uint8 of 0 and 1, the truth.
-
-    Returns:
-        [2,256] int32: the counts over all pixels, and those over the pixels of the mask.
-    """
-    # One bincount for both: pixels of the mask go into the second 256 bins.
-    bins = levels.to(torch.int16) + LEVELS * mask.to(torch.int16)
-    outside_inside = torch.bincount(bins.flatten(), minlength=2 * LEVELS).view(2, LEVELS)
-    return torch.stack((outside_inside.sum(0), outside_inside[1])).to(torch.int32)
 
 
 @dataclass(frozen=True)

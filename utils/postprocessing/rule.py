@@ -158,9 +158,7 @@ def load_rule(path: str | Path) -> PostProcess:
             range.
     """
     try:
-        content = _read(path)
-        names = [f.name for f in fields(PostProcess) if f.default is MISSING or f.name in content]
-        rule = PostProcess(**{name: content[name] for name in names})
+        return parse_rule(_read(path), path)
     except FileNotFoundError as error:
         raise InputError(
             f"looked for the thresholds in {path}; choose them with "
@@ -169,6 +167,21 @@ def load_rule(path: str | Path) -> PostProcess:
     # RecursionError: thousands of nested brackets.
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as thresholds: {error!r}") from error
+
+
+def parse_rule(content: dict, path: str | Path) -> PostProcess:
+    """Return the rule in the content of a threshold.json.
+
+    Args:
+        content: the content; parameters added in later versions may be absent.
+        path: where it is from, for errors.
+
+    Raises:
+        InputError: a parameter is out of range.
+        KeyError, TypeError: a parameter is missing, or the content is no dict.
+    """
+    names = [f.name for f in fields(PostProcess) if f.default is MISSING or f.name in content]
+    rule = PostProcess(**{name: content[name] for name in names})
     check_ranges(rule, path)
     return rule
 

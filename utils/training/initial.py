@@ -36,7 +36,7 @@ def set_normalisation(config: Config, starts: dict[int, Path]) -> Config:
 
     Args:
         config: settings of the new run.
-        starts: what `existing_runs.find_starts` returned.
+        starts: what `layout.find_starts` returned.
 
     Returns:
         The settings, with `input_mean` and `input_std`: those that the network to start from was
@@ -100,7 +100,7 @@ def find_start_leak(init_from: str, starts: dict[int, Path], table: pd.DataFrame
     """Find the validation images that the network given as --init_from was trained on.
 
     Args:
-        init_from: see `existing_runs.find_starts`.
+        init_from: see `layout.find_starts`.
         starts: what `find_starts` returned; not empty.
         table: the content of folds.csv of the run to train.
 

@@ -12,8 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from datasets.loaders import StageData
 from utils.config.stages import Stage
 from utils.console import is_main_process, print0
+from utils.distributed import peak_gpu_memory
 from utils.drawing import comparison
-from utils.memory import peak_gpu_memory, peak_memory
+from utils.memory import peak_memory
 from utils.postprocessing.rule import PostProcess
 from utils.training.epoch import TrainResult
 from utils.training.validation import Validation

@@ -13,8 +13,7 @@ import torch
 
 from utils.config.checks import check_settings
 from utils.config.command_line import load_config
-from utils.config.existing_runs import find_run
-from utils.config.layout import OUT_OF_FOLD, list_checkpoints
+from utils.config.layout import OUT_OF_FOLD, find_run, list_checkpoints
 from utils.config.resume_command import resume_command
 from utils.config.settings import MAY_CHANGE, Config
 from utils.config.software import git

@@ -14,13 +14,8 @@ from datasets.preprocessing import fit_mask
 from datasets.workers import Loader
 from models.interface import NetworkOutput, normalise, read_output
 from utils.config.normalisation import IMAGENET, Normalisation
-from utils.postprocessing.histograms import (
-    LEVELS,
-    Histograms,
-    count_levels,
-    resize_probability,
-    to_levels,
-)
+from utils.postprocessing.histograms import LEVELS, Histograms
+from utils.postprocessing.maps.tensors import count_levels, resize_probability, to_levels
 from utils.signals import Stopped
 from utils.training.epoch import sum_losses
 

@@ -16,7 +16,8 @@ from tests.helpers.dicoms import picture
 from tests.helpers.tiny import TinyNet, WithPresence
 from utils.config.tta import TTA
 from utils.inference.ensemble import Blend, Ensemble, ProbabilityMaps
-from utils.inference.images import ImageFiles, open_loader, predict_images
+from utils.inference.images import ImageFiles
+from utils.inference.loop import open_loader, predict_images
 from utils.inference.pictures import Pictures
 from utils.inference.runs import View
 from utils.inference.submission import InputImage

@@ -14,15 +14,8 @@ from hypothesis.extra.numpy import arrays
 from tests.helpers.makers import histograms_of, make_rows, measured, predicted, slow_dice
 from utils.errors import InputError
 from utils.inference.out_of_fold import collect_histograms
-from utils.postprocessing.histograms import (
-    align_folds,
-    concatenate,
-    count_levels,
-    level_of,
-    load_histograms,
-    resize_probability,
-    to_levels,
-)
+from utils.postprocessing.histograms import align_folds, concatenate, level_of, load_histograms
+from utils.postprocessing.maps.tensors import count_levels, resize_probability, to_levels
 
 LEVEL_MAPS = arrays(np.uint8, (4, 5), elements=st.sampled_from([0, 1, 2, 127, 128, 254, 255]))
 MASKS = arrays(np.uint8, (4, 5), elements=st.integers(0, 1))

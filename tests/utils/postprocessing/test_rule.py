@@ -15,7 +15,8 @@ from utils.errors import InputError
 from utils.inference.out_of_fold import collect_histograms, measure_prediction
 from utils.postprocessing.averages import dice_surface
 from utils.postprocessing.components import COMPONENT_LEVELS
-from utils.postprocessing.histograms import lowest_above, threshold_of, to_levels
+from utils.postprocessing.histograms import lowest_above, threshold_of
+from utils.postprocessing.maps.tensors import to_levels
 from utils.postprocessing.rule import NO_MASKS, PostProcess, Scores, load_rule, score
 from utils.postprocessing.search import MIN_AREAS, THRESHOLDS, best_pair
 

@@ -7,7 +7,7 @@ import torch
 from datasets.folds import get_fold
 from tests.helpers.starts import folds_of, write_trained
 from tests.helpers.tiny import TinyNet
-from utils.config.existing_runs import find_starts
+from utils.config.layout import find_starts
 from utils.config.settings import Config
 from utils.errors import InputError
 from utils.training.initial import check_start, find_start_leak, load_start

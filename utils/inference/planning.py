@@ -1,0 +1,225 @@
+"""What every prediction decides first and reports last, whatever runs the networks."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from datasets.formats.depth import choose_depth, largest_value
+from utils.config.prediction import PredictOptions
+from utils.console import print0
+from utils.errors import InputError, list_problems
+from utils.files import check_output, is_stream
+from utils.inference.pictures import SHEET, Pictures
+from utils.inference.segmentations import Segmentations, check_segmentations
+from utils.inference.staging import existing_folder
+from utils.inference.submission import (
+    SCORES,
+    InputImage,
+    Prediction,
+    Problem,
+    find_input_images,
+    read_sample,
+    scores_path,
+    select_by_sample,
+    write_submission,
+)
+from utils.memory import peak_memory
+from utils.parallel import map_in_order
+from utils.postprocessing.rule import PostProcess
+
+
+def find_images_to_predict(
+    options: PredictOptions,
+) -> tuple[list[InputImage], list[Problem]]:
+    """Find the images, in the order of the submission, and check that results can be written.
+
+    Returns:
+        The images, and the files whose id cannot be read.
+
+    Raises:
+        InputError: an image is missing, or a result would overwrite one or cannot be written.
+    """
+    images, problems = find_input_images(options.images, options.ids)
+    if options.sample_submission is not None:
+        ids, found = read_sample(options.sample_submission), len(images)
+        images, problems = select_by_sample(images, problems, ids, options.sample_submission)
+        if found > len(images):
+            print0(f"{found - len(images)} images are not in {options.sample_submission}: skipped")
+    _check_targets(options, images)
+    check_segmentations(options, images)
+    return images, problems
+
+
+def choose_bits(
+    options: PredictOptions, recorded: Mapping[str, int | None], images: Sequence[InputImage]
+) -> int | None:
+    """Choose and print the depth to read 16-bit images with.
+
+    It is that of --bits, else that of the images that the runs were trained on, else the fewest
+    bits that hold the largest value of all images.
+
+    Args:
+        options: settings of the prediction.
+        recorded: the depth of the images that each run was trained on; None if they had 8 bits.
+        images: the images to predict.
+
+    Returns:
+        The depth; None if there is no usable 16-bit image.
+
+    Raises:
+        InputError: the runs were trained on images of different depths, and there is no --bits.
+    """
+    deep = [image.path for image in images if image.deep]
+    if not deep:
+        return None
+    known = {bits for bits in recorded.values() if bits is not None}
+    if options.bits is None and len(known) > 1:
+        depths = ", ".join(f"{name}: {bits}" for name, bits in recorded.items() if bits)
+        raise InputError(
+            f"the runs were trained on 16-bit images of different depths ({depths}); choose one "
+            "with --bits"
+        )
+    if options.bits is None and not known:
+        values = map_in_order(lambda path: largest_value(path, options.any_modality), deep)
+        depth = choose_depth(values)
+        if depth is None:
+            return None
+        print0(depth.describe())
+        return depth.bits
+    bits = options.bits or known.pop()
+    source = "--bits" if options.bits else "as in training; --bits to change"
+    print0(f"16-bit images: {len(deep):,}, read as {bits} bits ({source})")
+    return bits
+
+
+def given_thresholds(options: PredictOptions) -> dict[str, float]:
+    """Return the parameters of the rule that were given as flags, by name."""
+    given = {name: getattr(options, name) for name in PostProcess.__annotations__}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def combine_rule(stored: Callable[[], PostProcess], given: dict, is_stored: bool) -> PostProcess:
+    """Return the rule: the flags, completed by the stored one.
+
+    Args:
+        stored: reads the rule that a training chose; it is called if that is needed.
+        given: what `given_thresholds` returned.
+        is_stored: whether there is one; without, a threshold and a minimum area are enough.
+    """
+    if given.keys() == PostProcess.__annotations__.keys():
+        return PostProcess(**given)
+    if given.keys() >= {"threshold", "min_area"} and not is_stored:
+        return PostProcess(**{"top_threshold": given["threshold"]} | given)
+    return replace(stored(), **given)
+
+
+def report_problems(problems: list[Problem], any_predicted: bool, skip_bad: bool) -> None:
+    """List the images that could not be predicted.
+
+    Raises:
+        InputError: there are some and they may not be skipped, or no image could be predicted.
+    """
+    text = "\n  ".join(list_problems([problem.reason for problem in problems]))
+    if problems and not skip_bad:
+        raise InputError(
+            f"{len(problems)} images cannot be used; nothing was written. Fix or remove them, or "
+            f"skip them with --skip_bad true:\n  {text}"
+        )
+    if not any_predicted:
+        raise InputError(f"no image can be used; nothing was written:\n  {text}")
+    if problems:
+        print0(f"{len(problems)} images skipped, without a row in the submission:\n  {text}")
+
+
+def write_results(
+    options: PredictOptions,
+    predictions: Sequence[Prediction],
+    images: Sequence[InputImage],
+    bits: int | None,
+    pictures: Pictures,
+    segmentations: Segmentations,
+) -> None:
+    """Write the csv files and publish pictures and segmentations, in the order of the images.
+
+    Args:
+        options: settings of the prediction.
+        predictions: the predictions, in any order.
+        images: all images.
+        bits: bits that 16-bit images use; None if there are none.
+        pictures: has written the pictures of every image.
+        segmentations: has written the segmentation of every mask.
+    """
+    by_id = {prediction.id: prediction for prediction in predictions}
+    ordered = [by_id[image.id] for image in images if image.id in by_id]
+    pictures.write_sheet(ordered, images, bits)
+    write_submission(Path(options.out), ordered)
+    pictures.publish()
+    segmentations.publish()
+
+
+def report(
+    options: PredictOptions,
+    predictions: list[Prediction],
+    seconds: float,
+    rule: PostProcess,
+    gpu: float = 0.0,
+) -> None:
+    """Print how many images were predicted, how fast, with which rule, and where the results are.
+
+    Args:
+        options: settings of the prediction.
+        predictions: the predictions.
+        seconds: time that they took.
+        rule: turned probabilities into masks.
+        gpu: peak memory on the GPU in GiB; 0 without one.
+    """
+    positive = sum(prediction.area > 0 for prediction in predictions)
+    print0(
+        f"{len(predictions):,} images, {positive:,} with a mask; "
+        f"{len(predictions) / seconds:.1f} images/s, peak memory {peak_memory():.2f} GiB"
+        + (f", on the GPU {gpu:.2f} GiB" if gpu else "")
+    )
+    print0(f"thresholds: {rule.describe()}")
+    scores = scores_path(Path(options.out))
+    print0(f"submission: {options.out}" + (f", scores: {scores}" if scores else ""))
+    if options.overlays:
+        print0(f"overlays: {options.overlays / SHEET}.png and a picture of each image")
+    if options.probabilities:
+        print0(f"probabilities: {options.probabilities}")
+    if options.dicom_seg:
+        print0(f"DICOM segmentations: {options.dicom_seg}")
+
+
+def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
+    """Refuse targets that cannot be written, or would overwrite an image or another output."""
+    out, sample = Path(options.out), options.sample_submission
+    if out.is_dir() or out.name == SCORES:
+        raise InputError(f"--out {out}: must be a csv file other than {SCORES}")
+    for path in (out, scores_path(out) or out):
+        try:
+            check_output(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written to ({error})") from error
+    if sample is not None and out.resolve() == sample.resolve():
+        raise InputError(f"--out {out}: is the sample submission; choose another name")
+    flags = ("overlays", "probabilities", "dicom_seg")
+    folders = {flag: getattr(options, flag) for flag in flags}
+    targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
+    originals = {image.path.resolve().parent for image in images}
+    for name, folder in targets.items():
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--{name} {folder}: is not a folder")
+        if folder in originals:
+            raise InputError(f"--{name} {folder}: holds images to predict; choose another folder")
+    if len(targets) > len(set(targets.values())):
+        raise InputError(f"two of --{', --'.join(targets)} are the same folder; give others")
+    if options.overlays and any(image.id == SHEET for image in images):
+        raise InputError(
+            f"an image has the id {SHEET}, which --overlays uses for its contact sheet"
+        )
+    places = {out: out if is_stream(out) else existing_folder(out)}
+    places |= {folder: existing_folder(folder) for folder in targets.values()}
+    for target, place in places.items():
+        if not os.access(place, os.W_OK):
+            raise InputError(f"{target}: cannot be written to")

@@ -1,0 +1,1 @@
+"""Probability maps: to their original size, to levels, to counts."""
