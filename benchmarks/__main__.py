@@ -30,6 +30,7 @@ _MEASURES: dict[str, Callable[[Data, int], Ratio]] = {
     "prepare": lambda data, workers: prepare.measure(data),
     "predict_512": lambda data, workers: predict.measure(data, workers, 512),
     "predict_1024": lambda data, workers: predict.measure(data, workers, 1024),
+    "predict_onnx": lambda data, workers: predict.measure_onnx(data, workers),
     "help": lambda data, workers: startup.measure(),
 }
 

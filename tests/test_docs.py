@@ -90,6 +90,7 @@ RUN = {
     "python -m utils.report --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B "
     "--out compared.html": "",
     "python -m models.export --run checkpoints/unet_resnet34/RUN --folds all --out model.onnx": "",
+    f"python predict.py --model model.onnx {TEST_IMAGES} --out submission.csv": "",
 }
 """Documented commands that are run, with the flags that are added to keep them small."""
 
@@ -115,6 +116,7 @@ NOT_RUN = {
     "pip install -r requirements-export.txt": PIP,
     "pip install -r requirements-pretrained.txt": PIP,
     "pip install -r requirements-dicom-seg.txt": PIP,
+    "pip install -r requirements-predict.txt": PIP,
 }
 """Documented commands that are not run, and why."""
 

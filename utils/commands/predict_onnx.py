@@ -83,8 +83,8 @@ def choose_rule(options: PredictOptions, model: OnnxModel) -> tuple[PostProcess,
         with.
 
     Raises:
-        InputError: the file holds none and it is needed, --tta has scales, or the rule has a presence threshold but
-            the networks have no presence head.
+        InputError: the file holds none and it is needed, --tta has scales, or the rule has a
+            presence threshold but the networks have no presence head.
     """
     given = given_thresholds(options)
     rule = combine_rule(model.rule, given, model.has_rule)

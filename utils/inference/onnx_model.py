@@ -12,6 +12,7 @@ from utils.errors import InputError, one_line
 from utils.inference.maps import Batch, Item, LevelMaps
 from utils.inference.runs import View
 from utils.limits import check_is_file
+from utils.parallel import usable_cores
 from utils.postprocessing.maps.arrays import resize_probability, to_levels
 from utils.postprocessing.rule import PostProcess, parse_rule
 
@@ -125,6 +126,7 @@ def _open_session(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
     options.log_severity_level = 4  # what is wrong is raised, too
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
