@@ -14,9 +14,9 @@ import sys
 
 import numpy as np
 
+from models.names import describe_models
 from utils.commands.early import check_training
 from utils.config.command_line import parse_config
-from utils.config.networks import describe_models
 from utils.config.settings import Config
 from utils.console import print0
 from utils.errors import command

@@ -9,9 +9,9 @@ Every fold has the same share of positives. Reads and writes the same files as m
 
 import sys
 
+from models.names import describe_models
 from utils.commands.early import check_training
 from utils.config.command_line import parse_config
-from utils.config.networks import describe_models
 from utils.config.settings import Config
 from utils.errors import command
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.build import build_model
-from utils.config.networks import model_types
+from models.names import model_types
 from utils.console import open_parser
 from utils.distributed import peak_gpu_memory
 from utils.memory import peak_memory

@@ -27,9 +27,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from models.names import describe_models
 from utils.commands.early import check_checkpoints
 from utils.config.command_line import parse_config
-from utils.config.networks import describe_models
 from utils.config.settings import Config
 from utils.errors import InputError, command
 

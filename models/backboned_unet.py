@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.names import BACKBONES, RESNETS
 from models.pretrained.weights import fetch_imagenet
-from utils.config.networks import BACKBONES, RESNETS
 from utils.console import print0
 
 _VGG_SHORTCUTS = {

@@ -16,12 +16,12 @@ from torch import nn
 
 from models.backboned_unet import Unet
 from models.interface import encoder_of
+from models.names import BACKBONES, SMP_PATTERN, U_NETS, model_types
 from models.pretrained.weights import load_encoder
 from models.sizes import add_size_check
 from models.smp import build_smp
 from models.unet_family import build_unet
 from models.unused import unused_to_buffers
-from utils.config.networks import BACKBONES, SMP_PATTERN, U_NETS, model_types
 from utils.console import print0
 from utils.errors import InputError
 

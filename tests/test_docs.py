@@ -16,10 +16,10 @@ import experiment
 import solver
 import train_sfold
 from datasets import prepare, sample
+from models.names import model_types
 from tests.helpers.pages import PAGES, REPOSITORY, commands_of
 from tests.helpers.tiny import TinyNet, build_tiny
 from utils.commands import adopt
-from utils.config.networks import model_types
 from utils.inference import ensemble
 from utils.postprocessing import selection
 

@@ -21,10 +21,10 @@ import experiment
 import main
 import predict
 import train_sfold
+from models.names import model_types
 from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, config, write_dataset
 from utils import files
 from utils.config.command_line import load_config
-from utils.config.networks import model_types
 from utils.errors import InputError
 from utils.files import OwnedLock
 from utils.postprocessing.histograms import load_histograms

@@ -14,7 +14,7 @@ from torch import nn
 
 from models import backboned_unet
 from models.backboned_unet import Unet
-from utils.config.networks import BACKBONES
+from models.names import BACKBONES
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CASES: dict[tuple[str, str], dict[str, Any]] = {

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from models import backboned_unet, build
 from models.build import build_model
+from models.names import model_types
 from models.unet_family import VARIANTS
-from utils.config.networks import model_types
 from utils.errors import InputError
 
 NETWORKS = [

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
-from utils.config.networks import RECURRENT
 from utils.config.normalisation import parse_normalisation
 from utils.config.settings import Config
 from utils.config.stages import LossTerm, Stage, build_stages, parse_loss
@@ -37,6 +36,8 @@ class _Unused(NamedTuple):
     reason: str
 
 
+RECURRENT = ("R2U_Net", "R2AttU_Net")
+"""The networks that --t is for."""
 _STAGE2 = ("image_size_stage2", "batch_size_stage2", "epoch_stage2", "lr_stage2")
 _ACCUMULATION = ("epoch_stage2_accumulation", "accumulation_steps")
 _WITHOUT_EFFECT = (

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.pretrained.normalisation import wanted_by
 from models.pretrained.weights import load_network
-from utils.config.networks import RECURRENT
+from utils.config.checks import RECURRENT
 from utils.config.normalisation import IMAGENET, Normalisation, parse_normalisation
 from utils.config.settings import Config
 from utils.console import print0

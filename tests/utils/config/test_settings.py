@@ -14,9 +14,8 @@ import yaml
 from models.unet_family import VARIANTS
 from tests.helpers.tiny import as_flags
 from utils.config import settings as settings_module
-from utils.config.checks import check_settings, describe_unused
+from utils.config.checks import RECURRENT, check_settings, describe_unused
 from utils.config.command_line import load_config, parse_config
-from utils.config.networks import RECURRENT
 from utils.config.settings import Config
 from utils.config.stages import build_stages, gate_stage, mask_stage
 from utils.config.tta import parse_tta

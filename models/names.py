@@ -1,11 +1,9 @@
-"""The names of the networks, for --model_type and its help; models/build.py makes them."""
+"""The names of the networks, for --model_type and its help; `build` makes them."""
 
 import textwrap
 
 U_NETS = ("U_Net", "R2U_Net", "AttU_Net", "R2AttU_Net")
 """The U-Net family, which has no pretrained weights; see models/unet_family.py."""
-RECURRENT = ("R2U_Net", "R2AttU_Net")
-"""The networks that --t is for."""
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 VGGS = ("vgg16", "vgg19")
 DENSENETS = ("densenet121", "densenet161", "densenet169", "densenet201")
