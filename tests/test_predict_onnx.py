@@ -170,3 +170,12 @@ def test_bad_files_get_one_line(exported, tmp_path, capsys):
     assert "holds no thresholds" in refusal()
     flags = ["--threshold", "0.5", "--min_area", "0", "--out", str(tmp_path / "out.csv")]
     assert predict.main(["--model", str(bad), "--images", str(images), *flags]) == 0
+
+
+@pytest.mark.slow
+def test_scales_are_refused_for_a_graph_of_one_size(exported, tmp_path, capsys):
+    images, run = exported
+    words = ["--model", run / "model.onnx", "--images", images, "--out", tmp_path / "out.csv"]
+    assert predict.main([*map(str, words), "--tta", "hflip,scales"]) == 2
+    assert "an exported network takes images of one size" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()

@@ -176,7 +176,7 @@ def test_a_run_with_stage_three_and_a_presence_head_has_three_outputs(
 
 @pytest.mark.parametrize(("outputs", "logits"), [(2e-3, 0), (np.nan, 0), (0, 0.06), (0, np.nan)])
 def test_a_file_that_differs_is_removed(outputs, logits, run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "export", lambda _, __, path: path.write_bytes(b"a graph"))
+    monkeypatch.setattr(export, "export", lambda _, __, path, ___: path.write_bytes(b"a graph"))
     found = export.Differences(outputs, logits)
     monkeypatch.setattr(export, "largest_differences", lambda *_: found)
     assert main(["--run", str(run), "--folds", "0", "--out", str(tmp_path / "x.onnx")]) == 2
@@ -212,7 +212,7 @@ def shy(run, averaged, tmp_path):
 def test_rounded_weights_are_refused_though_all_probabilities_are_small(shy, monkeypatch, capsys):
     """The outputs differ by less than is accepted: only the logits tell the networks apart."""
     folder, model = shy
-    monkeypatch.setattr(export, "export", lambda _, __, path: onnx.save(model, path))
+    monkeypatch.setattr(export, "export", lambda _, __, path, ___: onnx.save(model, path))
     assert main(["--run", str(folder)]) == 0
     assert float(capsys.readouterr().out.rpartition("of logits ")[2]) < 1e-3
     (folder / "model.onnx").unlink()
