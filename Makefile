@@ -7,9 +7,17 @@ DEMO := datasets/demo_data
 UNSEEN := $(DEMO)/unseen
 NAME := demo-$(shell date +%Y-%m-%d_%H-%M-%S)
 RUN := checkpoints/unet_resnet34/$(NAME)
+DATA ?=
+# How to find images and masks in DATA: see python -m datasets.prepare --help.
+PREPARE ?= --images $(DATA) --rle $(firstword $(wildcard $(DATA)/stage_2_train*.csv $(DATA)/*train*rle*.csv))
+REAL := datasets/real_data
+REAL_NAME := real
+REAL_RUN := checkpoints/smp:Unet:tu-tf_efficientnet_lite0/$(REAL_NAME)
+# Flags that are added to the training, such as --folds all.
+SETTINGS ?=
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo test test-slow check
+.PHONY: help demo real test test-slow check
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -31,6 +39,23 @@ demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (ab
 	@echo "pictures: $(RUN)/overlays/contact_sheet.png, $(RUN)/worst.png, $(RUN)/threshold.png"
 	@echo "watch:    $(BIN)/tensorboard --logdir $(RUN)"
 	@echo "report:   $(RUN)/report.html, to open in a browser"
+
+real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score (about 40 minutes)
+	@test -n "$(DATA)$(filter-out --images --rle,$(PREPARE))" || { echo "name the folder with the images and their csv: make real DATA=DIR"; exit 2; }
+	$(BIN)/python -m datasets.prepare $(PREPARE) --out $(REAL)
+	if [ -n "$(DATA)" ] && [ -e "$(DATA)/patients.csv" ]; then cp "$(DATA)/patients.csv" $(REAL); fi
+	$(BIN)/python train_sfold.py --config recipes/cpu.yaml --dataset_root $(REAL) \
+		--run_name $(REAL_NAME) --resume $$([ -e $(REAL_RUN)/config.yaml ] && echo true || echo false) --folds 0 \
+		$$([ -e $(REAL)/patients.csv ] && echo --groups $(REAL)/patients.csv) $(SETTINGS)
+	awk -F, 'NR == 1 { print "ImageId,EncodedPixels" } NR > 1 && $$2 == 0 { print $$1 ",-1" }' \
+		$(REAL_RUN)/folds.csv > $(REAL_RUN)/held_out.csv
+	$(BIN)/python predict.py --run $(REAL_RUN) --folds 0 --images $(REAL)/train_images \
+		--sample_submission $(REAL_RUN)/held_out.csv --out $(REAL_RUN)/submission.csv \
+		--overlays $(REAL_RUN)/overlays
+	$(BIN)/python evaluate.py --submission $(REAL_RUN)/submission.csv --scores $(REAL_RUN)/scores.csv \
+		--truth $(REAL)/train_mask --images $(REAL)/train_images --worst $(REAL_RUN)/worst.png
+	@echo "pictures: $(REAL_RUN)/overlays/contact_sheet.png, $(REAL_RUN)/worst.png"
+	@echo "report:   $(REAL_RUN)/report.html, to open in a browser"
 
 check: .venv/ready  ## linter, formatter and types (seconds)
 	$(BIN)/ruff check .

@@ -68,6 +68,9 @@ RUN = {
     "python train_sfold.py --config recipes/best.yaml --groups datasets/SIIM_data/patients.csv": (
         TINY
     ),
+    "python train_sfold.py --config recipes/cpu.yaml --groups datasets/SIIM_data/patients.csv": (
+        f"{TINY} --model_type unet_resnet34 --num_workers 0"
+    ),
     f"python predict.py --run checkpoints/unet_resnet34/RUN {TEST_IMAGES} --tta hflip "
     "--out submission.csv --overlays overlays": ALONE,
     "python predict.py --run checkpoints/unet_resnet34/RUN --images dicom-images-test "
@@ -98,6 +101,7 @@ SLURM, PIP = "needs a cluster", "changes the environment"
 SERVER = "serves until it is stopped"
 NOT_RUN = {
     "make demo": "takes minutes; test_demo.py trains on its data",
+    "make real DATA=DIR": "takes long; test_real.py runs it small",
     "make check": "runs other tools",
     "make test": "runs this test",
     "make test-slow": "takes long",
