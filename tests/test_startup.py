@@ -35,6 +35,7 @@ REFUSED = [
     ("predict", ["--run", "missing", "--images", "."]),
     ("evaluate", ["--submission", "missing", "--truth", "missing"]),
     ("utils.blend", ["--run", "missing", "--run", "other"]),
+    ("utils.report.__main__", ["--run", "missing"]),
     ("datasets.check", ["--dataset_root", "missing"]),
     ("datasets.preview", ["--dataset_root", "missing", "--out", "sheet.png"]),
     ("models.export", ["--run", "missing"]),

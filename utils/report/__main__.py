@@ -28,8 +28,8 @@ from datasets.annotations.reading import add_mask_flags, mask_flags, unused_mask
 from utils.console import open_parser, whole_number
 from utils.errors import InputError, command
 from utils.files import check_output
-from utils.report.submission import SubmissionFiles
-from utils.report.writing import CASES, REPORT, ReportOptions, write_report
+from utils.inference.runs import read_run_config
+from utils.report import CASES, REPORT
 
 MOST_CASES = 1000
 
@@ -38,6 +38,11 @@ MOST_CASES = 1000
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
+    for run in options.run:
+        read_run_config(run, "all")
+    from utils.report.submission import SubmissionFiles
+    from utils.report.writing import ReportOptions, write_report
+
     out = options.out or options.run[0] / REPORT
     try:
         check_output(out)

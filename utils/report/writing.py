@@ -17,6 +17,7 @@ from utils.errors import InputError, one_line
 from utils.evaluation.scoring import Estimate
 from utils.evaluation.subgroups import read_subgroups
 from utils.files import write_output
+from utils.report import CASES, REPORT
 from utils.report.axes import BOTTOM, LEFT, RIGHT, TOP, Plot, share_axis
 from utils.report.cases import KINDS, Areas, Case, Kind, Picture, choose_cases
 from utils.report.comparison import compare
@@ -28,10 +29,6 @@ from utils.report.networks import areas_of, draw_cases
 from utils.report.quality import Outcome, examine
 from utils.report.submission import SubmissionFiles, draw_submission, read_submission
 
-REPORT = "report.html"
-"""Its name in the folder of a run."""
-CASES = 4
-"""Images of each kind, unless asked for another number."""
 _PAGE = Path(__file__).parent / "page"
 
 
