@@ -5,6 +5,7 @@ the same files with the same functions.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from datasets.siim import check_folders
@@ -32,7 +33,7 @@ def check_training(config: Config, given: frozenset[str]) -> None:
     if run is None:
         find_starts(config.init_from, config.fold_numbers())
     elif "dataset_root" not in given:
-        config = load_config(run / "config.yaml")
+        config = replace(load_config(run / "config.yaml"), mode=config.mode)
     if config.mode != "choose_threshold":
         check_folders(config.dataset_root)
 
