@@ -78,6 +78,8 @@ def _attribute_names(path: Path) -> list[str]:
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a csv of attributes: {error}") from error
     index = find_column(header, IMAGE_COLUMNS)
+    if index is None:
+        return []  # the columns that were looked for are named when the rows are read
     others = [name for i, name in enumerate(header) if i != index and name not in PATIENT_COLUMNS]
     if not others:
         raise InputError(f"{path}: has no column of an attribute next to {header}")

@@ -58,7 +58,10 @@ def load_folds(folder: Path) -> dict[int, Histograms]:
     """
     paths = finished_folds(folder)
     if not paths:
-        raise InputError(f"looked for {folder}/fold*/oof.npz: no fold of this run is finished")
+        raise InputError(
+            f"looked for {folder}/fold*/oof.npz: no fold of this run is finished; go on training "
+            "it first, with --resume true"
+        )
     folds = {number: load_histograms(path) for number, path in paths.items()}
     if (folder / "folds.csv").exists():
         table = read_folds(folder / "folds.csv")

@@ -75,7 +75,7 @@ def test_an_attribute_of_one_value_makes_no_groups(tmp_path):
     ("rows", "message"),
     [
         (("ImageId,PatientId", "a,1"), "has no column of an attribute"),
-        (("name,view", "a,PA"), "looked for the columns"),
+        (("name,view", "a,PA"), r"dicom_id\), found \['name', 'view'\]"),
         (("ImageId,view", "a,PA", "a.png,AP"), "row 3: a.png is repeated"),
         (("ImageId,view", "x,PA"), "none of its 1 images is among the 2 of the run, such as a"),
         ((), "looked for the columns|has no column"),
