@@ -9,6 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 Point = tuple[float, float]
+_DIGIT = 7
+"""Width of a digit of a label, with a little to spare."""
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 16, 38
 """Margins of the plotting area for the labels, in units of the drawing."""
 
@@ -162,7 +164,10 @@ class Plot:
         for tick in self.x.ticks:
             x = self._at((tick, self.y.low)).split(",")[0]
             parts.append(f'<path class="grid" d="M{x},{TOP}V{bottom}"/>')
-            parts.append(_text(float(x), bottom + 15, self.x.text(tick), "middle"))
+            label = self.x.text(tick)
+            # A long label at the right end would be cut off.
+            middle = min(float(x), self.width - len(label) * _DIGIT / 2)
+            parts.append(_text(middle, bottom + 15, label, "middle"))
         middle = (LEFT + right) / 2
         parts.append(_text(middle, self.height - 5, self.x.title, "middle", "axis"))
         turned = f'transform="translate(11 {(TOP + bottom) / 2:g}) rotate(-90)"'

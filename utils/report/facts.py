@@ -12,7 +12,7 @@ from utils.config.settings import MAY_CHANGE, Config
 from utils.config.stages import build_stages
 from utils.evaluation.scoring import Estimate, mean_with_interval
 from utils.limits import SETTINGS_BYTES, read_bytes
-from utils.postprocessing.rule import PostProcess, score_images
+from utils.postprocessing.rule import NO_MASKS, PostProcess, score_images
 from utils.report.curves import FoldCurves
 from utils.report.evidence import Evidence
 
@@ -98,6 +98,9 @@ def describe_run(evidence: Evidence, curves: dict[int, FoldCurves]) -> list[tupl
     ]
     seconds = sum(fold.seconds for fold in curves.values())
     facts += [("Duration", _duration(seconds))] if seconds else []
+    rates = [rate for fold in curves.values() for rate in fold.values["lr"].values()]
+    # Its setting may be only the limit that it was drawn below.
+    facts += [("Learning rate", f"at most {max(rates):.3g}")] if rates else []
     return facts + _describe_environment(evidence.folder)
 
 
@@ -138,8 +141,12 @@ def _row(evidence: Evidence, fold: str, inside: np.ndarray, rule: PostProcess | 
         scores.dice_positive,
         scores.empty_kept,
         scores.predicted,
-        rule.describe() if rule else "",
+        _describe_rule(rule) if rule else "",
     )
+
+
+def _describe_rule(rule: PostProcess) -> str:
+    return "no masks at all" if rule == NO_MASKS else rule.describe()
 
 
 def _describe_environment(folder: Path) -> list[tuple[str, str]]:

@@ -110,7 +110,9 @@ def _describe(
     scores, figures = examine(_outcome(evidence), subgroups, has_presence)
 
     def draw(indices: Sequence[int]) -> dict[int, Picture]:
-        return draw_cases(fabric or launch("auto", 1, 1, "auto"), evidence, indices)
+        # The masks that were scored, except where a device may lack the precision.
+        precision = "32-true" if evidence.config.precision == "32-true" else "auto"
+        return draw_cases(fabric or launch("auto", 1, 1, precision), evidence, indices)
 
     return {
         "key": key,

@@ -111,6 +111,7 @@ def test_cases_are_enlarged_switched_and_copied_at_any_width(browser, tmp_path, 
     browser.look(width, 800, dark)
     show(browser, tmp_path / "page.html", run, flags=[*map(str, flags)])
     assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("document.querySelector('.baseline i').getBoundingClientRect().left") >= 0
     browser.run("document.querySelector('.case .zoom').click()")
     assert browser.run("document.getElementById('large').open")
     name = browser.run("document.querySelector('.case .id').textContent")

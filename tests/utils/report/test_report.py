@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -12,12 +12,14 @@ import pytest
 import experiment
 import solver
 import train_sfold
-from tests.helpers.reported import FULL_RULE, write_finished
+from tests.helpers.reported import FULL_RULE, write_chosen, write_finished
 from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, build_tiny, write_dataset
+from utils.errors import InputError
 from utils.evaluation import image_level
 from utils.inference import ensemble
 from utils.postprocessing import selection
 from utils.postprocessing.histograms import load_histograms
+from utils.postprocessing.rule import NO_MASKS
 from utils.report import networks, writing
 from utils.report.__main__ import main
 from utils.report.evidence import read_evidence
@@ -61,6 +63,9 @@ def test_a_training_ends_with_its_report(trained):
     for title in ("Dice out of fold", "Folds", "Learning", "Thresholds", "Cases", "Versions"):
         assert title in page
     assert "These pictures are patient data" in page
+    # Of every fold, the rule; of the run, the rate that was trained with.
+    assert "Fold 0: masks above" in page
+    assert "<dt>Learning rate</dt><dd>at most " in page
     assert "data:image/jpeg;base64," in page
     # Settings of the run, of which none is told that changes nothing.
     assert "<code>image_size_stage1</code>" in page
@@ -83,6 +88,21 @@ def test_pictures_show_the_masks_that_were_scored(trained, monkeypatch):
     for index, found in pictures.items():
         size = evidence.pooled.height[index], evidence.pooled.width[index]
         assert tuple(found) == (size, areas.truth[index], areas.predicted[index])
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "expected"), [("32-true", "32-true"), ("16-mixed", "auto"), ("auto", "auto")]
+)
+def test_cases_are_drawn_in_the_precision_that_was_scored(
+    tmp_path, monkeypatch, trained_in, expected
+):
+    folder, asked = write_finished(tmp_path / "net" / "a"), []
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"precision: {trained_in}\n")
+    monkeypatch.setattr(writing, "launch", lambda *flags: asked.append(flags[-1]))
+    monkeypatch.setattr(networks, "find_samples", Mock(side_effect=InputError("no images")))
+    assert "no images" in page_of(folder)
+    assert asked == [expected]
 
 
 def test_the_page_asks_for_nothing_and_lets_nothing_in(trained):
@@ -116,11 +136,18 @@ def test_scores_are_those_of_the_rules_of_the_folds(tmp_path):
     rows, rules = tabulate_folds(evidence), evidence.chosen.rules
     dice = [rules[n].dice(fold) for n, fold in evidence.folds.items()]
     assert [row.fold for row in rows] == ["0", "1", "all"]
+    assert [row.rule for row in rows] == [*(rules[n].describe() for n in (0, 1)), ""]
     assert [row.dice.mean for row in rows[:2]] == [own.mean() for own in dice]
     headline = summarise(evidence)
     assert headline.dice.mean == rows[2].dice.mean == np.concatenate(dice).mean()
     assert headline.gain.mean == pytest.approx(headline.dice.mean - headline.baseline)
     assert [s.name for s in changed_settings(evidence.config)] == ["lr", "n_splits"]
+
+
+def test_a_fold_that_is_left_empty_is_said_to_be(tmp_path):
+    folder = write_finished(tmp_path / "net" / "a")
+    write_chosen(folder, FULL_RULE, [NO_MASKS, FULL_RULE])
+    assert tabulate_folds(read_evidence(folder))[0].rule == "no masks at all"
 
 
 def test_one_fold_without_a_positive_has_a_report(tmp_path):
