@@ -48,6 +48,8 @@ def main(args: list[str] | None = None) -> int:
         check_output(out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written to ({error}); choose another --out") from error
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: no folder {out.parent}; make it, or choose another --out")
     submission = None
     if options.submission:
         files = (options.submission, options.truth, options.images)

@@ -218,6 +218,7 @@ def test_without_the_images_there_is_a_report_without_pictures(tmp_path, capsys)
         (["--run", "{none}"], "has no config.yaml; --run takes the folder of a run"),
         (["--run", "{run}", "--attributes", "{none}"], "cannot be read as a csv of attributes"),
         (["--run", "{old}"], "looked for the thresholds in"),
+        (["--run", "{run}", "--out", "{none}/a.html"], "none; make it, or choose another --out"),
         (["--run", "{partial}"], "lacks what this version writes"),
     ],
 )
