@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from utils.console import escape_unprintable, print0
@@ -107,7 +108,8 @@ def readable_os_errors() -> Iterator[None]:
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorate a command's `main`: an `InputError` becomes one message and exit code 2.
 
-    So does an error of the file system. Text that stdout cannot encode is printed as escapes.
+    So do an error of the file system and a package that is not installed, as where there are only
+    the packages of requirements-predict.txt. Text that stdout cannot encode is printed as escapes.
 
     Returns:
         A function that returns the exit code for `sys.exit`.
@@ -134,6 +136,15 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             if not _is_output_closed():
                 raise
             return OUTPUT_CLOSED
+        except ModuleNotFoundError as error:
+            if not _is_third_party(error.name):
+                raise
+            print(
+                f"error: not installed: {error.name}, which this needs; run pip install -r "
+                "requirements.txt",
+                file=sys.stderr,
+            )
+            return 2
         except RuntimeError as error:
             # Commands explain this better; but another worker may die while they do.
             death = find_death(error)
@@ -151,6 +162,12 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return 2
 
     return run
+
+
+def _is_third_party(module: str | None) -> bool:
+    """Return whether a module is of an installable package, and not of this repository."""
+    here = Path(__file__).parents[1]
+    return module is not None and not (here / module.split(".")[0]).exists()
 
 
 def _is_output_closed() -> bool:

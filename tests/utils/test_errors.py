@@ -140,6 +140,15 @@ def test_ctrl_c_ends_without_a_traceback(capsys):
     assert capsys.readouterr().out == "interrupted\n"
 
 
+def test_a_package_that_is_not_installed_is_one_line(capsys):
+    assert main(ModuleNotFoundError("No module named 'torch'", name="torch")) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: not installed: torch")
+    assert message.endswith("requirements.txt\n")
+    with pytest.raises(ModuleNotFoundError):
+        main(ModuleNotFoundError("a module of our own", name="utils.nowhere"))
+
+
 def test_other_errors_are_bugs_and_raised():
     with pytest.raises(KeyError):
         main(KeyError("x"))
