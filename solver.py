@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -168,13 +169,13 @@ class Solver:
             Stopped: the process was asked to stop; the epoch is discarded.
             InputError: a loss is not finite, memory is exhausted, or a worker process died.
         """
+        times = EpochTimes()
         number, processes = self.fold.number, self.fabric.world_size
         context = EpochContext(self.config, self.folder, number, stage, epoch, processes)
         with (
-            readable_deaths(str(context), context.resume_command, self.source.check_files),
+            readable_deaths(str(context), lambda: context.resume_command, self.source.check_files),
             readable_errors(context, self.data.batches, self.stop_requested),
         ):
-            times = EpochTimes()
             model = self.begin_epoch(stage, epoch)
             self.set_train_mode(model)
             with times.spent("training"):
@@ -285,7 +286,7 @@ class Solver:
         where = f"fold {self.fold.number}, prediction of its validation images"
         workers = self.config.num_workers
         self.fabric.barrier()
-        command = resume_command(self.config, self.folder.parent)
+        command = partial(resume_command, self.config, self.folder.parent)
         with readable_deaths(where, command, self.source.check_files):
             write_out_of_fold(
                 self.fabric,

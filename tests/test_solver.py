@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import replace
 from functools import partialmethod
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from utils.config.stages import build_stages
 from utils.errors import InputError
 from utils.inference import ensemble
 from utils.postprocessing.histograms import load_histograms
+from utils.training import failures, logger
 from utils.training.checkpoints import FoldCheckpoints
 from utils.training.logger import EpochTimes, FoldLog
 
@@ -463,6 +465,37 @@ def test_an_epoch_without_validation_changes_nothing_but_the_best(root, tmp_path
         assert_same(scalars(tmp_path / "killed", tag), values[1:])
     log = (tmp_path / "killed" / "log.txt").read_text()
     assert (log.count("not validated"), log.count("estimated end")) == (1, 1)
+
+
+def test_the_line_of_an_epoch_counts_all_of_its_time(root, tmp_path, monkeypatch):
+    """Also what belongs to no activity; the command to resume is put together for errors alone."""
+    now = [0.0]
+    clock = SimpleNamespace(**vars(time) | {"perf_counter": lambda: now[0]})
+    monkeypatch.setattr(logger, "time", clock)
+
+    def taking(seconds, function):
+        def slow(*args):
+            now[0] += seconds
+            return function(*args)
+
+        return slow
+
+    def never(*_):
+        raise AssertionError("put together although nothing went wrong")
+
+    monkeypatch.setattr(failures, "resume_command", never)
+    monkeypatch.setattr(solver_module, "EpochContext", taking(1, failures.EpochContext))
+    monkeypatch.setattr(solver_module, "check_weights", taking(2, failures.check_weights))
+    monkeypatch.setattr(logger, "peak_memory", taking(3, logger.peak_memory))
+    solver = make(root, tmp_path, two_stage=False, validate_every=2)
+    solver.begin_epoch = taking(4, solver.begin_epoch)
+    solver.train = taking(10, solver.train)
+    solver.fit()
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    first, second = (line for line in lines if "|" in line)
+    shares = "loading 0 %, training {} %, validating 0 %, writing 0 %, other {} %"
+    assert f"| 20.0 s: {shares.format(50, 50)}" in first
+    assert f"| 18.0 s: {shares.format(56, 44)}" in second
 
 
 def test_useless_weights_are_not_saved_without_a_validation_either(root, tmp_path):

@@ -80,12 +80,15 @@ def readable_errors(
 
 
 @contextmanager
-def readable_deaths(where: str, command: str, check_files: Callable[[], None]) -> Iterator[None]:
+def readable_deaths(
+    where: str, command: Callable[[], str], check_files: Callable[[], None]
+) -> Iterator[None]:
     """Say why a worker process died, and how to resume.
 
     Args:
         where: position in the run.
-        command: the command that resumes the run.
+        command: returns the command that resumes the run. It is put together from the run's file of
+            settings, which takes longer than a step on a GPU.
         check_files: raises `InputError` if a file that workers map into memory was cut, which ends
             them with a bus error.
 
@@ -102,7 +105,7 @@ def readable_deaths(where: str, command: str, check_files: Callable[[], None]) -
             check_files()
         raise InputError(
             f"{where}: {describe_death(death)}. Use fewer --num_workers (0 loads in the main "
-            f"process) or give it more memory; resume with:\n{command}"
+            f"process) or give it more memory; resume with:\n{command()}"
         ) from error
 
 
@@ -126,9 +129,12 @@ def check_weights(context: EpochContext, module: nn.Module) -> None:
     Raises:
         InputError: a weight or a statistic of batch norm is not finite.
     """
-    for name, value in module.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise InputError(f"{context}: {name} is not finite. {_describe_remedy(context.stage)}")
+    state = {n: value for n, value in module.state_dict().items() if value.is_floating_point()}
+    # All are checked before the host waits for the device, once and not for every tensor.
+    is_finite = torch.stack([torch.isfinite(value).all() for value in state.values()]).tolist()
+    if not all(is_finite):
+        name = list(state)[is_finite.index(False)]
+        raise InputError(f"{context}: {name} is not finite. {_describe_remedy(context.stage)}")
 
 
 def _describe_stop(context: EpochContext) -> str:

@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 class EpochTimes:
-    """Where the time of an epoch goes, in this process.
+    """Where the time of an epoch goes, in this process, from when this object is created.
 
     Attributes:
         seconds: by activity: loading (waiting for batches to train on), training, validating,
@@ -31,12 +31,13 @@ class EpochTimes:
     """
 
     def __init__(self) -> None:
+        self._started = time.perf_counter()
         self.seconds = dict.fromkeys(("loading", "training", "validating", "writing"), 0.0)
 
     @property
     def total(self) -> float:
-        """Seconds of all activities."""
-        return sum(self.seconds.values())
+        """Seconds so far, also those that belong to no activity."""
+        return time.perf_counter() - self._started
 
     @contextmanager
     def spent(self, activity: str) -> Iterator[None]:
@@ -60,11 +61,11 @@ class EpochTimes:
             yield batch
 
     def describe(self) -> str:
-        """Return the seconds of all activities, and the share of each."""
-        shares = ", ".join(
-            f"{name} {100 * value / self.total:.0f} %" for name, value in self.seconds.items()
-        )
-        return f"{self.total:.1f} s: {shares}"
+        """Return the seconds so far, and the share of each activity and of all else."""
+        total = self.total
+        parts = self.seconds | {"other": total - sum(self.seconds.values())}
+        shares = ", ".join(f"{name} {100 * value / total:.0f} %" for name, value in parts.items())
+        return f"{total:.1f} s: {shares}"
 
 
 class FoldLog:

@@ -23,7 +23,7 @@ def test_a_bus_error_is_a_cut_cache_only_if_a_file_is_cut(tmp_path, capfd, cut):
     else:
         (worker,) = data.train._loader._iterator._workers
         os.kill(worker.pid, signal.SIGBUS)
-    with pytest.raises(InputError) as error, readable_deaths("here", "COMMAND", check):
+    with pytest.raises(InputError) as error, readable_deaths("here", lambda: "COMMAND", check):
         list(data.train)
     message = str(error.value)
     assert (f"{path}: expected " in message) == cut

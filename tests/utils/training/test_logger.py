@@ -41,8 +41,10 @@ def test_the_time_of_an_epoch_is_divided_among_its_activities(monkeypatch):
         with times.spent(activity):
             take(seconds)
     assert times.seconds == {"loading": 3, "training": 12, "validating": 4, "writing": 1}
-    shares = "loading 15 %, training 60 %, validating 20 %, writing 5 %"
-    assert times.describe() == f"20.0 s: {shares}"
+    take(5.0)
+    shares = "loading 12 %, training 48 %, validating 16 %, writing 4 %, other 20 %"
+    assert times.describe() == f"25.0 s: {shares}"
+    assert times.total == 25
 
 
 @pytest.mark.parametrize(
