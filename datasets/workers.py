@@ -4,6 +4,9 @@ torch's own way takes a piece of /dev/shm and an open file for every tensor, in 
 worker: where /dev/shm is small, as in Docker, or open files run out, the batch is lost there and
 the loader waits for it for ever. Here a batch is one anonymous file, which is not part of /dev/shm,
 and whatever goes wrong is raised by the function that makes the batch.
+
+A worker writes a few files again and again, each once its last batch is no longer used: the system
+takes five times as long for memory that it must find and clear first.
 """
 
 import errno
@@ -13,13 +16,15 @@ import pickle
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import BytesIO
 from multiprocessing import Queue
 from multiprocessing.reduction import DupFd
 from typing import Any, BinaryIO, NamedTuple, NoReturn
+from weakref import finalize
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -29,7 +34,11 @@ from utils.signals import BatchLost, find_death
 
 _MAP_FLAGS = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 _ALIGNMENT = 64
-"""Bytes that every array starts at a multiple of, so that all types can be read in place."""
+"""Bytes that every array starts at a multiple of, so that all types can be read in place. The first
+of them hold the state of the file."""
+_FREE, _USED = 0, 1
+_LASTING_FILES = 4
+"""Files that a worker keeps: torch asks it for two batches ahead, and one or two are in use."""
 _SPARE_FILES = 8
 """Open files that must be left when a batch is passed on: the thread that does so needs some, and
 waits for ever if it gets none."""
@@ -108,7 +117,7 @@ def _collate(collate: Callable[[list], Any], items: list) -> Any:
     if get_worker_info() is None:
         return batch
     try:
-        return _SentBatch(batch)
+        return _SentBatch(batch, _own_files)
     except OSError as error:
         return _Lost(error.errno or errno.EIO)
 
@@ -118,16 +127,21 @@ class _SentBatch:
 
     Everything that can fail has been done once this object exists.
 
+    Args:
+        batch: a picklable object with tensors on the CPU.
+        files: where to write it.
+
     Raises:
         OSError: memory or open files run out.
     """
 
-    def __init__(self, batch: Any):
+    def __init__(self, batch: Any, files: "_Files"):
         arrays: list[pickle.PickleBuffer] = []
         content = BytesIO()
         _TensorPickler(content, protocol=5, buffer_callback=arrays.append).dump(batch)
         self._content = content.getvalue()
-        with _open_memory() as file:
+        with files.free() as file:
+            file.write(bytes([_USED]))
             self._spans = [_append(file, array.raw()) for array in arrays]
             file.flush()
             self._handle = DupFd(file.fileno())
@@ -135,6 +149,38 @@ class _SentBatch:
 
     def __reduce__(self) -> tuple:
         return _receive, (self._content, self._handle, self._spans)
+
+
+class _Files:
+    """The files of a worker that last from one batch to another; the first byte says which are free.
+
+    Whoever receives a batch frees its file once the batch is gone, see `_receive`.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[BinaryIO] = []
+
+    @contextmanager
+    def free(self) -> Iterator[BinaryIO]:
+        """Yield a file to write from its start: one that is free, else a new one."""
+        file = next((file for file in self._files if _is_free(file)), None)
+        if file is not None:
+            file.seek(0)
+            yield file
+        elif len(self._files) < _LASTING_FILES:
+            file = _open_memory()
+            self._files.append(file)
+            yield file
+        else:
+            with _open_memory() as file:
+                yield file
+
+
+_own_files = _Files()
+
+
+def _is_free(file: BinaryIO) -> bool:
+    return os.pread(file.fileno(), 1, 0) == bytes([_FREE])
 
 
 class _TensorPickler(pickle.Pickler):
@@ -171,8 +217,8 @@ def _receive(content: bytes, handle: Any, spans: list[tuple[int, int]]) -> Any:
     """Return the batch with its tensors in the file's memory, or `_Lost`."""
     try:
         with open(handle.detach(), "r+b") as file:
-            size = os.fstat(file.fileno()).st_size
-            memory = memoryview(mmap.mmap(file.fileno(), size, flags=_MAP_FLAGS) if size else b"")
+            size = max((end for _, end in spans), default=1)
+            memory = mmap.mmap(file.fileno(), size, flags=_MAP_FLAGS)
     except (EOFError, ConnectionError, FileNotFoundError):
         return _Lost(None)
     except OSError as error:
@@ -182,7 +228,10 @@ def _receive(content: bytes, handle: Any, spans: list[tuple[int, int]]) -> Any:
             raise
         # The system leaves a handle out of its message if this process may open no more files.
         return _Lost(errno.EMFILE)
-    return pickle.loads(content, buffers=[memory[start:end] for start, end in spans])
+    # All tensors of the batch lie in this array and keep it alive, and nothing else does.
+    array = np.frombuffer(memory, np.uint8)
+    finalize(array, memory.__setitem__, 0, _FREE).atexit = False
+    return pickle.loads(content, buffers=[array[start:end] for start, end in spans])
 
 
 def _open_memory() -> BinaryIO:

@@ -97,8 +97,9 @@ def assert_equal(batch, expected):
     assert batch.names == expected.names
 
 
-def send(batch):
-    return pickle.loads(ForkingPickler.dumps(workers._SentBatch(batch)))
+def send(batch, files=None):
+    sent = workers._SentBatch(batch, files or workers._Files())
+    return pickle.loads(ForkingPickler.dumps(sent))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
@@ -155,6 +156,33 @@ def test_a_batch_takes_one_open_file_however_many_tensors_it_has():
     assert open_batches() == before + len(held)
     del held
     assert open_batches() == before
+
+
+def test_a_file_is_written_again_once_its_batch_is_gone_and_not_before():
+    before, files = open_batches(), workers._Files()
+    first = send([torch.full((9,), 1), torch.full((5000,), 1)], files)
+    part = first[1][1:3]
+    del first
+    second = send([torch.full((9,), 2)], files)
+    assert len(files._files) == 2
+    assert part.tolist() == [1, 1]
+    del part
+    for number in range(3, 9):  # smaller, and larger than what the file has held
+        third = send([torch.full((number**4,), number)], files)
+        assert (third[0] == number).all()
+        del third
+    assert second[0].tolist() == [2] * 9
+    assert len(files._files) == 2
+    assert open_batches() - before == len(files._files) + 1
+    del second
+    assert open_batches() - before == len(files._files)
+
+
+def test_batches_that_are_all_kept_do_not_fill_a_worker_with_files():
+    files = workers._Files()
+    held = [send([torch.full((3,), number)], files) for number in range(9)]
+    assert [batch[0].tolist() for batch in held] == [[number] * 3 for number in range(9)]
+    assert len(files._files) == workers._LASTING_FILES
 
 
 def take_files(spare):
@@ -241,7 +269,7 @@ def test_the_death_of_a_worker_is_told(capfd, end, cause, bus_error):
 
 
 def test_a_batch_of_a_worker_that_is_gone_is_its_death(monkeypatch):
-    sent = ForkingPickler.dumps(workers._SentBatch([torch.ones(2)]))
+    sent = ForkingPickler.dumps(workers._SentBatch([torch.ones(2)], workers._Files()))
     monkeypatch.setattr(resource_sharer.DupFd, "detach", lambda _: os.open("/no/socket", 0))
     monkeypatch.setattr(workers, "_SECONDS_TO_DIE", 0)
     lost = pickle.loads(sent)
