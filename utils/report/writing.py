@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from markupsafe import Markup
 
 from utils.console import print0
-from utils.distributed import launch
+from utils.distributed import Precision, launch
 from utils.errors import InputError, one_line
 from utils.evaluation.scoring import Estimate
 from utils.evaluation.subgroups import read_subgroups
@@ -111,7 +111,7 @@ def _describe(
 
     def draw(indices: Sequence[int]) -> dict[int, Picture]:
         # The masks that were scored, except where a device may lack the precision.
-        precision = "32-true" if evidence.config.precision == "32-true" else "auto"
+        precision: Precision = "32-true" if evidence.config.precision == "32-true" else "auto"
         return draw_cases(fabric or launch("auto", 1, 1, precision), evidence, indices)
 
     return {
