@@ -110,10 +110,12 @@ def disturb(folder: Path, kills: int, deadline: float, settings: dict[str, str])
     each = [name for name in _PHASES if name != _STAGE] * (kills // 8 + 1)
     targets = [*rng.sample(each, len(each)), *[_STAGE] * (kills // 4), *rng.sample(each, len(each))]
     for target in tqdm(targets[:kills], "kills", unit="kill"):
+        if time.monotonic() > deadline:
+            break
         phase.enter(_OTHER)
         resume = "true" if done else "false"
         process = start(folder, "killed", {"resume": resume, **settings}, phase.track)
-        if time.monotonic() > deadline or not kill_in(process, target, phase, rng):
+        if not kill_in(process, target, phase, rng):
             break
         done[target] += 1
     return done

@@ -35,6 +35,11 @@ def measure_resume(context: Context, precision: str) -> Iterator[Row]:
         row: Row = {"precision": precision, "training, s": time.monotonic() - started}
         deadline = started + (1 - _MARGIN) * context.seconds
         done = disturb(folder, context.scale.kills, deadline, settings)
+        if not done:
+            raise RuntimeError(
+                f"the undisturbed training took {row['training, s']:.0f} s, which left no time for "
+                "a kill; give more --minutes"
+            )
         finish(folder, "killed", {"resume": "true", **settings})
         one, other = (fold_folder(folder, name) for name in ("undisturbed", "killed"))
         found = differences(one, other)
@@ -52,7 +57,8 @@ def measure_out_of_memory(context: Context) -> Iterator[Row]:
     said = next((line for line in lines if "out of memory with" in line), None)
     if said is None:
         raise RuntimeError(f"exit code {code}, and no advice: {' / '.join(lines[-2:])}")
-    yield {"exit code": code, "message": said}
+    # A progress bar may stand before it in the same line.
+    yield {"exit code": code, "message": said[said.index("error: ") :]}
 
 
 def _settings(context: Context) -> dict[str, str]:
