@@ -152,7 +152,7 @@ class _SentBatch:
 
 
 class _Files:
-    """The files of a worker that outlast a batch; the first byte of each says whether it is free.
+    """The files that a worker keeps from batch to batch; the first byte of each says if it is free.
 
     Whoever receives a batch frees its file once the batch is gone, see `_receive`.
     """

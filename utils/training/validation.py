@@ -1,6 +1,6 @@
 """One pass over the validation images: the loss, and a histogram per image at its original size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from datasets.preprocessing import fit_mask
 from datasets.workers import Loader
 from models.interface import NetworkOutput, normalise, read_output
 from utils.config.normalisation import IMAGENET, Normalisation
+from utils.parallel import map_in_order
 from utils.postprocessing.histograms import LEVELS, Histograms
 from utils.postprocessing.maps.tensors import count_levels, resize_probability, to_levels
 from utils.signals import Stopped
@@ -87,20 +88,28 @@ def validate(
     counts = torch.zeros(len(ids), 2, LEVELS, dtype=torch.int32, device=fabric.device)
     sizes = torch.zeros(len(ids), 2, dtype=torch.int32)
     losses, samples = [], []
-    for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
-        image, mask = (t.to(fabric.device, non_blocking=True) for t in (batch.image, batch.mask))
-        with fabric.autocast():
-            output = module(normalise(image, normalisation))
-        losses.append(loss_function(output, mask) * len(image))
-        probabilities = torch.sigmoid(read_output(output).logits.float())
-        for i, index in enumerate(batch.positions.tolist()):
-            full_mask = batch.full_masks[i].to(fabric.device, non_blocking=True)
-            full = resize_probability(probabilities[i, 0], *full_mask.shape)
-            counts[index] = count_levels(to_levels(full), full_mask)
-            sizes[index] = torch.tensor(full_mask.shape, dtype=torch.int32)
-        samples += _samples(batch, to_levels(probabilities), overlay_positions)
-        if fabric.world_size == 1 and stop_requested():
-            raise Stopped
+
+    def predict() -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield index, levels and true mask of each image, at its original size."""
+        for batch in tqdm(loader, "validate", leave=False, disable=not fabric.is_global_zero):
+            image, mask = (
+                t.to(fabric.device, non_blocking=True) for t in (batch.image, batch.mask)
+            )
+            with fabric.autocast():
+                output = module(normalise(image, normalisation))
+            losses.append(loss_function(output, mask) * len(image))
+            probabilities = torch.sigmoid(read_output(output).logits.float())
+            for i, index in enumerate(batch.positions.tolist()):
+                full_mask = batch.full_masks[i]
+                full = resize_probability(probabilities[i, 0], *full_mask.shape)
+                yield index, to_levels(full), full_mask
+            samples.extend(_samples(batch, to_levels(probabilities), overlay_positions))
+            if fabric.world_size == 1 and stop_requested():
+                raise Stopped
+
+    # Counted in threads, while the device predicts the next images.
+    for index, size, counted in map_in_order(_count, predict()):
+        counts[index], sizes[index] = counted, torch.tensor(size, dtype=torch.int32)
     all_counts, all_sizes = (
         torch.as_tensor(fabric.all_reduce(part, reduce_op="sum")).cpu()
         for part in (counts, sizes.to(fabric.device))
@@ -108,6 +117,11 @@ def validate(
     levels, (height, width) = all_counts.numpy(), all_sizes.numpy().T
     histograms = Histograms(np.array(ids), height, width, levels[:, 0], levels[:, 1])
     return Validation(histograms, sum_losses(fabric, losses) / len(ids), samples)
+
+
+def _count(prediction: tuple[int, Tensor, Tensor]) -> tuple[int, torch.Size, Tensor]:
+    index, levels, full_mask = prediction
+    return index, levels.shape, count_levels(levels, full_mask.to(levels.device))
 
 
 def _samples(batch: ValidBatch, levels: Tensor, positions: set[int]) -> list[OverlaySample]:
