@@ -40,7 +40,7 @@ demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (ab
 	@echo "watch:    $(BIN)/tensorboard --logdir $(RUN)"
 	@echo "report:   $(RUN)/report.html, to open in a browser"
 
-real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score (about 40 minutes)
+real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score
 	@test -n "$(DATA)$(filter-out --images --rle,$(PREPARE))" || { echo "name the folder with the images and their csv: make real DATA=DIR"; exit 2; }
 	$(BIN)/python -m datasets.prepare $(PREPARE) --out $(REAL)
 	if [ -n "$(DATA)" ] && [ -e "$(DATA)/patients.csv" ]; then cp "$(DATA)/patients.csv" $(REAL); fi
