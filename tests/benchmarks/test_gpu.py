@@ -154,8 +154,8 @@ def test_a_folder_with_several_csv_files_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_part_runs_on_a_cpu(tmp_path):
-    words = ["--out", str(tmp_path / "out"), "--minutes", "20"]
+def test_what_fits_into_the_time_is_measured_and_the_rest_is_named(tmp_path):
+    words = ["--out", str(tmp_path / "out"), "--minutes", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", *words],
         cwd=REPOSITORY,
@@ -163,6 +163,8 @@ def test_every_part_runs_on_a_cpu(tmp_path):
         text=True,
     )
     table = (tmp_path / "out" / "gpu.md").read_text()
-    assert done.returncode == 0, table + done.stderr[-2000:]
-    assert table.count("none: same bits") == 2
-    assert "out of memory with 8 images of 512 pixels per batch" in table
+    first, *others = table.split("\n## ")[1:]
+    assert done.returncode == 1, table + done.stderr[-2000:]
+    assert "plain float32 loop" in first
+    assert "bfloat16, channels last" in first
+    assert "left out, as the time is over" in others[-1]
