@@ -9,8 +9,9 @@ import pandas as pd
 
 from utils.csv_files import read_columns
 from utils.errors import InputError
-from utils.evaluation.bootstrap import DRAWS, bootstrap_interval, index_groups
-from utils.evaluation.image_level import auc
+from utils.evaluation.bootstrap import bootstrap_interval
+from utils.evaluation.image_level import auc_difference, auc_with_interval
+from utils.evaluation.scoring import Estimate
 from utils.files import atomic_write
 from utils.postprocessing.rule import score_images
 
@@ -86,8 +87,8 @@ def compare(name: str, mine: Scored, first: Scored) -> dict:
         "dice_interval": _with_interval(mine.dice, mine.patients),
         "gain_over_empty": _with_interval(mine.dice - empty, mine.patients),
         "gain": _with_interval(mine.dice - first.dice, mine.patients),
-        "auc": auc_gain(mine.score, None, mine.positive, mine.patients),
-        "auc_gain": auc_gain(mine.score, first.score, mine.positive, mine.patients),
+        "auc": _values(auc_with_interval(mine.score, mine.positive, mine.patients)),
+        "auc_gain": _values(auc_difference(mine.score, first.score, mine.positive, mine.patients)),
         "seconds": float(np.mean(np.unique(mine.seconds))),
     }
 
@@ -107,35 +108,12 @@ def as_table(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def auc_gain(
-    scores: np.ndarray, others: np.ndarray | None, positive: np.ndarray, groups: Sequence[str]
-) -> list[float]:
-    """Return by how much the AUC of `scores` exceeds that of `others`, with its interval.
-
-    Both AUCs use the same bootstrap draws of patients, so that images hard for both cancel out.
-
-    Args:
-        scores: [N] float, score of each image.
-        others: [N] float, scores of another network for the same images; None for an AUC of 0.
-        positive: [N] bool, the image has a mask.
-        groups: N names, the patient of each image; an image with an empty name is its own patient.
-
-    Returns:
-        The difference, and its 2.5th and 97.5th percentiles.
-    """
-    count, group_of = index_groups(groups)
-    rng, equal = np.random.default_rng(0), np.full(count, 1 / count)
-    weights = [np.ones(len(positive))]
-    weights += [rng.multinomial(count, equal)[group_of] for _ in range(DRAWS)]
-    gains = [
-        auc(scores, positive, w) - (0 if others is None else auc(others, positive, w))
-        for w in weights
-    ]
-    return [gains[0], *np.nanpercentile(gains[1:], (2.5, 97.5)).tolist()]
-
-
 def _with_interval(values: np.ndarray, patients: Sequence[str]) -> list[float]:
     return [float(values.mean()), *bootstrap_interval(values, patients)]
+
+
+def _values(estimate: Estimate) -> list[float]:
+    return [estimate.mean, estimate.low, estimate.high]
 
 
 def _span(values: Sequence[float]) -> str:

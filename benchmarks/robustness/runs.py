@@ -58,6 +58,8 @@ def start(
     """
     flags = _FLAGS | {"dataset_root": str(folder), "model_path": str(folder / "checkpoints")}
     flags |= {"run_name": run_name} | changes
+    # A recipe comes first, since what follows it overrides its settings.
+    flags = {"config": flags.pop("config"), **flags} if "config" in flags else flags
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     process = os.fork()
     if process == 0:

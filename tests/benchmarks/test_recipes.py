@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import recipes
-from benchmarks.comparison import Scored, auc_gain, compare, read_scored
+from benchmarks.comparison import Scored, compare, read_scored
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale, work_of
 from tests.helpers.makers import measured
 from tests.helpers.tiny import write_dataset
@@ -121,17 +121,6 @@ def test_only_pretrained_encoders_are_frozen():
     assert scratch.epoch_stage1 == started.epoch_stage1 == 3
     never = scale(replace(config, epoch_stage1_freeze=0), replace(BOUNDS, pretrained=True))
     assert never.epoch_stage1_freeze == 0
-
-
-def test_a_gain_is_the_difference_of_two_aucs_and_lies_in_its_interval():
-    rng = np.random.default_rng(0)
-    positive = rng.random(300) < 0.3
-    weak, strong = rng.normal(size=300) + 0.3 * positive, rng.normal(size=300) + 2 * positive
-    groups = [f"patient {i // 2}" for i in range(300)]
-    value, low, high = auc_gain(strong, weak, positive, groups)
-    assert value == pytest.approx(roc_auc_score(positive, strong) - roc_auc_score(positive, weak))
-    assert 0 < low < value < high < 0.6
-    assert auc_gain(weak, weak, positive, groups) == [0, 0, 0]
 
 
 def draw_scored(seed: int, ids: list[str]) -> Scored:
