@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
+from benchmarks.evidence import trainings
 from benchmarks.evidence.isolated import PartFailed, run_isolated
-from benchmarks.evidence.scale import NETWORKS, SMALL
+from benchmarks.evidence.scale import NETWORKS, SMALL, Context
 from benchmarks.speed.data import Data
 from tests.helpers import parts
 from utils.errors import InputError
@@ -168,3 +169,10 @@ def test_what_fits_into_the_time_is_measured_and_the_rest_is_named(tmp_path):
     assert "plain float32 loop" in first
     assert "bfloat16, channels last" in first
     assert "left out, as the time is over" in others[-1]
+
+
+@pytest.mark.slow
+def test_a_training_is_killed_and_resumed_with_the_same_bits():
+    (row,) = trainings.measure_resume(Context(SMALL, Data([], {}, Path()), 2, 2, 600), "auto")
+    assert row["kills"].startswith("1 in a ")
+    assert row["differences"] == "none: same bits"
