@@ -77,9 +77,10 @@ def train(given: argparse.Namespace, network: nn.Module, training: Dataset, vali
         network.train()
         for images, masks in loader:
             images, masks = images.to(given.device), masks.to(given.device)
-            logits = network(images)
+            with torch.autocast(given.device, torch.bfloat16, enabled=given.bfloat16):
+                logits = network(images)
             optimizer.zero_grad()
-            (bce(logits, masks) + dice(logits, masks)).backward()
+            (bce(logits.float(), masks) + dice(logits.float(), masks)).backward()
             optimizer.step()
         pairs = predict(given, network, valid)
         reached = float(np.mean([dice_of(p > THRESHOLD, mask > 0) for p, mask in pairs]))
@@ -96,7 +97,8 @@ def predict(
     """Yield the probabilities and the mask of each image, [S,S] float32."""
     network.eval()
     for batch, masks in DataLoader(images, given.batch, num_workers=given.num_workers):
-        probabilities = network(batch.to(given.device)).sigmoid().cpu()
+        with torch.autocast(given.device, torch.bfloat16, enabled=given.bfloat16):
+            probabilities = network(batch.to(given.device)).float().sigmoid().cpu()
         yield from zip(probabilities[:, 0].numpy(), masks[:, 0].numpy(), strict=True)
 
 
@@ -130,7 +132,7 @@ def train_fold(given: argparse.Namespace, fold: Fold) -> pd.DataFrame:
             "requirements-pretrained.txt"
         )
     load_encoder(network.encoder, packaged.path)
-    network.to(given.device)
+    network.to(given.device, memory_format=torch.channels_last)
     started = time.monotonic()
     network.load_state_dict(train(given, network, training, valid))
     rows = []
@@ -183,6 +185,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--folds", default="0,1", help="folds to train (default: 0,1)")
     add("--seed", type=int, default=1, help="seed of every fold (default: 1)")
     add("--num_workers", type=int, default=2, help="loader processes (default: 2)")
+    add("--bfloat16", action="store_true", help="compute in mixed bfloat16 (default: float32)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch's device")
     return parser.parse_args(args)
 

@@ -45,6 +45,7 @@ FLOORS = (
     ("datasets.annotations",),
     ("datasets.formats",),
     ("datasets.preprocessing",),
+    ("models.cpu",),
     ("models",),
     ("models.pretrained",),
     ("utils.config",),

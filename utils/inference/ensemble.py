@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.build import build_model
-from models.fusion import fold_batch_norms
+from models.cpu.fusion import fold_batch_norms
 from models.interface import Output, normalise, read_output
 from models.sizes import check_scales, scaled_sizes
 from utils.config.normalisation import IMAGENET, Normalisation

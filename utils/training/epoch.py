@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from datasets.sampling import StepPart
+from models.cpu.depthwise import FloatDepthwiseGradients
 from models.interface import NetworkOutput, normalise
 from utils.config.normalisation import IMAGENET, Normalisation
 from utils.distributed import gather
@@ -75,7 +77,8 @@ def train_epoch(
         weight = counted * fabric.world_size / part.step_images
         # Fabric's type for the modules that it sets up is private.
         with fabric.no_backward_sync(cast(Any, model), enabled=not part.last):
-            output = model(normalise(image, normalisation))
+            with _fast_gradients(fabric):
+                output = model(normalise(image, normalisation))
             if part.padding:
                 # With no image that counts, the process takes part with a weight of 0.
                 output, mask = _first_images(output, mask, max(1, counted))
@@ -162,6 +165,10 @@ def sum_losses(fabric: Fabric, losses: list[Tensor]) -> float:
     """
     mine = torch.stack(losses).tolist() if losses else []
     return sum(gather(fabric, mine))
+
+
+def _fast_gradients(fabric: Fabric) -> AbstractContextManager:
+    return FloatDepthwiseGradients() if fabric.device.type == "cpu" else nullcontext()
 
 
 def _first_images(output: NetworkOutput, mask: Tensor, count: int) -> tuple[NetworkOutput, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from models.build import build_model
-from models.fusion import fold_batch_norms
+from models.cpu.fusion import fold_batch_norms
 from models.interface import read_output
 
 
