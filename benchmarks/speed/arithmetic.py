@@ -4,12 +4,15 @@
 
 Prints a Markdown table: for each network its share of depthwise convolutions, and the processor
 time per image of a training step and of a prediction, each the fastest of some that are taken in
-turns. Processor time depends little on other load; with more than one thread it includes the time
-that threads wait for each other. The rules for --precision and --memory_format rest on this table.
+turns. In a step, gradients of depthwise convolutions are in float32, as in training; its last value
+has them in bfloat16. Processor time depends little on other load; with more than one thread it
+includes the time that threads wait for each other. The rules for --precision and --memory_format
+rest on this table.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models.build import build_model
+from models.cpu.depthwise import FloatDepthwiseGradients
 from models.interface import normalise
 from utils.console import open_parser
 from utils.training.losses import build_loss
@@ -33,10 +37,11 @@ _MODELS = (
 _KINDS = tuple(product((False, True), (torch.contiguous_format, torch.channels_last)))
 """Whether to compute in bfloat16, and the order of the weights."""
 _TITLES = ("float32", "float32, channels last", "bfloat16", "bfloat16, channels last")
+_PURE = "bfloat16 gradients"
 
 
 class _Side(NamedTuple):
-    step: Callable[[], None]
+    step: Callable[[AbstractContextManager], None]
     predict: Callable[[], None]
 
 
@@ -50,14 +55,19 @@ def depthwise_convolutions(network: nn.Module) -> tuple[int, int]:
 def measure(
     model_type: str, size: int, batch_size: int, rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Return the milliseconds per image of a step and of a prediction, for each of `_KINDS`."""
+    """Return the milliseconds per image of a step and of a prediction, for each of `_KINDS`.
+
+    The steps have a fifth value: the last of `_KINDS` without `FloatDepthwiseGradients`.
+    """
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, 1, size, size)
     image = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     mask = (image > 250).to(torch.uint8)
     sides = [_open_side(model_type, image, mask, *kind) for kind in _KINDS]
+    steps = [partial(side.step, FloatDepthwiseGradients()) for side in sides]
+    steps.append(partial(sides[-1].step, nullcontext()))
     columns = []
-    for works in zip(*sides, strict=True):
+    for works in (steps, [side.predict for side in sides]):
         turns = [[_processor_seconds(work) for work in works] for _ in range(1 + rounds)]
         fastest = [min(times) for times in zip(*turns[1:], strict=True)]
         columns.append([1000 * seconds / batch_size for seconds in fastest])
@@ -72,9 +82,9 @@ def _open_side(
     loss = build_loss("bce")
     autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=bfloat16)
 
-    def step() -> None:
+    def step(gradients: AbstractContextManager) -> None:
         network.train()
-        with autocast():
+        with autocast(), gradients:
             output = network(normalise(image))
         loss(output, mask).backward()
         optimizer.step()
@@ -106,8 +116,8 @@ def main(args: list[str] | None = None) -> None:
     add("--models", nargs="+", default=_MODELS, help="names of networks (default: six)")
     given = parser.parse_args(args)
     torch.set_num_threads(given.threads)
-    steps, predictions = (f"{what}: {', '.join(_TITLES)}" for what in ("step", "prediction"))
-    print(f"| network at {given.size} | depthwise | {steps} | {predictions} |")
+    steps, predictions = ", ".join((*_TITLES, _PURE)), ", ".join(_TITLES)
+    print(f"| network at {given.size} | depthwise | step: {steps} | prediction: {predictions} |")
     print("|---|---|---|---|")
     for model_type in given.models:
         columns = measure(model_type, given.size, given.batch_size, given.rounds)
