@@ -173,7 +173,8 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image(tmp_path):
 def test_a_jpeg_without_a_scan_is_refused_although_it_has_an_end(tmp_path):
     data = jpeg(picture())
     (tmp_path / "a.jpg").write_bytes(data[: data.rfind(b"\xff\xda")] + b"\xff\xd9")
-    with pytest.raises(InputError, match="truncated"):
+    # Pillow 11 does not take it for a JPEG.
+    with pytest.raises(InputError, match="truncated|neither a JPEG nor a PNG"):
         copyable_bytes(tmp_path / "a.jpg")
 
 
