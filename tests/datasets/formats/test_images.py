@@ -174,7 +174,7 @@ def test_a_jpeg_without_a_scan_is_refused_although_it_has_an_end(tmp_path):
     data = jpeg(picture())
     (tmp_path / "a.jpg").write_bytes(data[: data.rfind(b"\xff\xda")] + b"\xff\xd9")
     # Pillow 11 does not take it for a JPEG.
-    with pytest.raises(InputError, match="truncated|neither a JPEG nor a PNG"):
+    with pytest.raises(InputError, match=r"truncated|neither a JPEG nor a PNG"):
         copyable_bytes(tmp_path / "a.jpg")
 
 
