@@ -25,13 +25,12 @@ images with the lowest Dice to WORST.
 
 import argparse
 import sys
-from pathlib import Path
 
 from datasets.annotations.reading import add_mask_flags, unused_mask_flags
 from datasets.formats.ids import ID_KINDS, IDS_HELP
+from utils.commands.paths import file_to_read, file_to_write, folder_to_read, path_to_read
 from utils.console import open_parser, whole_number
 from utils.errors import command
-from utils.evaluation.scoring import check_submission
 from utils.limits import PIXELS, SIDE
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -43,7 +42,6 @@ KAGGLE_SIDE = 1024
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
-    check_submission(options.submission)
     from utils.commands.evaluate import evaluate
 
     evaluate(options, default_size=(options.height or KAGGLE_SIDE, options.width or KAGGLE_SIDE))
@@ -53,10 +51,15 @@ def main(args: list[str] | None = None) -> int:
 def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python evaluate.py", __doc__)
     add = parser.add_argument
-    add("--submission", type=Path, required=True, help="csv of predicted masks, one row per image")
+    add(
+        "--submission",
+        type=file_to_read("--submission", "a csv of masks"),
+        required=True,
+        help="csv of predicted masks, one row per image",
+    )
     add(
         "--truth",
-        type=Path,
+        type=path_to_read("--truth", "a csv of masks, or folders of mask files"),
         nargs="+",
         action="extend",
         required=True,
@@ -66,23 +69,23 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add_mask_flags(add, "TRUTH")
     add(
         "--names",
-        type=Path,
+        type=file_to_read("--names", "a csv of file names and image ids"),
         help="csv of file names and image ids, where mask files are not named by the ids of "
         "SUBMISSION (default: none)",
     )
     add(
         "--scores",
-        type=Path,
+        type=file_to_read("--scores", "the scores.csv that predict.py wrote"),
         help="scores.csv of predict.py, for image-level scores (default: none)",
     )
     add(
         "--patients",
-        type=Path,
+        type=file_to_read("--patients", "a csv of ImageId,PatientId"),
         help="csv of ImageId,PatientId, for intervals over patients (default: none)",
     )
     add(
         "--images",
-        type=Path,
+        type=folder_to_read("--images", "a folder of images"),
         help="folder of DICOM, PNG or JPEG files, for image sizes and --worst (default: none)",
     )
     add(
@@ -93,10 +96,14 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--worst",
-        type=Path,
+        type=file_to_write("--worst"),
         help=".png or .jpg file to draw the images with the lowest Dice to (default: none)",
     )
-    add("--out", type=Path, help="JSON file to write all figures to (default: none)")
+    add(
+        "--out",
+        type=file_to_write("--out"),
+        help="JSON file to write all figures to (default: none)",
+    )
     add(
         "--height",
         type=whole_number(1, SIDE),

@@ -10,11 +10,11 @@ compared.
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from benchmarks.speed import loader, predict, prepare, rle, startup, step, threshold
 from benchmarks.speed.compare import Ratio
 from benchmarks.speed.data import Data, open_data
+from utils.commands.paths import file_to_read, file_to_write, folder_to_read
 from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.files import write_json, write_output
@@ -69,9 +69,21 @@ def _step(data: Data, size: int, workers: int) -> Ratio:
 def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python -m benchmarks", __doc__)
     add = parser.add_argument
-    add("--json", type=Path, help="JSON file to write the ratios to (default: none)")
-    add("--dicoms", type=Path, help="folder of DICOMs to measure with (default: synthetic ones)")
-    add("--rle", type=Path, help="csv of their masks, needed with --dicoms")
+    add(
+        "--json",
+        type=file_to_write("--json"),
+        help="JSON file to write the ratios to (default: none)",
+    )
+    add(
+        "--dicoms",
+        type=folder_to_read("--dicoms", "a folder of DICOMs"),
+        help="folder of DICOMs to measure with (default: synthetic ones)",
+    )
+    add(
+        "--rle",
+        type=file_to_read("--rle", "a csv of masks"),
+        help="csv of their masks, needed with --dicoms",
+    )
     add("--images", type=int, default=200, help="maximum number of DICOMs to use (default: 200)")
     add("--only", help=f"comma-separated names (default: all of {', '.join(_MEASURES)})")
     add(
@@ -80,7 +92,10 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         default=min(8, usable_cores()),
         help="data loading processes on both sides (default: number of cores, at most 8)",
     )
-    return parser.parse_args(args)
+    given = parser.parse_args(args)
+    if (given.dicoms is None) != (given.rle is None):
+        parser.error("--dicoms and --rle go together; give both, or none for synthetic X-rays")
+    return given
 
 
 if __name__ == "__main__":

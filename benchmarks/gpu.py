@@ -39,6 +39,7 @@ from benchmarks.evidence.scale import NETWORKS, Context, Scale, choose_scale
 from benchmarks.speed.data import Data, open_data
 from datasets import prepare, sample
 from datasets.siim import find_samples
+from utils.commands.paths import folder_to_read
 from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.files import check_writable
@@ -202,7 +203,8 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder for gpu.json, gpu.md and log.txt")
     add("--minutes", type=float, default=8, help="time for everything (default: 8)")
-    add("--data", type=Path, help="folder of X-rays (default: synthetic ones)")
+    folder = folder_to_read("--data", "a folder of prepared X-rays, or of DICOMs and their masks")
+    add("--data", type=folder, help="folder of X-rays (default: synthetic ones)")
     return parser.parse_args(args)
 
 

@@ -36,6 +36,7 @@ from datasets.siim import find_samples
 from datasets.sources.files import FileSource
 from models.pretrained.packages import find_packaged, package_for
 from models.pretrained.weights import load_encoder
+from utils.commands.paths import file_to_read, file_to_write, folder_to_read
 from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.evaluation.scoring import dice_score
@@ -173,9 +174,24 @@ def main(args: list[str] | None = None) -> int:
 def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python -m benchmarks.plain_smp", __doc__)
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder with train_images/ and train_mask/")
-    add("--groups", type=Path, required=True, help="csv with the columns ImageId and PatientId")
-    add("--out", type=Path, default=Path("checkpoints/plain_smp.csv"), help="csv to write")
+    add(
+        "--data",
+        type=folder_to_read("--data", "a folder with train_images/ and train_mask/"),
+        required=True,
+        help="folder with train_images/ and train_mask/",
+    )
+    add(
+        "--groups",
+        type=file_to_read("--groups", "a csv of ImageId,PatientId"),
+        required=True,
+        help="csv with the columns ImageId and PatientId",
+    )
+    add(
+        "--out",
+        type=file_to_write("--out"),
+        default="checkpoints/plain_smp.csv",
+        help="csv to write (default: checkpoints/plain_smp.csv)",
+    )
     add("--encoder", default="tu-tf_efficientnet_lite0", help="encoder of the U-Net")
     add("--size", type=int, default=384, help="image size (default: 384)")
     add("--epochs", type=int, default=12, help="epochs (default: 12)")

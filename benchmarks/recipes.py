@@ -36,8 +36,10 @@ import numpy as np
 from benchmarks.comparison import Scored, as_table, compare, read_scored
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale
 from datasets.folds import read_folds
+from datasets.patients import read_patients
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
+from utils.commands.paths import file_to_read, folder_to_read, folder_to_write
 from utils.config.command_line import load_config
 from utils.config.layout import list_checkpoints
 from utils.config.settings import Config
@@ -59,6 +61,9 @@ _NOT_COMPARED = ("folds", "precision", "memory_format", "input_mean", "input_std
 def main(args: list[str] | None = None) -> int:
     """Train what is missing, print the table and write recipes.json; return the exit code."""
     given = _parse(args)
+    # What is read after the trainings must not fail then.
+    read_patients(given.groups)
+    results = {path.stem: read_scored(path) for path in given.peer}
     names = list(dict.fromkeys(given.recipes))
     bounds = _bounds(given)
     configs = {name: _as_run(scale(read_recipe(name), bounds), name, given) for name in names}
@@ -67,7 +72,6 @@ def main(args: list[str] | None = None) -> int:
     if given.plan:
         return 0
     _train_missing(given, list(configs.values()))
-    results = {path.stem: read_scored(path) for path in given.peer}
     results |= {name: _results(given, config) for name, config in configs.items()}
     first = next(iter(results.values()))
     rows = [compare(name, scored, first) for name, scored in results.items()]
@@ -210,11 +214,21 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python -m benchmarks.recipes", __doc__)
     add = parser.add_argument
     add("recipes", nargs="+", help="names in recipes/, with optional changes after @")
-    add("--data", type=Path, required=True, help="folder with train_images/ and train_mask/")
-    add("--groups", type=Path, required=True, help="csv with the columns ImageId and PatientId")
+    add(
+        "--data",
+        type=folder_to_read("--data", "a folder with train_images/ and train_mask/"),
+        required=True,
+        help="folder with train_images/ and train_mask/",
+    )
+    add(
+        "--groups",
+        type=file_to_read("--groups", "a csv of ImageId,PatientId"),
+        required=True,
+        help="csv with the columns ImageId and PatientId",
+    )
     add(
         "--out",
-        type=Path,
+        type=folder_to_write,
         default=Path("checkpoints/recipes"),
         help="folder for runs and results (default: checkpoints/recipes)",
     )
@@ -238,7 +252,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--num_workers", type=int, default=0, help="loader processes of each (default: 0)")
     add(
         "--peer",
-        type=Path,
+        type=file_to_read("--peer", "a csv that benchmarks.plain_smp wrote"),
         action="append",
         default=[],
         help="csv of benchmarks.plain_smp to show above the recipes",

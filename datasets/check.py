@@ -30,6 +30,7 @@ import sys
 from pathlib import Path
 
 from datasets.siim import check_folders
+from utils.commands.paths import file_to_read, folder_to_read, folder_to_write, path_to_read
 from utils.console import open_parser
 from utils.errors import command
 
@@ -53,16 +54,24 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         default=Path("datasets/SIIM_data"),
         help="folder with train_images/ and train_mask/ (default: datasets/SIIM_data)",
     )
-    add("--out", type=Path, help="folder for check.json and check.png (default: DATASET_ROOT)")
+    add(
+        "--out",
+        type=folder_to_write,
+        help="folder for check.json and check.png (default: DATASET_ROOT)",
+    )
     add(
         "--exclude",
-        type=Path,
+        type=file_to_read("--exclude", "a text file of image ids"),
         help="text file of images to leave out, one id per line, as for training (default: none)",
     )
-    add("--cache_dir", type=Path, help="folder of the cache (default: DATASET_ROOT/cache)")
+    add(
+        "--cache_dir",
+        type=folder_to_read("--cache_dir", "the --cache_dir of a training"),
+        help="folder of the cache (default: DATASET_ROOT/cache)",
+    )
     add(
         "--folds",
-        type=Path,
+        type=path_to_read("--folds", "the folder of a run, or a folds.csv"),
         help="run folder or folds.csv in which to look up duplicates (default: none)",
     )
     return parser.parse_args(args)

@@ -81,8 +81,9 @@ from datasets.tools.originals import (
     show_progress,
 )
 from datasets.tools.report import Report
+from utils.commands.paths import file_to_read, folder_to_read, folder_to_write
 from utils.console import open_parser, whole_number
-from utils.errors import InputError, command
+from utils.errors import InputError, cause_of, command
 from utils.limits import WORKERS
 from utils.parallel import open_processes, usable_cores
 
@@ -108,7 +109,7 @@ SPLITS = {
 @command
 def main(args: list[str] | None = None) -> int:
     """Run the command line."""
-    options, started = _parse(args), time.perf_counter()
+    options, started = parse(args), time.perf_counter()
     split = SPLITS[options.split]
     try:
         report = prepare(options)
@@ -125,7 +126,7 @@ def main(args: list[str] | None = None) -> int:
         return 130
     except OSError as error:
         raise InputError(
-            f"{options.out} cannot be written to ({error}); choose another --out"
+            f"{options.out} cannot be written to ({cause_of(error)}); choose another --out"
         ) from error
     return 1 if report.refused else 0
 
@@ -207,23 +208,24 @@ def _open_masks(options: argparse.Namespace) -> MaskSource | None:
     return CsvMasks.open(options.rle or options.out / split.rle, mask_flags(options))
 
 
-def _parse(args: list[str] | None) -> argparse.Namespace:
+def parse(args: list[str] | None) -> argparse.Namespace:
+    """Parse the command line, for `prepare`."""
     parser = open_parser("python -m datasets.prepare", __doc__)
     add = parser.add_argument
     add(
         "--images",
-        type=Path,
+        type=folder_to_read("--images", "a folder of images"),
         required=True,
         help="folder of DICOM, PNG or JPEG files, subfolders included",
     )
     add(
         "--rle",
-        type=Path,
+        type=file_to_read("--rle", "a csv of masks, or folders of mask files to --masks"),
         help="csv of masks (default: OUT/train-rle.csv; for sample, OUT/train-rle-sample.csv)",
     )
     add(
         "--masks",
-        type=Path,
+        type=folder_to_read("--masks", "folders of mask files, or a csv of masks to --rle"),
         nargs="+",
         action="extend",
         metavar="DIR",
@@ -239,14 +241,14 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add_mask_flags(add, "MASKS")
     add(
         "--names",
-        type=Path,
+        type=file_to_read("--names", "a csv of file names and image ids"),
         help="csv of file names and image ids, of the images to convert (default: all images)",
     )
     add("--ids", choices=ID_KINDS, default="uid", help=f"{IDS_HELP} (default: uid)")
     add("--split", choices=SPLITS, default="train", help="which folders to write (default: train)")
     add(
         "--out",
-        type=Path,
+        type=folder_to_write,
         default=Path("datasets/SIIM_data"),
         help="folder to write to (default: datasets/SIIM_data)",
     )

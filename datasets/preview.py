@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from datasets.siim import check_folders
+from utils.commands.paths import file_to_write
 from utils.console import open_parser, whole_number
 from utils.errors import command
 
@@ -65,10 +66,9 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
 
 
 def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in SUFFIXES:
+    if Path(text).suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(SUFFIXES)}")
-    return path
+    return file_to_write("--out")(text)
 
 
 if __name__ == "__main__":

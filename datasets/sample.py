@@ -28,8 +28,9 @@ from tqdm import tqdm
 
 from datasets.formats import rle
 from datasets.tools.phantom import draw_chest
+from utils.commands.paths import folder_to_write
 from utils.console import open_parser, whole_number
-from utils.errors import InputError, command
+from utils.errors import InputError, cause_of, command
 from utils.files import atomic_write
 from utils.limits import WORKERS
 from utils.parallel import open_processes, usable_cores
@@ -86,14 +87,16 @@ def annotate(index: int, mask: np.ndarray) -> list[str]:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parser().parse_args(args)
-    out = Path(options.out)
+    out = options.out
     try:
         _refuse_other_images(out, {sample_uid(options.seed, i) for i in range(options.count + 1)})
         out.mkdir(parents=True, exist_ok=True)
         texts = _write_images(out, options)
         _write_tables(out, options.seed, texts)
     except OSError as error:
-        raise InputError(f"{out} cannot be written to ({error}); choose another --out") from error
+        raise InputError(
+            f"{out} cannot be written to ({cause_of(error)}); choose another --out"
+        ) from error
     positives = sum(is_positive(index) for index in range(1, options.count + 1))
     print(
         f"{out}: {options.count} chest X-rays of {options.size}x{options.size}, {positives} of "
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = open_parser("python -m datasets.sample", __doc__)
     parser.add_argument(
         "--out",
+        type=folder_to_write,
         required=True,
         help="folder to write to; a sample of the same seed in it is replaced",
     )

@@ -10,7 +10,7 @@ from datasets.formats.finding import find_images
 from datasets.formats.ids import refuse_test_images
 from datasets.formats.images import image_id
 from datasets.sources.base import FIX_HINT, Sample
-from utils.errors import InputError, raise_problems
+from utils.errors import InputError, cause_of, raise_problems
 from utils.limits import LIST_BYTES, read_bytes
 
 MASK_SIZES: tuple[tuple[int, int | None], ...] = (
@@ -103,7 +103,8 @@ def read_excluded(path: str | Path | None) -> frozenset[str]:
     try:
         lines = read_bytes(path, LIST_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--exclude {path}: cannot be read as a list of ids ({error})") from error
+        reason = cause_of(error)
+        raise InputError(f"--exclude {path}: cannot be read as a list of ids ({reason})") from error
     return frozenset(_COMMENT.sub("", line).strip() for line in lines) - {""}
 
 

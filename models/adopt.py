@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 
 from models.names import describe_models
-from utils.commands.early import check_checkpoints
+from utils.commands.early import check_adoption
 from utils.config.command_line import parse_config
 from utils.config.settings import Config
 from utils.errors import InputError, command
@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> int:
     options, rest = own.parse_known_args(args)
     config, given = parse_config(rest, f"{__doc__}\n{describe_models()}")
     folds = _folds(options.checkpoint, config)
-    check_checkpoints(folds.values())
+    check_adoption(folds.values(), config.model_path)
     from utils.commands.adopt import adopt
 
     adopt(folds, options.stage, config, given)

@@ -31,6 +31,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from utils.commands.paths import file_to_write
 from utils.console import open_parser
 from utils.errors import command
 from utils.inference.runs import read_run_config
@@ -55,7 +56,9 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         default="all",
         help="folds to export: all, one (0) or several (0,3) (default: all)",
     )
-    parser.add_argument("--out", type=Path, help="file to write (default: RUN/model.onnx)")
+    parser.add_argument(
+        "--out", type=file_to_write("--out"), help="file to write (default: RUN/model.onnx)"
+    )
     return parser.parse_args(args)
 
 

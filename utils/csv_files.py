@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import limits
-from utils.errors import InputError
+from utils.errors import InputError, cause_of
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def read_columns(
         with open_csv(path) as reader:
             return _rows(reader, columns, optional)
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as {what}: {error}") from error
+        raise InputError(f"{path} cannot be read as {what}: {cause_of(error)}") from error
 
 
 def find_column(header: Sequence[str], names: str | Sequence[str]) -> int | None:

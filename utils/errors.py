@@ -55,6 +55,11 @@ def one_line(error: Exception | str, length: int = 200) -> str:
     return textwrap.shorten(str(error), length, placeholder=" ...")
 
 
+def cause_of(error: Exception) -> str:
+    """Return what went wrong, of an `OSError` without its number and the name of the file."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def check_text(flag: str, value: str) -> None:
     """Refuse a name with bytes that are no UTF-8, which YAML, TensorBoard and others cannot store.
 

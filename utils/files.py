@@ -83,7 +83,10 @@ def check_writable(folder: Path) -> None:
         path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
     )
     if not nearest.is_dir():
-        raise InputError(f"{folder}: cannot be written to, because {nearest} is not a folder")
+        raise InputError(
+            f"{folder}: cannot be written to, because {nearest} is not a folder; "
+            "choose another folder"
+        )
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(
             f"{folder}: cannot be written to, because {nearest} is read-only. Make it writable, or "

@@ -1,7 +1,7 @@
 """Limits for untrusted files and settings, so that none can exhaust memory or time.
 
 All are far above what chest X-rays and their masks need. Larger files are refused, with their name,
-before they are read or decoded.
+before they are read or decoded. So is a file or folder that is not there.
 """
 
 import os
@@ -66,6 +66,43 @@ def check_is_file(path: str | Path, what: str) -> None:
     if not Path(path).is_file():
         kind = ", which is not a file" if Path(path).exists() else ""
         raise InputError(f"no {what} at {path}{kind}")
+
+
+def check_file(flag: str, path: str | Path, what: str) -> None:
+    """Refuse a file that a flag names if it is missing or a folder; a pipe is as good as a file.
+
+    Args:
+        flag: such as --groups.
+        path: its value.
+        what: what the flag takes, such as a csv of masks.
+
+    Raises:
+        InputError: there is no file.
+    """
+    check_exists(flag, path, what)
+    if Path(path).is_dir():
+        raise InputError(f"{flag} {path}: is a folder; give {what}")
+
+
+def check_folder(flag: str, path: str | Path, what: str) -> None:
+    """Refuse a folder that a flag names if it is missing or a file; see `check_file`.
+
+    Raises:
+        InputError: there is no folder.
+    """
+    check_exists(flag, path, what)
+    if not Path(path).is_dir():
+        raise InputError(f"{flag} {path}: is not a folder; give {what}")
+
+
+def check_exists(flag: str, path: str | Path, what: str) -> None:
+    """Refuse a file or folder that a flag names if it is missing; see `check_file`.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if not Path(path).exists():
+        raise InputError(f"{flag} {path}: does not exist; give {what}")
 
 
 def check_file_size(path: str | Path, size: int, max_bytes: int) -> None:

@@ -37,6 +37,9 @@ def open_data(dicoms: Path | None, rle: Path | None, count: int) -> Iterator[Dat
         dicoms: folder of DICOMs; None generates 48 X-rays of 1024x1024 pixels.
         rle: csv of their masks.
         count: maximum number of DICOMs to use.
+
+    Raises:
+        InputError: they or their masks cannot be used.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -51,5 +54,6 @@ def open_data(dicoms: Path | None, rle: Path | None, count: int) -> Iterator[Dat
         paths = [path for path in find_images(dicoms) if path.suffix.lower() == ".dcm"][:count]
         for path in paths:
             (chosen / path.name).symlink_to(path.resolve())
-        prepare.main(["--images", str(chosen), "--rle", str(rle), "--out", str(folder)])
+        words = ["--images", str(chosen), "--rle", str(rle), "--out", str(folder)]
+        prepare.prepare(prepare.parse(words))
         yield Data(paths, find_samples(folder)[0], folder)

@@ -91,7 +91,7 @@ def find_masks(
         which = f" whose name ends in {' or '.join(endings)}" if endings else ""
         raise InputError(
             f"{folder}: has no {', '.join(PICTURES)} files{which}, subfolders included; check "
-            "--masks and --mask_suffix"
+            "the folder and --mask_suffix"
         )
     masks = MaskFolder(folder, full, short)
     return masks if mixed else masks._replace(others=frozenset(paths) - masks.files())

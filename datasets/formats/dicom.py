@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from datasets.formats.headers import jpeg2000_size
 from datasets.formats.pixels import check_depth, decode_image
-from utils.errors import InputError, one_line
+from utils.errors import InputError, cause_of, one_line
 from utils.limits import IMAGE_BYTES, check_pixels, read_bytes
 
 # Kaggle's stage-2 ids (ID_0011fe81e) are not valid UIDs; pydicom would warn about every one.
@@ -56,7 +56,7 @@ def read_dicom(path: Path, pixels: bool = True) -> pydicom.Dataset:
     except InvalidDicomError as error:
         raise InputError(f"{path}: is not a DICOM file") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({cause_of(error)})") from error
     except Exception as error:  # pydicom's errors have no common base class
         raise InputError(f"{path}: is not a readable DICOM ({one_line(error)})") from error
 

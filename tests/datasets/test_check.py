@@ -240,9 +240,3 @@ def test_a_missing_list_is_an_input_error(data, extra):
 def test_a_missing_data_set_is_an_input_error(tmp_path, capsys):
     assert main(["--dataset_root", str(tmp_path / "nowhere")]) == 2
     assert "nowhere/train_images" in capsys.readouterr().err
-
-
-def test_an_unwritable_output_folder_is_reported(data):
-    (data.root / "file").touch()
-    text, _ = data.run("--out", data.root / "file", code=2)
-    assert "choose another --out" in text

@@ -234,8 +234,10 @@ def test_jpeg_masks_and_a_vanishing_one(prepare, pictures, tmp_path):
     ],
 )
 def test_flags_that_contradict_each_other_or_do_nothing_are_refused(
-    prepare, pictures, capsys, flags, message
+    prepare, pictures, tmp_path, capsys, flags, message
 ):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "x.csv").touch()
     with pytest.raises(SystemExit) as stop:
         prepare(f"--images images {flags}")
     assert stop.value.code == 2
@@ -243,12 +245,9 @@ def test_flags_that_contradict_each_other_or_do_nothing_are_refused(
 
 
 def test_masks_that_are_not_there_are_reported(prepare, pictures, tmp_path):
-    text = prepare("--images images --masks masks", code=2)
-    assert "masks: is not a folder; --masks takes folders of mask files\n" in text
     (tmp_path / "rle.csv").touch()
     text = prepare("--images images --masks rle.csv", code=2)
-    assert "rle.csv: is not a folder" in text
-    assert "give a csv of run lengths to --rle" in text
+    assert "rle.csv: is not a folder; give folders of mask files, or a csv of masks to --r" in text
     text = prepare("--images images --masks images --mask_suffix _lung", code=2)
     assert "files whose name ends in _lung, subfolders" in text
     (tmp_path / "masks").mkdir()

@@ -110,15 +110,6 @@ def test_an_unknown_image_is_refused_with_an_example(run):
     assert "such as image00" in output
 
 
-def test_a_missing_data_set_and_a_missing_output_folder_are_reported(run, tmp_path):
-    code, output, _ = run("--dataset_root", tmp_path / "nowhere")
-    assert code == 2
-    assert "nowhere/train_images" in output
-    code, output, _ = run(name="nowhere/sheet.png")
-    assert code == 2
-    assert "sheet.png cannot be written" in output
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -225,12 +225,6 @@ def test_values_out_of_range_are_refused(tmp_path, capsys, options, word):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unwritable_output_folder_is_an_input_error(tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert sample.main(["--out", str(tmp_path / "file" / "out"), "--count", "2"]) == 2
-    assert "cannot be written to" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "name", ["train-rle.csv", "patients.csv", "dicom-images-train/a/b/1.2.3.dcm"]
 )

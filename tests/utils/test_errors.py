@@ -10,7 +10,7 @@ import pytest
 
 from datasets.formats.masks import MaskError
 from utils.console import print0
-from utils.errors import InputError, ReportedByRankZero, command, one_line
+from utils.errors import InputError, ReportedByRankZero, cause_of, command, one_line
 
 
 @command
@@ -161,3 +161,9 @@ def test_a_command_keeps_its_name_and_docstring():
 def test_a_library_s_message_becomes_one_line_that_is_cut_between_words():
     assert one_line(ValueError("first\n\tsecond  third")) == "first second third"
     assert one_line("word " * 99, 20) == "word word word ..."
+
+
+def test_the_cause_of_an_error_has_no_number_and_no_file():
+    assert cause_of(OSError(errno.EISDIR, "Is a directory", "a.csv")) == "Is a directory"
+    assert cause_of(OSError("cannot send")) == "cannot send"
+    assert cause_of(ValueError("no number")) == "no number"

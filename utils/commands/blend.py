@@ -17,7 +17,7 @@ from utils.config.prediction import BlendOptions
 from utils.config.tta import parse_tta
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch
-from utils.errors import InputError
+from utils.errors import InputError, cause_of
 from utils.files import write_json
 from utils.inference.out_of_fold import write_out_of_fold
 from utils.inference.runs import (
@@ -185,4 +185,4 @@ def _clear(folder: Path, folds: dict[int, list[Checkpoints]], table: pd.DataFram
         remove_leaks(folder)
         write_folds(table, folder / "folds.csv")
     except OSError as error:
-        raise InputError(f"{folder} cannot be written to ({error})") from error
+        raise InputError(f"{folder} cannot be written to ({cause_of(error)})") from error

@@ -14,7 +14,7 @@ from datasets.sources.base import Sample
 from datasets.sources.cache import CacheSource
 from datasets.tools.findings import Duplicates, ImageRecord, find_duplicates, inspect_images
 from datasets.tools.plots import draw_data
-from utils.errors import InputError
+from utils.errors import InputError, cause_of
 from utils.files import write_json
 
 _QUANTILES = {
@@ -52,7 +52,9 @@ def check(options: argparse.Namespace) -> bool:
         write_json(out / "check.json", content)
         draw_data(areas, [record.size for record in records], out / "check.png")
     except OSError as error:
-        raise InputError(f"{out} cannot be written to ({error}); choose another --out") from error
+        raise InputError(
+            f"{out} cannot be written to ({cause_of(error)}); choose another --out"
+        ) from error
     print(f"\n{out / 'check.json'}, {out / 'check.png'}")
     return not (content["stops_a_training"] or content["cache"]["damaged"])
 

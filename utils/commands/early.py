@@ -8,49 +8,67 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from datasets.patients import read_patients
 from datasets.siim import check_folders
+from utils.commands.paths import check_output_file
 from utils.config.command_line import load_config
 from utils.config.layout import find_run, find_starts
 from utils.config.prediction import BlendOptions, PredictOptions
 from utils.config.settings import Config
 from utils.errors import check_text
+from utils.files import check_writable
 from utils.inference.runs import read_runs
-from utils.inference.submission import check_paths, check_sample
-from utils.limits import check_is_file
+from utils.inference.submission import check_paths, scores_path
+from utils.limits import check_file
 
 
 def check_training(config: Config, given: frozenset[str]) -> None:
-    """Check what main.py and train_sfold.py read: the run to continue, or else to start from; data.
+    """Check what main.py and train_sfold.py read and write: runs, data, files that flags name.
 
     Args:
         config: the settings of this call.
         given: names of the settings that were given rather than left at their defaults.
 
     Raises:
-        InputError: a run or a folder is missing.
+        InputError: one is missing or cannot be written to, or the csv of patients cannot be read.
     """
+    for folder in filter(None, (config.model_path, config.cache_dir)):
+        check_writable(Path(folder))
+    if config.exclude is not None:
+        check_file("--exclude", config.exclude, "a text file of image ids")
     run = find_run(config, given)
     if run is None:
         find_starts(config.init_from, config.fold_numbers())
+        if config.encoder_weights is not None:
+            check_file("--encoder_weights", config.encoder_weights, "a file of encoder weights")
     elif "dataset_root" not in given:
         config = replace(load_config(run / "config.yaml"), mode=config.mode)
     if config.mode != "choose_threshold":
         check_folders(config.dataset_root)
+        if config.groups is not None:
+            check_file("--groups", config.groups, "a csv of ImageId,PatientId")
+            read_patients(config.groups)
 
 
 def check_prediction(options: PredictOptions) -> None:
-    """Check what predict.py reads: runs or an exported network, images and the sample submission.
+    """Check what predict.py reads and writes: runs or an exported network, images, results.
 
     Raises:
-        InputError: one is missing or not what it should be.
+        InputError: one is missing or not what it should be, or cannot be written to.
     """
     if options.model is None:
         read_runs(options.run, options.weights, options.folds)
     else:
-        check_is_file(options.model, "exported network")
+        check_file("--model", options.model, "a file that python -m models.export wrote")
     check_paths(options.images)
     if options.sample_submission is not None:
-        check_sample(options.sample_submission)
+        check_file("--sample_submission", options.sample_submission, "a csv of image ids")
+    out = Path(options.out)
+    check_output_file("--out", out, makes_folder=True)
+    check_output_file("scores.csv", scores_path(out) or out, makes_folder=True)
+    for folder in (options.overlays, options.probabilities, options.dicom_seg):
+        if folder is not None:
+            check_writable(folder)
 
 
 def check_blend(options: BlendOptions) -> None:
@@ -65,11 +83,12 @@ def check_blend(options: BlendOptions) -> None:
     check_folders(options.dataset_root or runs[0].config.dataset_root)
 
 
-def check_checkpoints(paths: Iterable[Path]) -> None:
-    """Check that checkpoints exist.
+def check_adoption(checkpoints: Iterable[Path], model_path: str) -> None:
+    """Check what models.adopt reads and writes: checkpoints, and the folder of all runs.
 
     Raises:
-        InputError: one is missing.
+        InputError: a checkpoint is missing, or the folder cannot be written to.
     """
-    for path in paths:
-        check_is_file(path, "checkpoint")
+    check_writable(Path(model_path))
+    for path in checkpoints:
+        check_file("--checkpoint", path, "a file of weights")

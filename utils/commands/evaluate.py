@@ -45,7 +45,8 @@ def evaluate(options: argparse.Namespace, default_size: tuple[int, int]) -> None
         default_size: height and width in pixels of images whose size no file says.
 
     Raises:
-        InputError: a file cannot be used, or a result cannot be written.
+        InputError: a file cannot be used.
+        OSError: a result cannot be written.
     """
     names = read_names(options.names) if options.names else None
     pairs = read_mask_pairs(
@@ -69,17 +70,12 @@ def evaluate(options: argparse.Namespace, default_size: tuple[int, int]) -> None
         _warn_of_other_areas(options.scores, counts.predicted, scores["area"].to_numpy())
         image_level = score_image_level(scores["probability"].to_numpy(), counts.positive, groups)
     _print(options, pairs, counts.changes, summary, image_level)
-    try:
-        if options.out:
-            write_json(options.out, _content(options, pairs, summary, image_level), write_output)
-        if options.worst:
-            _print_missing(
-                write_worst_sheet(options.worst, pairs, counts, files, default_size), options
-            )
-    except OSError as error:
-        raise InputError(
-            f"the results cannot be written ({error}); choose another --out or --worst"
-        ) from error
+    if options.out:
+        write_json(options.out, _content(options, pairs, summary, image_level), write_output)
+    if options.worst:
+        _print_missing(
+            write_worst_sheet(options.worst, pairs, counts, files, default_size), options
+        )
 
 
 def _groups(ids: list[str], patients: Path | None) -> np.ndarray:

@@ -19,7 +19,7 @@ from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
 from utils.console import print0
 from utils.distributed import launch
-from utils.errors import InputError, check_text
+from utils.errors import InputError, cause_of, check_text
 from utils.files import write_output
 from utils.inference.ensemble import Ensemble, open_ensemble
 from utils.inference.runs import find_checkpoints, read_run_config
@@ -72,7 +72,9 @@ def export_run(run: Path, folds: str, out: Path | None) -> None:
                     f"Try other versions of {', '.join(_PACKAGES)}"
                 )
     except OSError as error:
-        raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
+        raise InputError(
+            f"{out} cannot be written ({cause_of(error)}); choose another --out"
+        ) from error
     networks = len({*checkpoints.mask, *checkpoints.gate})
     print0(
         f"{out}: {', '.join(graph.outputs)} of {len(config.fold_numbers())} folds, {networks} "

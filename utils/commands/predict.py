@@ -74,15 +74,12 @@ def predict(options: PredictOptions) -> None:
     """Do the work of predict.py on its devices.
 
     Raises:
-        InputError: runs, images or settings cannot be used, memory is exhausted, or the results
-            cannot be written.
+        InputError: runs, images or settings cannot be used, or memory is exhausted.
+        OSError: the results cannot be written.
     """
     fabric = launch(options.accelerator, options.devices, 1, options.precision)
-    try:
-        with readable_memory_errors():
-            predict_on(fabric, options)
-    except OSError as error:
-        raise InputError(f"the results cannot be written ({error})") from error
+    with readable_memory_errors():
+        predict_on(fabric, options)
 
 
 def predict_on(fabric: Fabric, options: PredictOptions) -> None:

@@ -31,7 +31,8 @@ def predict(options: PredictOptions) -> None:
     """Predict all images with the file of --model, and write the results.
 
     Raises:
-        InputError: the file, images or settings cannot be used, or the results cannot be written.
+        InputError: the file, images or settings cannot be used.
+        OSError: the results cannot be written.
     """
     assert options.model is not None, "predict.py chooses between --run and --model"
     model = OnnxModel(options.model)
@@ -39,32 +40,25 @@ def predict(options: PredictOptions) -> None:
     images, unnamed = find_images_to_predict(options)
     bits = choose_bits(options, {str(model.path): model.bits}, images)
     author, suffix = describe_author(options, [model.name], rule, tta), secrets.token_hex(8)
-    try:
-        with (
-            Pictures(
-                options.overlays, options.probabilities, rule.threshold, suffix, True
-            ) as pictures,
-            Segmentations(options.dicom_seg, author, suffix, True) as segmentations,
-        ):
-            files = ImageFiles(
-                images, [model.view], pictures.need_image, options.any_modality, bits
-            )
-            started = time.perf_counter()
-            predictions, problems = predict_files(
-                partial(model.predict, mirror=tta.hflip),
-                load_batches(files, options.batch_size or 1),
-                len(files),
-                rule,
-                pictures,
-                options.skip_bad,
-                only_read=bool(unnamed and not options.skip_bad),
-                segmentations=segmentations,
-            )
-            seconds = time.perf_counter() - started
-            report_problems(unnamed + problems, bool(predictions), options.skip_bad)
-            write_results(options, predictions, images, bits, pictures, segmentations)
-    except OSError as error:
-        raise InputError(f"the results cannot be written ({error})") from error
+    with (
+        Pictures(options.overlays, options.probabilities, rule.threshold, suffix, True) as pictures,
+        Segmentations(options.dicom_seg, author, suffix, True) as segmentations,
+    ):
+        files = ImageFiles(images, [model.view], pictures.need_image, options.any_modality, bits)
+        started = time.perf_counter()
+        predictions, problems = predict_files(
+            partial(model.predict, mirror=tta.hflip),
+            load_batches(files, options.batch_size or 1),
+            len(files),
+            rule,
+            pictures,
+            options.skip_bad,
+            only_read=bool(unnamed and not options.skip_bad),
+            segmentations=segmentations,
+        )
+        seconds = time.perf_counter() - started
+        report_problems(unnamed + problems, bool(predictions), options.skip_bad)
+        write_results(options, predictions, images, bits, pictures, segmentations)
     report(options, predictions, seconds, rule)
 
 

@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import ActionConfigFile
 
 from utils import limits
-from utils.errors import InputError, one_line
+from utils.errors import InputError, cause_of, one_line
 
 _DEPTH = 8
 
@@ -45,7 +45,8 @@ def check_yaml(path: str | Path) -> str:
                     f"(*), tags (!) or more than {_DEPTH} levels"
                 )
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read as YAML: {one_line(error)}") from error
+        reason = one_line(cause_of(error))
+        raise InputError(f"{path} cannot be read as YAML: {reason}") from error
     return text
 
 
@@ -56,6 +57,7 @@ class PlainConfigFile(ActionConfigFile):
         self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
     ) -> None:
         """Check the file, then read it."""
-        if Path(values).is_file():
-            check_yaml(values)
+        limits.check_file("--config", values, "a YAML file of settings, such as those in recipes/")
+        if Path(values).is_file() and not isinstance(read_yaml(values), dict):
+            raise InputError(f"--config {values}: has no settings; give lines such as lr: 0.001")
         super().__call__(parser, cfg, values, option_string)

@@ -166,7 +166,6 @@ def read_mask_pairs(
         InputError: a file is missing or is not a csv of masks, or the submission repeats an image
             or has one that the truth lacks.
     """
-    check_submission(submission)
     rows = read_annotations(submission)
     source = open_masks(truth, flags, "--truth", images, kind)
     for name, several in rows.items():
@@ -186,16 +185,6 @@ def read_mask_pairs(
         )
     predicted = {name: row[0] for name, row in rows.items()}
     return MaskPairs(submission, source.label, predicted, true, left_out)
-
-
-def check_submission(path: Path) -> None:
-    """Check that a submission exists.
-
-    Raises:
-        InputError: it is missing or not a file.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: is not a file; --submission takes a csv of masks")
 
 
 def _true_masks(

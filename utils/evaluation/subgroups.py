@@ -11,7 +11,7 @@ import numpy as np
 from datasets.formats.finding import stem_of
 from datasets.patients import IMAGE_COLUMNS, PATIENT_COLUMNS
 from utils.csv_files import find_column, open_csv, read_columns
-from utils.errors import InputError
+from utils.errors import InputError, cause_of
 
 MOST_VALUES = 8
 """Values of an attribute that get a subgroup each; the rarer ones share one."""
@@ -76,7 +76,8 @@ def _attribute_names(path: Path) -> list[str]:
         with open_csv(path) as reader:
             header = [name.strip() for name in next(reader, [])]
     except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a csv of attributes: {error}") from error
+        reason = cause_of(error)
+        raise InputError(f"{path} cannot be read as a csv of attributes: {reason}") from error
     index = find_column(header, IMAGE_COLUMNS)
     if index is None:
         return []  # the columns that were looked for are named when the rows are read

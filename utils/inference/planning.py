@@ -1,6 +1,5 @@
 """What every prediction decides first and reports last, whatever runs the networks."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,8 @@ from datasets.formats.depth import choose_depth, largest_value
 from utils.config.prediction import PredictOptions
 from utils.console import print0
 from utils.errors import InputError, list_problems
-from utils.files import check_output, is_stream
 from utils.inference.pictures import SHEET, Pictures
 from utils.inference.segmentations import Segmentations, check_segmentations
-from utils.inference.staging import existing_folder
 from utils.inference.submission import (
     SCORES,
     InputImage,
@@ -32,13 +29,13 @@ from utils.postprocessing.rule import PostProcess
 def find_images_to_predict(
     options: PredictOptions,
 ) -> tuple[list[InputImage], list[Problem]]:
-    """Find the images, in the order of the submission, and check that results can be written.
+    """Find the images, in the order of the submission, and check what results would overwrite.
 
     Returns:
         The images, and the files whose id cannot be read.
 
     Raises:
-        InputError: an image is missing, or a result would overwrite one or cannot be written.
+        InputError: an image is missing, or a result would overwrite one.
     """
     images, problems = find_input_images(options.images, options.ids)
     if options.sample_submission is not None:
@@ -192,15 +189,10 @@ def report(
 
 
 def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
-    """Refuse targets that cannot be written, or would overwrite an image or another output."""
+    """Refuse targets that would overwrite an image or another output."""
     out, sample = Path(options.out), options.sample_submission
-    if out.is_dir() or out.name == SCORES:
+    if out.name == SCORES:
         raise InputError(f"--out {out}: must be a csv file other than {SCORES}")
-    for path in (out, scores_path(out) or out):
-        try:
-            check_output(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written to ({error})") from error
     if sample is not None and out.resolve() == sample.resolve():
         raise InputError(f"--out {out}: is the sample submission; choose another name")
     flags = ("overlays", "probabilities", "dicom_seg")
@@ -208,8 +200,6 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
     targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
     originals = {image.path.resolve().parent for image in images}
     for name, folder in targets.items():
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--{name} {folder}: is not a folder")
         if folder in originals:
             raise InputError(f"--{name} {folder}: holds images to predict; choose another folder")
     if len(targets) > len(set(targets.values())):
@@ -218,8 +208,3 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
         raise InputError(
             f"an image has the id {SHEET}, which --overlays uses for its contact sheet"
         )
-    places = {out: out if is_stream(out) else existing_folder(out)}
-    places |= {folder: existing_folder(folder) for folder in targets.values()}
-    for target, place in places.items():
-        if not os.access(place, os.W_OK):
-            raise InputError(f"{target}: cannot be written to")

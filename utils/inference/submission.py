@@ -107,7 +107,6 @@ def read_sample(path: Path) -> list[str]:
     Raises:
         InputError: the file is missing, or is not a csv of masks.
     """
-    check_sample(path)
     rows = read_annotations(path)
     repeated = sum(map(len, rows.values())) - len(rows)
     if repeated:
@@ -116,16 +115,6 @@ def read_sample(path: Path) -> list[str]:
             "the submission has one row per image"
         )
     return list(rows)
-
-
-def check_sample(path: Path) -> None:
-    """Check that a sample submission exists.
-
-    Raises:
-        InputError: it is missing or not a file.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: is not a file; --sample_submission takes a csv of image ids")
 
 
 def select_by_sample(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import InputError, cause_of
 from utils.evaluation.scoring import dice_score
 from utils.files import atomic_write
 from utils.limits import HISTOGRAM_BYTES, check_file_size
@@ -138,7 +138,9 @@ def load_histograms(path: str | Path) -> Histograms:
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise their own errors here
-        raise InputError(f"{path} cannot be read as out-of-fold histograms: {error}") from error
+        raise InputError(
+            f"{path} cannot be read as out-of-fold histograms: {cause_of(error)}"
+        ) from error
     return histograms
 
 

@@ -25,9 +25,15 @@ import sys
 from pathlib import Path
 
 from datasets.annotations.reading import add_mask_flags, mask_flags, unused_mask_flags
+from utils.commands.paths import (
+    check_output_file,
+    file_to_read,
+    file_to_write,
+    folder_to_read,
+    path_to_read,
+)
 from utils.console import open_parser, whole_number
-from utils.errors import InputError, command
-from utils.files import check_output
+from utils.errors import command
 from utils.inference.runs import read_run_config
 from utils.report import CASES, REPORT
 
@@ -40,16 +46,11 @@ def main(args: list[str] | None = None) -> int:
     options = _parse(args)
     for run in options.run:
         read_run_config(run, "all")
+    out = options.out or options.run[0] / REPORT
+    check_output_file("--out", out)
     from utils.report.submission import SubmissionFiles
     from utils.report.writing import ReportOptions, write_report
 
-    out = options.out or options.run[0] / REPORT
-    try:
-        check_output(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written to ({error}); choose another --out") from error
-    if not out.parent.is_dir():
-        raise InputError(f"{out}: no folder {out.parent}; make it, or choose another --out")
     submission = None
     if options.submission:
         files = (options.submission, options.truth, options.images)
@@ -72,8 +73,16 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folder of a run; given several times, the others are compared with the first",
     )
-    add("--out", type=Path, help="the file to write (default: report.html in the run's folder)")
-    add("--attributes", type=Path, help="csv of attributes of the images (default: none)")
+    add(
+        "--out",
+        type=file_to_write("--out"),
+        help="the file to write (default: report.html in the run's folder)",
+    )
+    add(
+        "--attributes",
+        type=file_to_read("--attributes", "a csv of image ids and their attributes"),
+        help="csv of attributes of the images (default: none)",
+    )
     add(
         "--pictures",
         choices=("true", "false"),
@@ -86,9 +95,22 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         default=CASES,
         help=f"images of each kind to show (default: {CASES})",
     )
-    add("--submission", type=Path, help="csv of masks of other images (default: none)")
-    add("--truth", type=Path, nargs="+", help="csv of their true masks, or folders of mask files")
-    add("--images", type=Path, help="folder of these images")
+    add(
+        "--submission",
+        type=file_to_read("--submission", "a csv of masks"),
+        help="csv of masks of other images (default: none)",
+    )
+    add(
+        "--truth",
+        type=path_to_read("--truth", "a csv of masks, or folders of mask files"),
+        nargs="+",
+        help="csv of their true masks, or folders of mask files",
+    )
+    add(
+        "--images",
+        type=folder_to_read("--images", "a folder of images"),
+        help="folder of these images",
+    )
     add_mask_flags(add, "TRUTH")
     options = parser.parse_args(args)
     _check(options, parser)
