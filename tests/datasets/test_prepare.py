@@ -37,7 +37,7 @@ class Workspace:
 
     def run(self, *extra, code=0):
         args = ["--images", self.originals, "--out", self.out, "--num_workers", 0]
-        if "--split" not in extra:
+        if not {"--split", "--rle"} & set(extra):
             args += ["--rle", self.csv]
         result = main([str(arg) for arg in (*args, *extra)])
         text = "".join(self.capsys.readouterr())
