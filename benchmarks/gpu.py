@@ -3,14 +3,16 @@
     python -m benchmarks.gpu --out DIR [--minutes 8] [--data DIR]
 
 For a machine that is lent for ten minutes, with PyTorch and without a network. In this order:
-training steps (plain float32, bfloat16, channels last, float16: images per second, peak memory,
-share of the peak arithmetic), a small two-stage training with --deterministic that is killed and
-resumed (same bits), the same in float16 with its loss scaler, what is said when memory runs out,
-loading, waiting for images, validation, prediction, and compiled steps.
+training steps on images in memory (plain float32, float32, bfloat16 with channels last: images per
+second, peak memory, share of the peak arithmetic), a small two-stage training with --deterministic
+that is killed and resumed (same bits), loading and how long a training waits for it, prediction,
+validation, the small training in float16 with its loss scaler, what is said when memory runs out,
+training steps in other ways (channels first, larger batches, float16), and compiled steps.
 
 Every part has its own process and its share of the time. One that fails, or takes too long, is
-reported and does not stop the others; what does not fit into MINUTES is left out. DIR/gpu.json and
-DIR/gpu.md are written after every figure, DIR/log.txt holds the output of all parts.
+reported and does not stop the others; one that MINUTES have no time for is left out, the last ones
+first. DIR/gpu.json and DIR/gpu.md list every part and are written after every figure, DIR/log.txt
+holds the output of all parts.
 
 DATA is a prepared folder with train_images/ and train_mask/, or a folder of DICOMs with one csv of
 masks, which are prepared first. Without it synthetic X-rays are drawn.
@@ -23,8 +25,9 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +37,7 @@ import torch
 
 from benchmarks.evidence import speeds, trainings
 from benchmarks.evidence.isolated import Part, PartFailed, Row, run_isolated
-from benchmarks.evidence.results import PartResult, Results
+from benchmarks.evidence.results import PartResult, Results, as_line
 from benchmarks.evidence.scale import NETWORKS, Context, Scale, choose_scale
 from benchmarks.speed.data import Data, open_data
 from datasets import prepare, sample
@@ -45,61 +48,67 @@ from utils.errors import InputError, command
 from utils.files import check_writable
 from utils.parallel import usable_cores
 
-_LEAST = 10.0
-"""Seconds that a part needs at least: most of them pass until its process has imported torch."""
 _MOST_IMAGES = 400
+_LOG = "log.txt"
 
 
 class Planned(NamedTuple):
-    """A part, and the seconds that it may take."""
+    """A part.
+
+    Attributes:
+        name: what it measures.
+        part: does so.
+        seconds: time that it may take.
+        least: time below which it has no figure: its process imports torch, and warms up.
+    """
 
     name: str
     part: Part
     seconds: float
+    least: float
 
 
 def plan(scale: Scale) -> list[Planned]:
     """Return all parts, the most important first."""
-    small, large = scale.batches
     resnet, efficient = NETWORKS
+    small, large = scale.batches
     shapes = [(resnet, small), (resnet, large), (efficient, small), (efficient, large)]
+
+    def for_shapes(name: str, part: Callable, seconds: float, least: float) -> list[Planned]:
+        return [
+            Planned(
+                f"{name}, {network} at {size} pixels",
+                partial(part, network=network, size=size),
+                seconds,
+                least,
+            )
+            for network, size in shapes
+        ]
+
+    def for_sizes(name: str, part: Callable) -> list[Planned]:
+        return [
+            Planned(f"{name} at {size} pixels", partial(part, size=size), 60, 20)
+            for size in scale.batches
+        ]
+
+    resume = trainings.measure_resume
     return [
-        *(
-            Planned(
-                f"training steps, {network} at {size} pixels",
-                partial(speeds.measure_steps, network=network, size=size),
-                90,
-            )
-            for network, size in shapes
-        ),
+        *for_shapes("training steps on images in memory", speeds.measure_steps, 75, 15),
         Planned(
-            "killed and resumed with --deterministic",
-            partial(trainings.measure_resume, precision="auto"),
+            "killed and resumed with --deterministic", partial(resume, precision="auto"), 150, 60
+        ),
+        *for_sizes("loading, and waiting for it", speeds.measure_loading),
+        *for_sizes("prediction", speeds.measure_prediction),
+        *for_sizes("validation", speeds.measure_validation),
+        Planned(
+            "killed and resumed in float16 with its loss scaler",
+            partial(resume, precision="16-mixed"),
             150,
+            60,
         ),
-        Planned("out of memory", trainings.measure_out_of_memory, 60),
-        *(
-            Planned(f"{name} at {size} pixels", partial(part, size=size), 60)
-            for name, part in (
-                ("loading", speeds.measure_loading),
-                ("validation", speeds.measure_validation),
-                ("prediction", speeds.measure_prediction),
-            )
-            for size in (small, large)
-        ),
-        Planned(
-            "killed and resumed with float16 and its loss scaler",
-            partial(trainings.measure_resume, precision=scale.half),
-            120,
-        ),
-        *(
-            Planned(
-                f"compiled steps, {network} at {size} pixels",
-                partial(speeds.measure_compiled, network=network, size=size),
-                120,
-            )
-            for network, size in shapes
-        ),
+        Planned("out of memory", trainings.measure_out_of_memory, 60, 20),
+        *for_shapes("training steps in other ways", speeds.measure_other_steps, 75, 15),
+        *for_shapes("compiled training steps", speeds.measure_compiled, 120, 30),
     ]
 
 
@@ -116,13 +125,19 @@ def main(args: list[str] | None = None) -> int:
     check_writable(given.out)
     given.out.mkdir(parents=True, exist_ok=True)
     scale = choose_scale()
-    results = Results(given.out, describe_machine())
+    planned = plan(scale)
+    parts = [PartResult(part.name) for part in planned]
+    results = Results(given.out, describe_machine() | {"minutes": given.minutes}, parts)
     results.write()
+    (given.out / _LOG).write_bytes(b"")
+    print(f"GPU: {results.machine['GPU']}", flush=True)
     with open_xrays(given.data, scale) as data:
-        for planned in plan(scale):
-            _run(planned, scale, data, results, deadline)
+        cores = usable_cores()
+        context = Context(scale, data, min(8, cores), cores, 60 * given.minutes)
+        for part, result in zip(planned, parts, strict=True):
+            _run(part, result, context, results, deadline)
     print(f"written: {given.out / 'gpu.md'}, {given.out / 'gpu.json'}")
-    return 1 if any(part.error for part in results.parts) else 0
+    return 1 if any(part.error for part in parts) else 0
 
 
 def describe_machine() -> Row:
@@ -172,29 +187,33 @@ def _find_masks(folder: Path) -> Path:
     return found[0]
 
 
-def _run(planned: Planned, scale: Scale, data: Data, results: Results, deadline: float) -> None:
+def _run(
+    planned: Planned, result: PartResult, base: Context, results: Results, deadline: float
+) -> None:
     """Run a part in the time that is left, and write every row as it comes."""
-    result = PartResult(planned.name)
-    results.parts.append(result)
-    started = time.monotonic()
+    started, log = time.monotonic(), results.folder / _LOG
     seconds = min(planned.seconds, deadline - started)
     print(f"\n{planned.name}", flush=True)
-    if seconds < _LEAST:
-        result.error = "left out, as the time is over"
-    else:
-        cores = usable_cores()
-        context = Context(scale, data, min(8, cores), cores, seconds)
-        try:
-            for row in run_isolated(planned.part, context, seconds, results.folder / "log.txt"):
-                result.rows.append(row)
-                result.seconds = time.monotonic() - started
-                print(f"  {row}", flush=True)
-                results.write()
-        except PartFailed as error:
-            result.error = str(error)
-    result.seconds = time.monotonic() - started
-    if result.error:
+    if seconds < planned.least:
+        needed, left = f"{planned.least:.0f} s", f"{max(0.0, seconds):.0f} s"
+        result.left_out = f"not enough time: it needs {needed}, and {left} were left"
+        print(f"  left out: {result.left_out}", flush=True)
+        results.write()
+        return
+    result.left_out = None
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"\n== {planned.name}\n")
+    try:
+        context = replace(base, seconds=seconds)
+        for row in run_isolated(planned.part, context, seconds, log):
+            result.rows.append(row)
+            result.seconds = time.monotonic() - started
+            print(f"  {as_line(row)}", flush=True)
+            results.write()
+    except PartFailed as error:
+        result.error = str(error)
         print(f"  {result.error}", flush=True)
+    result.seconds = time.monotonic() - started
     results.write()
 
 

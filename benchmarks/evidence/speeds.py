@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.evidence.isolated import Row
+from benchmarks.evidence.isolated import Row, describe
 from benchmarks.evidence.scale import NETWORKS, Context
 from benchmarks.speed import predict
 from benchmarks.speed.compare import rate
@@ -18,11 +18,11 @@ from benchmarks.speed.loader import open_ours, open_stage
 from benchmarks.speed.step import (
     Steps,
     count_operations,
+    measure_waiting,
     open_plain,
     open_training,
     peak_arithmetic,
     random_batch,
-    waiting_share,
 )
 from models.build import build_model
 from utils.distributed import Precision, launch, memory_format_for, peak_gpu_memory
@@ -30,6 +30,8 @@ from utils.memory import peak_memory
 from utils.training.losses import build_loss
 from utils.training.validation import validate
 
+_NOT_MEASURED = "not measured"
+_SHARE = "of the half-precision peak, %"
 _LARGER = 3
 """How much larger the batches are that show whether a GPU is busy with those of the original."""
 
@@ -55,8 +57,10 @@ class Way(NamedTuple):
 _LAST = torch.channels_last
 _WAYS = (
     Way("float32", "32-true", torch.contiguous_format),
-    Way("bfloat16", "bf16-mixed", torch.contiguous_format),
     Way("bfloat16, channels last", "bf16-mixed", _LAST),
+)
+_OTHER_WAYS = (
+    Way("bfloat16", "bf16-mixed", torch.contiguous_format),
     Way("bfloat16, channels last, larger batches", "bf16-mixed", _LAST, larger=_LARGER),
     Way("float16, channels last", "16-mixed", _LAST),
 )
@@ -64,22 +68,30 @@ _COMPILED = Way("bfloat16, channels last, compiled", "bf16-mixed", _LAST, compil
 
 
 def measure_steps(context: Context, network: str, size: int) -> Iterator[Row]:
-    """Time steps of the plain float32 loop and of ours in several ways.
+    """Time steps of the plain float32 loop, and of ours as it is and in float32.
 
     Yields:
-        One row per way; one that fails, as for want of memory, has an error in place of figures.
+        One row per way; one that fails, as for want of memory, has a reason in place of figures.
     """
-    steps = Steps(network, size, context.scale.batches[size], context.scale.steps)
+    steps = _steps(context, network, size)
     yield _time_way("plain float32 loop", steps, context.scale.rounds, lambda: open_plain(steps))
     for way in _WAYS:
-        if way.precision != "16-mixed" or torch.cuda.is_available():
+        yield _time_ours(way, steps, context.scale.rounds)
+
+
+def measure_other_steps(context: Context, network: str, size: int) -> Iterator[Row]:
+    """Time steps of ours in the other ways; rows as of `measure_steps`."""
+    steps = _steps(context, network, size)
+    for way in _OTHER_WAYS:
+        if way.precision == "16-mixed" and not context.scale.gpu:
+            yield _describe_way(way.name, steps) | {_NOT_MEASURED: "no GPU"}
+        else:
             yield _time_ours(way, steps, context.scale.rounds)
 
 
 def measure_compiled(context: Context, network: str, size: int) -> Iterator[Row]:
     """Time steps of the compiled network, and its first steps, which compile it."""
-    steps = Steps(network, size, context.scale.batches[size], context.scale.steps)
-    yield _time_ours(_COMPILED, steps, context.scale.rounds)
+    yield _time_ours(_COMPILED, _steps(context, network, size), context.scale.rounds)
 
 
 def measure_loading(context: Context, size: int) -> Iterator[Row]:
@@ -89,14 +101,12 @@ def measure_loading(context: Context, size: int) -> Iterator[Row]:
         load = open_ours(context.data, size, workers, batch, context.scale.images)
         yield {"size": size, "workers": workers, "images/s": _rate(load, context.scale.rounds)}
     for network in NETWORKS:
-        steps = Steps(network, size, batch, context.scale.steps)
-        waiting = waiting_share(context.data, steps, context.workers)
-        yield {
-            "size": size,
-            "workers": context.workers,
-            "network": network,
-            "waiting for images, %": 100 * waiting,
-        }
+        steps = _steps(context, network, size)
+        _free_memory()
+        waiting = measure_waiting(context.data, steps, context.workers)
+        row: Row = {"size": size, "workers": context.workers, "network": network}
+        row |= _describe_speed(steps, waiting.rate)
+        yield row | {"waiting for images, %": 100 * waiting.share}
 
 
 def measure_validation(context: Context, size: int) -> Iterator[Row]:
@@ -124,6 +134,10 @@ def measure_prediction(context: Context, size: int) -> Iterator[Row]:
     yield row | {"images/s": ratio.ours, "one at a time": ratio.baseline, "ratio": ratio.ratio}
 
 
+def _steps(context: Context, network: str, size: int) -> Steps:
+    return Steps(network, size, context.scale.batches[size], context.scale.steps)
+
+
 def _time_ours(way: Way, steps: Steps, rounds: int) -> Row:
     steps = steps._replace(batch=steps.batch * way.larger)
 
@@ -136,7 +150,7 @@ def _time_ours(way: Way, steps: Steps, rounds: int) -> Row:
 
 def _time_way(name: str, steps: Steps, rounds: int, build: Callable[[], Callable[[], int]]) -> Row:
     """Time a way of training after a first call, and measure its memory."""
-    row: Row = {"network": steps.network, "size": steps.size, "way": name, "batch": steps.batch}
+    row = _describe_way(name, steps)
     _free_memory()
     try:
         work = build()
@@ -145,11 +159,20 @@ def _time_way(name: str, steps: Steps, rounds: int, build: Callable[[], Callable
         row["first call, s"] = time.perf_counter() - start
         reached = _rate(work, rounds)
     except RuntimeError as error:
-        return row | {"error": str(error).splitlines()[0]}
-    row |= {"images/s": reached, "peak memory, GiB": peak_gpu_memory() or peak_memory()}
+        return row | {_NOT_MEASURED: describe(error)}
+    return row | _describe_speed(steps, reached)
+
+
+def _describe_way(name: str, steps: Steps) -> Row:
+    return {"network": steps.network, "size": steps.size, "way": name, "batch": steps.batch}
+
+
+def _describe_speed(steps: Steps, reached: float) -> Row:
+    """Describe a training of so many images per second, and the memory of its process so far."""
+    row: Row = {"images/s": reached, "peak memory, GiB": peak_gpu_memory() or peak_memory()}
     operations, peak = reached * count_operations(steps.network, steps.size), peak_arithmetic()
     row["TFLOP/s"] = operations / 1e12
-    return row | ({"of the peak, %": 100 * operations / peak} if peak else {})
+    return row | ({_SHARE: 100 * operations / peak} if peak else {})
 
 
 def _rate(work: Callable[[], int], rounds: int) -> float:

@@ -3,23 +3,34 @@
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from benchmarks.evidence.isolated import Row
-from benchmarks.evidence.scale import Context
+from benchmarks.evidence.scale import NETWORKS, Context
 from benchmarks.kills import SETTINGS, differences, disturb, finish
 from benchmarks.robustness.runs import fold_folder, small_data, start
+from utils.errors import one_line
+from utils.memory import GIB
 
-_IMAGES = 48
 _MARGIN = 0.3
 """Share of the time that is left for the last resume when killing stops."""
-_GPU_SHARE = 0.01
-"""Share of the GPU's memory that the training which runs out of it may use."""
-_CPU_BYTES = 2**30
-"""Memory that the same training may take on a CPU, beyond that of a process without a network."""
+_TOO_LITTLE = GIB
+"""Memory in bytes that holds a network with its optimizer, but no step of `_LARGE`."""
+_LARGE = {
+    "model_type": NETWORKS[0],
+    "image_size_stage1": "512",
+    "batch_size_stage1": "8",
+    "num_workers": "0",
+}
+_LARGE_IMAGES = 24
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -28,20 +39,22 @@ def measure_resume(context: Context, precision: str) -> Iterator[Row]:
 
     The trainings freeze and thaw the encoder, and end with accumulated gradients.
     """
-    settings = _settings(context) | {"deterministic": "true", "precision": precision}
+    scale = context.scale
+    settings = _settings(scale.training) | {"deterministic": "true", "precision": precision}
     started = time.monotonic()
-    with small_data(_IMAGES) as folder:
+    with small_data(scale.training_images) as folder, _in_half(precision, scale.gpu):
         finish(folder, "undisturbed", settings)
         row: Row = {"precision": precision, "training, s": time.monotonic() - started}
         deadline = started + (1 - _MARGIN) * context.seconds
-        done = disturb(folder, context.scale.kills, deadline, settings)
+        done = disturb(folder, scale.kills, deadline, settings)
         if not done:
             raise RuntimeError(
                 f"the undisturbed training took {row['training, s']:.0f} s, which left no time for "
                 "a kill; give more --minutes"
             )
         finish(folder, "killed", {"resume": "true", **settings})
-        one, other = (fold_folder(folder, name) for name in ("undisturbed", "killed"))
+        names = ("undisturbed", "killed")
+        one, other = (fold_folder(folder, name, settings["model_type"]) for name in names)
         found = differences(one, other)
         row |= {"loss scale": _loss_scale(one), "kills": _describe(done)}
         yield row | {"differences": "; ".join(found) if found else "none: same bits"}
@@ -49,30 +62,45 @@ def measure_resume(context: Context, precision: str) -> Iterator[Row]:
 
 def measure_out_of_memory(context: Context) -> Iterator[Row]:
     """Train with too little memory, and quote what is said about it."""
-    changes = {"image_size_stage1": "512", "batch_size_stage1": "8", "num_workers": "0"}
-    with small_data(_IMAGES) as folder:
-        process = start(folder, "large", _settings(context) | changes, _limit_memory)
+    changes = _settings({**context.scale.training, **_LARGE})
+    with small_data(_LARGE_IMAGES) as folder:
+        process = start(folder, "large", changes, _limit_memory)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        lines = (folder / "large.txt").read_text(errors="replace").splitlines()
-    said = next((line for line in lines if "out of memory with" in line), None)
-    if said is None:
-        raise RuntimeError(f"exit code {code}, and no advice: {' / '.join(lines[-2:])}")
-    # A progress bar may stand before it in the same line.
-    yield {"exit code": code, "message": said[said.index("error: ") :]}
+        output = (folder / "large.txt").read_text(errors="replace")
+    # A progress bar may stand before it in the same line, and the command to resume is below it.
+    _, error, said = output.rpartition("error: ")
+    if "out of memory with" not in said:
+        end = " / ".join(output.splitlines()[-2:])
+        raise RuntimeError(f"exit code {code}, and no advice: {end}")
+    yield {"exit code": code, "message": one_line(error + said, 1000)}
 
 
-def _settings(context: Context) -> dict[str, str]:
-    first, second = map(str, context.scale.training)
-    sizes = {"image_size_stage1": first, "image_size_stage2": second}
-    return SETTINGS | sizes | {"accelerator": "auto", "devices": "1"}
+def _settings(training: Mapping[str, str]) -> dict[str, str]:
+    return {**SETTINGS, **training, "accelerator": "auto", "devices": "1"}
+
+
+def _in_half(precision: str, gpu: bool) -> AbstractContextManager:
+    """Let trainings on a CPU compute in float16 with its loss scaler, for which Fabric has no flag.
+
+    Whether there is a GPU cannot be asked of torch here: no fork of a process that did can use it.
+    """
+    if gpu or precision != "16-mixed":
+        return nullcontext()
+
+    def open_fabric(precision: str, **others: Any) -> Fabric:
+        return Fabric(plugins=MixedPrecision("16-mixed", "cpu"), **others)
+
+    return patch("utils.distributed.Fabric", open_fabric)
 
 
 def _limit_memory() -> None:
     if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(_GPU_SHARE)
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, _TOO_LITTLE / total))
         return
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * _PAGE + _CPU_BYTES,) * 2)
+    # Not the address space, of which every thread reserves much more than it uses.
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    resource.setrlimit(resource.RLIMIT_DATA, (pages * _PAGE + _TOO_LITTLE,) * 2)
 
 
 def _loss_scale(fold: Path) -> float | None:

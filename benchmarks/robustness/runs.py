@@ -1,6 +1,7 @@
 """Small real trainings in child processes, for tests that need many of them."""
 
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,8 +67,7 @@ def start(
         code = 1
         try:
             output = os.open(folder / f"{run_name}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
+            _write_to(output)
             prepare_child()
             code = main.main(words)
         except BaseException:
@@ -77,6 +77,16 @@ def start(
     return process
 
 
-def fold_folder(folder: Path, run_name: str) -> Path:
+def fold_folder(folder: Path, run_name: str, network: str = "unet_resnet34") -> Path:
     """Return the folder of the fold that `start` trains."""
-    return folder / "checkpoints" / "unet_resnet34" / run_name / "fold0"
+    return folder / "checkpoints" / network / run_name / "fold0"
+
+
+def _write_to(output: int) -> None:
+    """Send what this process prints to an open file, whoever printed to where before."""
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    # Those of the forked process may write elsewhere, as they do in a test whose output is kept,
+    # or hold lines of that process.
+    sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)

@@ -76,12 +76,13 @@ def measure(data: Data, size: int, workers: int) -> tuple[Ratio, str]:
     with _side(_open_ours, size) as ours, _side(_open_plain, size) as plain:
         turns = [(ours(), plain()) for _ in range(_ROUNDS)]
     mine, theirs = zip(*turns, strict=True)
+    waiting = measure_waiting(data, _steps(size), workers).share
     rate, plain_rate = (median(turn.rate for turn in side) for side in (mine, theirs))
     ratio = Ratio(f"step_{size}", rate, plain_rate, "images/s")
     text = (
         f"{size} pixels: {ratio.ours:.2f} images/s in {mine[-1].memory:.1f} GiB, plain loop "
         f"{ratio.baseline:.2f} images/s in {theirs[-1].memory:.1f} GiB; "
-        f"{100 * waiting_share(data, _steps(size), workers):.1f} % of the time waiting for images"
+        f"{100 * waiting:.1f} % of the time waiting for images"
     )
     return ratio, text + _describe_arithmetic(size, ratio.ours)
 
@@ -195,8 +196,15 @@ def _open_plain(size: int) -> Callable[[], int]:
     return open_plain(_steps(size))
 
 
-def waiting_share(data: Data, steps: Steps, workers: int) -> float:
-    """Return the share of time spent waiting for loaded batches, after a warm-up."""
+class Waiting(NamedTuple):
+    """Images per second of a training from files, and the share of its time spent waiting."""
+
+    rate: float
+    share: float
+
+
+def measure_waiting(data: Data, steps: Steps, workers: int) -> Waiting:
+    """Train on loaded batches, after a warm-up."""
     train = open_training(steps)
     stage = open_stage(data, steps.size, steps.batch, workers)
     waits: list[float] = []
@@ -204,8 +212,9 @@ def waiting_share(data: Data, steps: Steps, workers: int) -> float:
     train(batches)
     waits.clear()
     start = time.perf_counter()
-    train(batches)
-    return sum(waits) / (time.perf_counter() - start)
+    images = train(batches)
+    seconds = time.perf_counter() - start
+    return Waiting(images / seconds, sum(waits) / seconds)
 
 
 def _timed(batches: Iterator, waits: list[float]) -> Iterator:
