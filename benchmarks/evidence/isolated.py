@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context, set_start_method
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -73,6 +73,9 @@ def _end(process: SpawnProcess) -> None:
 
 def _serve(part: Part, context: object, sender: Connection, log: Path) -> None:
     os.setsid()
+    # A spawned process would spawn its own as well, and each of the workers that load images would
+    # take seconds to import torch, which those of a training do not: they are forked.
+    set_start_method(get_all_start_methods()[0], force=True)
     with open(log, "ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)

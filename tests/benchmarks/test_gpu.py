@@ -1,6 +1,7 @@
 """The command for GPUs: parts end on their own, results are kept, and every part runs on a CPU."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def test_a_part_has_rows_and_its_output_goes_to_the_log(tmp_path):
     log = tmp_path / "log.txt"
     assert collect(parts.measures, 60, log) == ([{"value": 7}, {"value": 8}], None)
     assert log.read_text() == "a line of the part\n"
+
+
+def test_the_workers_of_a_part_start_as_those_of_a_training(tmp_path):
+    (row,), error = collect(parts.names_start_method, 60, tmp_path / "log.txt")
+    assert row == {"method": multiprocessing.get_all_start_methods()[0]}
+    assert error is None
 
 
 def test_a_part_that_fails_keeps_its_rows_and_says_why(tmp_path):

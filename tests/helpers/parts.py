@@ -1,5 +1,6 @@
 """Parts for benchmarks.evidence.isolated, which are looked up by name in a process of their own."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -14,6 +15,11 @@ def measures(context: int) -> Iterator[Row]:
     print("a line of the part")
     yield {"value": context}
     yield {"value": context + 1}
+
+
+def names_start_method(context: int) -> Iterator[Row]:
+    """Yield how this process starts others."""
+    yield {"method": multiprocessing.get_start_method()}
 
 
 def fails(context: int) -> Iterator[Row]:
