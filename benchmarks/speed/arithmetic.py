@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from models.build import build_model
 from models.cpu.depthwise import FloatDepthwiseGradients
+from models.cpu.exact_encoder import is_depthwise
 from models.interface import normalise
 from utils.console import open_parser
 from utils.training.losses import build_loss
@@ -47,9 +48,8 @@ class _Side(NamedTuple):
 
 def depthwise_convolutions(network: nn.Module) -> tuple[int, int]:
     """Count the depthwise convolutions of a network, and all of its convolutions."""
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    depthwise = [c for c in convolutions if 1 < c.groups == c.in_channels]
-    return len(depthwise), len(convolutions)
+    modules = list(network.modules())
+    return sum(map(is_depthwise, modules)), sum(isinstance(m, nn.Conv2d) for m in modules)
 
 
 def measure(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.build import build_model
+from models.cpu.exact_encoder import compute_encoder_in_float32
 from models.cpu.fusion import fold_batch_norms
 from models.interface import Output, normalise, read_output
 from models.sizes import check_scales, scaled_sizes
@@ -112,11 +113,13 @@ class Ensemble(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def _prepare(self, networks: Iterable[nn.Module]) -> nn.ModuleList:
-        """Fold batch norm away where a CPU computes in bfloat16, whose passes it slows down."""
+        """Make networks faster and more exact where a CPU computes in bfloat16."""
         prepared = nn.ModuleList(networks).eval()
         precision = getattr(self.fabric.strategy.precision, "precision", None)
         if self.fabric.device.type == "cpu" and precision == "bf16-mixed":
-            return nn.ModuleList(map(fold_batch_norms, prepared))
+            prepared = nn.ModuleList(map(fold_batch_norms, prepared))
+            for network in prepared:
+                compute_encoder_in_float32(network)
         return prepared
 
     @torch.inference_mode()
