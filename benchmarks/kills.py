@@ -50,7 +50,7 @@ _PHASES = {
 _NAMES = (_OTHER, *_PHASES)
 _CURVES = ("loss/train", "loss/val", "dice/all", "dice/positive", "dice/empty_kept", "lr")
 _MAX_DELAY = 0.2
-"""Maximum time from the start of a phase to the kill, in seconds."""
+"""Maximum time from the start of a phase to the kill, in seconds; less where phases are shorter."""
 
 
 class Phase:
@@ -90,14 +90,16 @@ def kill_in(process: int, target: str, phase: Phase, rng: random.Random) -> bool
     Returns:
         Whether it was killed; the run may end first.
     """
+    longest = _MAX_DELAY
     while os.waitpid(process, os.WNOHANG) == (0, 0):
         if str(phase) == target:
-            time.sleep(rng.uniform(0, _MAX_DELAY))
-            # The phase may have ended during the delay.
+            time.sleep(rng.uniform(0, longest))
             if str(phase) == target:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
                 return True
+            # The phase ended during the delay, and a short run has few more.
+            longest /= 2
         time.sleep(0.0005)
     return False
 
