@@ -108,7 +108,7 @@ def plan(scale: Scale) -> list[Planned]:
         ),
         Planned("out of memory", trainings.measure_out_of_memory, 60, 20),
         *for_shapes("training steps in other ways", speeds.measure_other_steps, 75, 15),
-        *for_shapes("compiled training steps", speeds.measure_compiled, 120, 30),
+        *for_shapes("compiled training steps", speeds.measure_compiled, 200, 30),
     ]
 
 

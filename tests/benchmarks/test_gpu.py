@@ -296,10 +296,11 @@ def test_what_fits_into_the_time_is_measured_and_the_rest_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_in_float16_is_killed_and_resumed_with_the_same_bits(tmp_path):
-    part = partial(trainings.measure_resume, precision="16-mixed")
+@pytest.mark.parametrize(("precision", "scaled"), [("auto", False), ("16-mixed", True)])
+def test_a_training_is_killed_and_resumed_with_the_same_bits(tmp_path, precision, scaled):
+    part = partial(trainings.measure_resume, precision=precision)
     (row,) = run_isolated(part, CONTEXT, CONTEXT.seconds, tmp_path / "log.txt")
-    assert row["loss scale"] > 0
+    assert bool(row["loss scale"]) == scaled
     assert row["kills"].startswith("1 in a ")
     assert row["differences"] == "none: same bits"
 
