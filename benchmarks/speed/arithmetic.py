@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from models.build import build_model
 from models.cpu.depthwise import FloatDepthwiseGradients
-from models.cpu.exact_encoder import is_depthwise
+from models.exact_encoder import is_depthwise
 from models.interface import normalise
 from utils.console import open_parser
 from utils.training.losses import build_loss

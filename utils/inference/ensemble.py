@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.build import build_model
-from models.cpu.exact_encoder import compute_encoder_in_float32
 from models.cpu.fusion import fold_batch_norms
+from models.exact_encoder import compute_encoder_in_float32
 from models.interface import Output, normalise, read_output
 from models.sizes import check_scales, scaled_sizes
 from utils.config.normalisation import IMAGENET, Normalisation
@@ -113,13 +113,15 @@ class Ensemble(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def _prepare(self, networks: Iterable[nn.Module]) -> nn.ModuleList:
-        """Make networks faster and more exact where a CPU computes in bfloat16."""
+        """Set networks up to predict: in bfloat16 more exactly and, on a CPU, faster."""
         prepared = nn.ModuleList(networks).eval()
-        precision = getattr(self.fabric.strategy.precision, "precision", None)
-        if self.fabric.device.type == "cpu" and precision == "bf16-mixed":
+        if getattr(self.fabric.strategy.precision, "precision", None) != "bf16-mixed":
+            return prepared
+        device = self.fabric.device.type
+        if device == "cpu":
             prepared = nn.ModuleList(map(fold_batch_norms, prepared))
-            for network in prepared:
-                compute_encoder_in_float32(network)
+        for network in prepared:
+            compute_encoder_in_float32(network, device)
         return prepared
 
     @torch.inference_mode()

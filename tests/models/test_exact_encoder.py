@@ -7,7 +7,7 @@ import torch
 from lightning_fabric import Fabric
 
 from models.build import build_model
-from models.cpu.exact_encoder import compute_encoder_in_float32
+from models.exact_encoder import compute_encoder_in_float32
 from models.interface import encoder_of
 from utils.inference.ensemble import Ensemble
 
@@ -27,7 +27,7 @@ def features_of(network, image):
 def test_the_encoder_computes_what_it_does_in_float32_and_the_decoder_does_not():
     network = build_model(LITE, pretrained=False).eval()
     exact = copy.deepcopy(network)
-    compute_encoder_in_float32(exact)
+    compute_encoder_in_float32(exact, "cpu")
     image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         encoder = encoder_of(network)
@@ -46,9 +46,9 @@ def test_other_encoders_are_left_as_they_are():
     network = build_model(RESNET, pretrained=False).eval()
     image = torch.rand(1, 3, 64, 64)
     before = features_of(network, image)
-    compute_encoder_in_float32(network)
+    compute_encoder_in_float32(network, "cpu")
     assert all(map(torch.equal, features_of(network, image), before))
-    compute_encoder_in_float32(torch.nn.Conv2d(3, 3, 3, groups=3))
+    compute_encoder_in_float32(torch.nn.Conv2d(3, 3, 3, groups=3), "cpu")
 
 
 @pytest.mark.parametrize(("precision", "used"), [("bf16-mixed", True), ("32-true", False)])
