@@ -144,7 +144,7 @@ def test_bad_files_get_one_line(exported, tmp_path, capsys):
         assert str(bad) in message
         return message
 
-    assert "no exported network at" in refusal()
+    assert "does not exist; give a file that python -m models.export wrote" in refusal()
     bad.write_bytes(b"not a graph")
     assert "cannot read it as ONNX" in refusal()
     model = onnx.load(run / "model.onnx")
