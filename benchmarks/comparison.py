@@ -1,12 +1,13 @@
 """Out-of-fold results of several ways to train, image by image, and their paired differences."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from utils.commands.paths import file_to_read, folder_to_read
 from utils.csv_files import read_columns
 from utils.errors import InputError
 from utils.evaluation.bootstrap import bootstrap_interval
@@ -70,6 +71,24 @@ def read_scored(path: Path) -> Scored:
         numbers["score"],
         numbers["seconds"],
     )
+
+
+def add_fold_flags(add: Callable) -> None:
+    """Add the flags of the data and of its folds, with the `add_argument` of a parser."""
+    add(
+        "--data",
+        type=folder_to_read("--data", "a folder with train_images/ and train_mask/"),
+        required=True,
+        help="folder with train_images/ and train_mask/",
+    )
+    add(
+        "--groups",
+        type=file_to_read("--groups", "a csv of ImageId,PatientId"),
+        required=True,
+        help="csv with the columns ImageId and PatientId",
+    )
+    add("--n_splits", type=int, default=5, help="number of folds (default: 5)")
+    add("--folds", default="0,1", help="folds to train (default: 0,1)")
 
 
 def compare(name: str, mine: Scored, first: Scored) -> dict:

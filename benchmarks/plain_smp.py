@@ -29,14 +29,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from benchmarks.comparison import Scored
+from benchmarks.comparison import Scored, add_fold_flags
 from datasets.folds import Fold, get_fold, make_folds
 from datasets.patients import read_patients
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
 from models.pretrained.packages import find_packaged, package_for
 from models.pretrained.weights import load_encoder
-from utils.commands.paths import file_to_read, file_to_write, folder_to_read
+from utils.commands.paths import file_to_write
 from utils.console import open_parser
 from utils.errors import InputError, command
 from utils.evaluation.scoring import dice_score
@@ -174,18 +174,7 @@ def main(args: list[str] | None = None) -> int:
 def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python -m benchmarks.plain_smp", __doc__)
     add = parser.add_argument
-    add(
-        "--data",
-        type=folder_to_read("--data", "a folder with train_images/ and train_mask/"),
-        required=True,
-        help="folder with train_images/ and train_mask/",
-    )
-    add(
-        "--groups",
-        type=file_to_read("--groups", "a csv of ImageId,PatientId"),
-        required=True,
-        help="csv with the columns ImageId and PatientId",
-    )
+    add_fold_flags(add)
     add(
         "--out",
         type=file_to_write("--out"),
@@ -197,8 +186,6 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--epochs", type=int, default=12, help="epochs (default: 12)")
     add("--lr", type=float, default=3e-4, help="learning rate (default: 3e-4)")
     add("--batch", type=int, default=8, help="images per step (default: 8)")
-    add("--n_splits", type=int, default=5, help="number of folds (default: 5)")
-    add("--folds", default="0,1", help="folds to train (default: 0,1)")
     add("--seed", type=int, default=1, help="seed of every fold (default: 1)")
     add("--num_workers", type=int, default=2, help="loader processes (default: 2)")
     add("--bfloat16", action="store_true", help="compute in mixed bfloat16 (default: float32)")

@@ -33,13 +33,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.comparison import Scored, as_table, compare, read_scored
+from benchmarks.comparison import Scored, add_fold_flags, as_table, compare, read_scored
 from benchmarks.scaling import RECIPES, Bounds, read_recipe, scale
 from datasets.folds import read_folds
 from datasets.patients import read_patients
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
-from utils.commands.paths import file_to_read, folder_to_read, folder_to_write
+from utils.commands.paths import file_to_read, folder_to_write
 from utils.config.command_line import load_config
 from utils.config.layout import list_checkpoints
 from utils.config.settings import Config
@@ -214,18 +214,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser = open_parser("python -m benchmarks.recipes", __doc__)
     add = parser.add_argument
     add("recipes", nargs="+", help="names in recipes/, with optional changes after @")
-    add(
-        "--data",
-        type=folder_to_read("--data", "a folder with train_images/ and train_mask/"),
-        required=True,
-        help="folder with train_images/ and train_mask/",
-    )
-    add(
-        "--groups",
-        type=file_to_read("--groups", "a csv of ImageId,PatientId"),
-        required=True,
-        help="csv with the columns ImageId and PatientId",
-    )
+    add_fold_flags(add)
     add(
         "--out",
         type=folder_to_write,
@@ -244,8 +233,6 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     add("--model_type", help="network of every recipe (default: its own)")
     add("--pretrained", action="store_true", help="start encoders from ImageNet weights")
     add("--batch", type=int, default=8, help="images per step (default: 8)")
-    add("--n_splits", type=int, default=5, help="number of folds (default: 5)")
-    add("--folds", default="0,1", help="folds to train (default: 0,1)")
     add("--seed", type=int, default=1, help="seed of every run (default: 1)")
     add("--precision", default="auto", help="floating-point precision (default: auto)")
     add("--jobs", type=int, help="folds to train at the same time (default: all of a recipe)")

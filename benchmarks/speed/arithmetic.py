@@ -1,6 +1,6 @@
 """Speed of every arithmetic on this CPU: float32 and bfloat16, as NCHW and as channels last.
 
-    python -m benchmarks.speed.arithmetic [--size 256] [--batch_size 2] [--threads 1] [--models ...]
+    python -m benchmarks.speed.arithmetic [--size 256] [--batch_size 8] [--threads 1] [--models ...]
 
 Prints a Markdown table: for each network its share of depthwise convolutions, and the processor
 time per image of a training step and of a prediction, each the fastest of some that are taken in
@@ -31,14 +31,14 @@ _MODELS = (
     "unet_resnet34",
     "deeplabv3plus",
     "smp:Unet:tu-tf_efficientnet_lite0",
+    "smp:DeepLabV3Plus:tu-tf_efficientnet_lite0",
     "smp:Unet:tu-mobilenetv2_100",
     "smp:Unet:tu-efficientnet_b0",
-    "smp:Unet:tu-convnext_atto",
 )
 _KINDS = tuple(product((False, True), (torch.contiguous_format, torch.channels_last)))
 """Whether to compute in bfloat16, and the order of the weights."""
 _TITLES = ("float32", "float32, channels last", "bfloat16", "bfloat16, channels last")
-_PURE = "bfloat16 gradients"
+_PURE = "its gradients in bfloat16"
 
 
 class _Side(NamedTuple):
@@ -110,7 +110,7 @@ def main(args: list[str] | None = None) -> None:
     parser = open_parser("python -m benchmarks.speed.arithmetic", __doc__)
     add = parser.add_argument
     add("--size", type=int, default=256, help="side of the image in pixels (default: 256)")
-    add("--batch_size", type=int, default=2, help="images per step (default: 2)")
+    add("--batch_size", type=int, default=8, help="images per step (default: 8)")
     add("--threads", type=int, default=1, help="of torch (default: 1)")
     add("--rounds", type=int, default=2, help="steps after the first (default: 2)")
     add("--models", nargs="+", default=_MODELS, help="names of networks (default: six)")

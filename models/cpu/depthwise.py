@@ -35,7 +35,7 @@ def _conv2d(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Call torch.conv2d, or the function below for a depthwise convolution."""
+    """Call torch.conv2d, or `_Depthwise` for a depthwise convolution that may be trained."""
     if (
         groups == 1
         or groups != input.shape[1]
