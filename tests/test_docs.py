@@ -311,8 +311,8 @@ def test_make_targets_exist():
         assert re.search(rf"^(?:[\w-]+ )*{target}(?: [\w-]+)*:", makefile, re.MULTILINE), target
 
 
-def test_the_rooms_of_the_readme_hold_every_module_once():
-    _, _, table = PAGES["README.md"].partition("## Where things are")
+def test_the_list_of_rooms_has_every_module_once():
+    _, _, table = PAGES["CONTRIBUTING.md"].partition("## Where things go")
     named = []
     for room, files in re.findall(r"^\| (.+?) \| (.+) \|$", table, re.MULTILINE):
         folder = room.strip("`") if room.endswith("/`") else ""
