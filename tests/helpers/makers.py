@@ -63,7 +63,8 @@ def make_rows(seed: int, gate: bool, presence: bool) -> tuple[list[tuple], list[
     """Generate levels, true masks and, on request, gate maps and presence, and measure them.
 
     Returns:
-        (levels, mask, gate, presence) of each image, and the rows.
+        (levels, mask, gate, presence, maximum) of each image, and the rows. The maximum lies half a
+        level above the lowest probability of its level.
     """
     rng = np.random.default_rng(seed)
     given = []
@@ -73,8 +74,15 @@ def make_rows(seed: int, gate: bool, presence: bool) -> tuple[list[tuple], list[
         # With half of the pixels low, there are many components.
         levels = np.where(rng.random(levels.shape) < 0.5, levels, 3).astype(np.uint8)
         probability = float(np.float32(rng.choice([0.0, 0.2, 0.3, 0.6, 0.9, 1.0])))
+        maximum = float(np.float32(min(1, ((gate_levels if gate else levels).max() + 0.5) / 255)))
         given.append(
-            (levels, mask, gate_levels if gate else None, probability if presence else None)
+            (
+                levels,
+                mask,
+                gate_levels if gate else None,
+                probability if presence else None,
+                maximum,
+            )
         )
     rows = [measure_prediction(f"image{i}", *parts) for i, parts in enumerate(given)]
     return given, rows

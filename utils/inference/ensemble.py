@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from utils.config.normalisation import IMAGENET, Normalisation
 from utils.config.settings import Config
 from utils.config.tta import NO_TTA, TTA
 from utils.errors import InputError
-from utils.inference.maps import LevelMaps, check_probabilities
+from utils.inference.maps import LevelMaps
 from utils.inference.runs import Checkpoints, View, WeightedRun, view_of
 from utils.postprocessing.maps.tensors import resize_probability, to_levels
 from utils.safe_load import reason_of
@@ -54,33 +53,13 @@ class FullSizeMaps(NamedTuple):
     gate: Tensor
     presence: float | None
 
-    def check(self, name: object) -> None:
-        """Refuse values that are not probabilities.
-
-        Args:
-            name: the image, for the error message.
-
-        Raises:
-            InputError: a value is not between 0 and 1.
-        """
-        maxima = (self.probability.max().item(), self.gate_maximum())
-        check_probabilities(name, (*maxima, self.presence or 0.0))
-
-    def gate_maximum(self) -> float:
-        """Return the largest probability of the gate map."""
-        return self.gate.max().item()
-
     def to_level_maps(self) -> LevelMaps:
         """Return what the rule needs, in memory that is not the device's."""
-        maximum = self.probability.max().item()
-        return LevelMaps(*self.levels(), maximum, self.gate_maximum(), self.presence)
-
-    def levels(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the levels of both maps, [H,W] uint8; None for the gate map if it is the same."""
-        levels = to_levels(self.probability).cpu().numpy()
+        maximum, levels = self.probability.max().item(), to_levels(self.probability).cpu().numpy()
         if self.gate is self.probability:
-            return levels, None
-        return levels, to_levels(self.gate).cpu().numpy()
+            return LevelMaps(levels, None, maximum, maximum, self.presence)
+        gate = to_levels(self.gate).cpu().numpy()
+        return LevelMaps(levels, gate, maximum, self.gate.max().item(), self.presence)
 
 
 class Ensemble(nn.Module):

@@ -1,6 +1,7 @@
 """The prediction loop with torch: batch -> blend -> one full-size map per image."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
 
 from datasets.workers import Loader
-from utils.inference.ensemble import Blend, FullSizeMaps
+from utils.inference.ensemble import Blend
 from utils.inference.images import ImageFiles, LoadedBatch, LoadedImage, collate, predict_files
 from utils.inference.maps import Batch, Item, LevelMaps
 from utils.inference.pictures import Pictures
@@ -53,8 +54,8 @@ def open_prediction_loader(
 
 def predict_batch(
     fabric: Fabric, blend: Blend, batch: Batch[Item]
-) -> Iterator[tuple[Item, FullSizeMaps]]:
-    """Predict a batch; yield each image with its maps, one at a time.
+) -> Iterator[tuple[Item, LevelMaps]]:
+    """Predict a batch; yield each image with its maps at the original size, one at a time.
 
     Args:
         fabric: the device.
@@ -62,7 +63,8 @@ def predict_batch(
         batch: the images for `blend.views`.
     """
     images = [view.to(fabric.device, non_blocking=True) for view in batch.images]
-    yield from zip(batch.items, blend(images, batch.sizes), strict=True)
+    for item, maps in zip(batch.items, blend(images, batch.sizes), strict=True):
+        yield item, maps.to_level_maps()
 
 
 def open_loader(dataset: ImageFiles, batch_size: int, num_workers: int) -> Loader:
@@ -82,11 +84,7 @@ def predict_images(
     segmentations: Segmentations | None = None,
 ) -> tuple[list[Prediction], list[Problem]]:
     """Predict the images of a loader on a device; see `predict_files`."""
-
-    def predict(batch: Batch[LoadedImage]) -> Iterator[tuple[LoadedImage, LevelMaps]]:
-        for loaded, maps in predict_batch(fabric, blend, batch):
-            yield loaded, maps.to_level_maps()
-
+    predict = partial(predict_batch, fabric, blend)
     total, shown = len(cast(ImageFiles, loader.dataset)), fabric.is_global_zero
     return predict_files(
         predict, loader, total, rule, pictures, skip_bad, only_read, shown, segmentations

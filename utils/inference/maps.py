@@ -1,6 +1,5 @@
 """What passes between the files of a prediction and the networks, whatever runs these."""
 
-from collections.abc import Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -42,22 +41,16 @@ class LevelMaps(NamedTuple):
     presence: float | None
 
     def check(self, name: object) -> None:
-        """Refuse values that are not probabilities; raises as `check_probabilities` does."""
-        check_probabilities(name, (self.maximum, self.gate_maximum, self.presence or 0.0))
+        """Refuse values that are not probabilities.
 
+        Args:
+            name: the image, for the error message.
 
-def check_probabilities(name: object, values: Iterable[float]) -> None:
-    """Refuse values that are not probabilities.
-
-    Args:
-        name: the image, for the error message.
-        values: the largest values of each of its maps.
-
-    Raises:
-        InputError: a value is not between 0 and 1.
-    """
-    for value in values:
-        if not 0 <= value <= 1:
-            raise InputError(
-                f"{name}: the predicted probability is {value}; try --precision 32-true"
-            )
+        Raises:
+            InputError: a value is not between 0 and 1.
+        """
+        for value in (self.maximum, self.gate_maximum, self.presence or 0.0):
+            if not 0 <= value <= 1:
+                raise InputError(
+                    f"{name}: the predicted probability is {value}; try --precision 32-true"
+                )

@@ -1,6 +1,7 @@
 """Predicts the validation images of a fold with that fold's networks; measures the maps.
 
-Thresholds are chosen on these histograms, so images are predicted exactly as predict.py does.
+Thresholds are chosen on these histograms, so images are predicted as predict.py does, but for one
+thing: it averages the networks of all folds, whose maps have lower peaks than those of one fold's.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ class OutOfFoldRow(NamedTuple):
         mask: [256] int32, see `Histograms`.
         gate: [256] int32, see `Histograms`; None if the probability map is the gate map.
         presence: probability; None without a presence head.
+        maximum: largest probability of the gate map; None if only its level is known.
         components: [C,4] int64, see `find_components`; None if there are too many.
     """
 
@@ -50,6 +52,7 @@ class OutOfFoldRow(NamedTuple):
     mask: np.ndarray
     gate: np.ndarray | None
     presence: float | None
+    maximum: float | None
     components: np.ndarray | None
 
 
@@ -62,6 +65,7 @@ class PredictedMaps(NamedTuple):
         mask: [H,W] uint8 of 0 and 1, the truth.
         gate: [H,W] uint8, levels of the gate map; None if it is `levels`.
         presence: probability of the presence head; None without one.
+        maximum: largest probability of the gate map.
     """
 
     id: str
@@ -69,6 +73,7 @@ class PredictedMaps(NamedTuple):
     mask: np.ndarray
     gate: np.ndarray | None
     presence: float | None
+    maximum: float
 
 
 class OutOfFoldImage(NamedTuple):
@@ -169,7 +174,7 @@ def predict_out_of_fold(
     mine = range(fabric.global_rank, len(ids), fabric.world_size)
     loader = _open_loader(pixels, batch_size, num_workers, mine)
     rows = map_in_order(
-        lambda parts: measure_prediction(*parts), _predict(fabric, blend, loader, ids)
+        lambda maps: measure_prediction(*maps), _predict(fabric, blend, loader, ids)
     )
     bar = tqdm(
         rows,
@@ -200,7 +205,7 @@ def predict_maps(
         InputError: an image cannot be read, or a prediction is not a probability.
     """
     loader = _open_loader(pixels, batch_size, 0, range(len(ids)))
-    return (PredictedMaps(*parts) for parts in _predict(fabric, blend, loader, ids))
+    return _predict(fabric, blend, loader, ids)
 
 
 def measure_prediction(
@@ -209,6 +214,7 @@ def measure_prediction(
     mask: np.ndarray,
     gate: np.ndarray | None = None,
     presence: float | None = None,
+    maximum: float | None = None,
 ) -> OutOfFoldRow:
     """Measure one prediction at its image's original size.
 
@@ -218,12 +224,15 @@ def measure_prediction(
         mask: [H,W] uint8 of 0 and 1, the truth.
         gate: [H,W] uint8, levels of the gate map; None if it is `levels`.
         presence: probability of the presence head; None without one.
+        maximum: largest probability of the gate map; None if only its level is known.
     """
     everything, inside = _count(levels, mask)
     gate_counts = None if gate is None else _count(gate, mask)[0]
     components = find_components(levels, mask)
     height, width = levels.shape
-    return OutOfFoldRow(id, height, width, everything, inside, gate_counts, presence, components)
+    return OutOfFoldRow(
+        id, height, width, everything, inside, gate_counts, presence, maximum, components
+    )
 
 
 def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Histograms:
@@ -231,17 +240,18 @@ def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Hist
 
     Args:
         ids: one or more image ids, in the order of the result.
-        rows: one per image, in any order; a gate in all or none, a presence in all or none.
+        rows: one per image, in any order; a gate, a presence and a maximum each in all or none.
 
     Raises:
         KeyError: an image has no row.
-        ValueError: there are more rows than images, or only some have a gate or a presence.
+        ValueError: there are more rows than images, or only some have a gate, a presence or a
+            maximum.
     """
     by_id = {row.id: row for row in rows}
     ordered = [by_id.pop(name) for name in ids]
     if by_id:
         raise ValueError(f"rows for unknown images: {sorted(by_id)[:3]}")
-    for name in ("gate", "presence"):
+    for name in ("gate", "presence", "maximum"):
         if len({getattr(row, name) is None for row in ordered}) > 1:
             raise ValueError(f"some images have a {name} and some have none")
     column = {name: [getattr(row, name) for row in ordered] for name in OutOfFoldRow._fields}
@@ -254,6 +264,7 @@ def collect_histograms(ids: Sequence[str], rows: Iterable[OutOfFoldRow]) -> Hist
         mask=np.stack(column["mask"]),
         gate=None if first.gate is None else np.stack(column["gate"]),
         presence=None if first.presence is None else np.array(column["presence"], np.float32),
+        maximum=None if first.maximum is None else np.array(column["maximum"], np.float32),
         components=_join_components(column["components"]),
     )
 
@@ -267,14 +278,14 @@ def _open_loader(
 
 def _predict(
     fabric: Fabric, blend: Blend, loader: Loader, ids: Sequence[str]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray | None, float | None]]:
-    """Yield the arguments of `measure_prediction`, image by image."""
+) -> Iterator[PredictedMaps]:
     for batch in loader:
         for image, maps in predict_batch(fabric, blend, batch):
             name = ids[image.position]
             maps.check(f"image {name}")
-            levels, gate = maps.levels()
-            yield name, levels, image.mask.numpy(), gate, maps.presence
+            yield PredictedMaps(
+                name, maps.levels, image.mask.numpy(), maps.gate, maps.presence, maps.gate_maximum
+            )
 
 
 def _collate(items: list[OutOfFoldImage]) -> Batch[OutOfFoldImage]:

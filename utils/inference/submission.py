@@ -148,7 +148,8 @@ def write_submission(path: Path, predictions: list[Prediction]) -> None:
         submission = stack.enter_context(write_output(path))
         _write_csv(submission, RLE_COLUMNS, ((p.id, p.rle) for p in predictions))
         if scores is not None:
-            rows = ((p.id, f"{p.probability:.6f}", p.area) for p in predictions)
+            # Nine digits tell every float32 from its neighbours, also close to 0 and to 1.
+            rows = ((p.id, f"{p.probability:.9g}", p.area) for p in predictions)
             table = stack.enter_context(write_output(scores))
             _write_csv(table, ("ImageId", "probability", "area"), rows)
 

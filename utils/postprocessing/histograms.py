@@ -63,6 +63,8 @@ class Histograms:
         gate: [N,256] int32, counts over all pixels of the gate map; None if the probability map is
             the gate map.
         presence: [N] float32, probability of the presence head; None without one.
+        maximum: [N] float32, the largest probability of the gate map; None in files of earlier
+            versions, where only its level is known.
         components: [C,5] int64, the components of the probability maps, see
             `utils.postprocessing.components.COMPONENT_COLUMNS`; None if they were not measured.
     """
@@ -74,6 +76,7 @@ class Histograms:
     mask: np.ndarray
     gate: np.ndarray | None = None
     presence: np.ndarray | None = None
+    maximum: np.ndarray | None = None
     components: np.ndarray | None = None
 
     @property
@@ -90,11 +93,17 @@ class Histograms:
         return _above(self.all if self.gate is None else self.gate)
 
     def image_scores(self) -> np.ndarray:
-        """[N] float: the presence probability, or without a head the gate map's largest level."""
+        """[N] float from 0 to 1, the probability of a mask as in the scores.csv of predict.py.
+
+        It is the presence probability or, without a head, the largest probability of the gate map.
+        Images tie if only the levels of their maxima are known and are the same.
+        """
         if self.presence is not None:
             return self.presence
+        if self.maximum is not None:
+            return self.maximum
         counts = self.all if self.gate is None else self.gate
-        return LEVELS - 1 - (counts[:, ::-1] > 0).argmax(axis=1).astype(float)
+        return 1 - (counts[:, ::-1] > 0).argmax(axis=1) / (LEVELS - 1)
 
     def inside(self) -> np.ndarray:
         """[N,256] int64: pixels of the true mask above each level."""
@@ -161,8 +170,8 @@ def _check_list(listed: np.ndarray, found: set[str]) -> None:
 
 def _check_form(histograms: Histograms) -> None:
     count = histograms.ids.shape[:1]
-    shapes = dict.fromkeys(("ids", "height", "width", "presence"), count)
-    kinds = {"ids": ("U", "text"), "presence": ("f", "float")}
+    shapes = dict.fromkeys(("ids", "height", "width", "presence", "maximum"), count)
+    kinds = {"ids": ("U", "text"), "presence": ("f", "float"), "maximum": ("f", "float")}
     arrays = histograms.arrays()
     components = arrays.pop("components", None)
     for name, array in arrays.items():
@@ -170,9 +179,10 @@ def _check_form(histograms: Histograms) -> None:
         kind, kind_name = kinds.get(name, ("i", "int"))
         if array.shape != shape or array.dtype.kind != kind:
             raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {kind_name} {shape}")
-    presence = arrays.get("presence", np.zeros(0))
-    if not ((presence >= 0) & (presence <= 1)).all():
-        raise ValueError("presence is not between 0 and 1")
+    for name in ("presence", "maximum"):
+        probability = arrays.get(name, np.zeros(0))
+        if not ((probability >= 0) & (probability <= 1)).all():
+            raise ValueError(f"{name} is not between 0 and 1")
     if components is not None:
         check_components(components, histograms.areas(), histograms.inside())
 
@@ -180,10 +190,12 @@ def _check_form(histograms: Histograms) -> None:
 def align_folds(folds: Sequence[Histograms]) -> list[Histograms]:
     """Return the histograms of several folds with the same optional arrays, so that one rule fits.
 
-    Presence and components are dropped from all folds if one lacks them, as one trained by an older
-    version does. If some folds have a gate map, the others use their probability map as one.
+    Presence, maximum and components are dropped from all folds if one lacks them, as one trained by
+    an older version does. If some folds have a gate map, the others use their probability map as
+    one.
     """
-    missing = {n for n in ("presence", "components") if any(vars(f)[n] is None for f in folds)}
+    optional = ("presence", "maximum", "components")
+    missing = {name for name in optional if any(vars(fold)[name] is None for fold in folds)}
     changes: list[dict] = [dict.fromkeys(missing) for _ in folds]
     if any(fold.gate is not None for fold in folds):
         for fold, change in zip(folds, changes, strict=True):

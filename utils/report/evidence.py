@@ -48,8 +48,7 @@ class Evidence:
     @property
     def probability(self) -> np.ndarray:
         """[N] float from 0 to 1: the presence or, without a head, the gate map's largest value."""
-        scores = self.pooled.image_scores().astype(float)
-        return scores if self.pooled.presence is not None else scores / 255
+        return self.pooled.image_scores().astype(float)
 
     @property
     def empty_dice(self) -> np.ndarray:
@@ -61,8 +60,8 @@ def read_evidence(folder: Path) -> Evidence:
     """Read a run of which at least one fold is finished.
 
     Raises:
-        InputError: the folder is not a run's, no fold is finished, or a file is missing, damaged or
-            older than the last fold.
+        InputError: the folder is not a run's, no fold is finished, or a file is missing or
+            damaged, or the thresholds are for other folds than are finished.
     """
     config, loaded = read_run_config(folder, "all"), load_folds(folder)
     folds = dict(zip(loaded, align_folds(list(loaded.values())), strict=True))

@@ -87,6 +87,8 @@ def test_a_fold_is_measured_with_the_networks_that_predict(root, tmp_path, name)
             assert np.abs(np.cumsum(oof.gate[i] - oof.all[i])).max() > 100
         if oof.presence is not None:
             assert oof.presence[i] == pytest.approx(presence, abs=1e-5)
+        assert oof.maximum is not None
+        assert oof.maximum[i] == pytest.approx(gate.max(), abs=1e-5)
     assert oof.components is not None
 
 
@@ -123,6 +125,9 @@ def test_results_keep_the_order_and_the_sizes_of_the_images(workers):
     assert found.width.tolist() == [30 - i for i in range(11)]
     assert found.presence is not None
     np.testing.assert_allclose(found.presence, np.arange(11) / 100)
+    assert found.maximum is not None
+    assert found.maximum.dtype == np.float32
+    np.testing.assert_allclose(found.maximum, np.arange(11) / 100, atol=1e-6)
     assert found.all.argmax(axis=1).tolist() == [int(255 * i / 100) for i in range(11)]
 
 
@@ -162,8 +167,8 @@ def test_collected_rows_equal_the_histograms_of_the_maps():
     sent = pickle.loads(pickle.dumps(rows[::-1]))
     histograms = collect_histograms(ids[1:] + ids[:1], sent)
     images = images[1:] + images[:1]
-    plain = histograms_of([(levels, mask) for levels, mask, _, _ in images])
-    gates = histograms_of([(gate, mask) for _, mask, gate, _ in images])
+    plain = histograms_of([(levels, mask) for levels, mask, *_ in images])
+    gates = histograms_of([(gate, mask) for _, mask, gate, *_ in images])
     assert histograms.ids.tolist() == ids[1:] + ids[:1]
     for name in ("height", "width", "all", "mask"):
         assert np.array_equal(getattr(histograms, name), getattr(plain, name))
@@ -172,8 +177,10 @@ def test_collected_rows_equal_the_histograms_of_the_maps():
     assert np.array_equal(histograms.gate, gates.all)
     assert histograms.gate.dtype == np.int32
     assert histograms.presence is not None
-    assert histograms.presence.tolist() == [presence for *_, presence in images]
+    assert histograms.presence.tolist() == [presence for *_, presence, _ in images]
     assert histograms.presence.dtype == np.float32
+    assert histograms.maximum is not None
+    assert histograms.maximum.tolist() == [maximum for *_, maximum in images]
 
 
 def test_components_refer_to_their_image():
@@ -189,7 +196,7 @@ def test_components_refer_to_their_image():
 
 
 def test_maps_may_be_flipped_or_transposed_views():
-    (levels, mask, gate, _), *_ = make_rows(4, gate=True, presence=False)[0][3:]
+    (levels, mask, gate, *_), *_ = make_rows(4, gate=True, presence=False)[0][3:]
     expected = measure_prediction("a", *(part.copy() for part in (levels[::-1].T, mask[::-1].T)))
     found = measure_prediction("a", levels[::-1].T, mask[::-1].T, gate[:, ::-1].T)
     assert np.array_equal(found.all, expected.all)
@@ -203,7 +210,7 @@ def test_maps_may_be_flipped_or_transposed_views():
 def test_one_noisy_image_drops_the_components_of_all():
     levels = np.zeros((2 * MAX_COMPONENTS + 2, 1), np.uint8)
     levels[::2] = 99
-    noise = measure_prediction("noise", levels, levels // 99)
+    noise = measure_prediction("noise", levels, levels // 99, maximum=0.39)
     _, rows = make_rows(0, gate=False, presence=False)
     assert collect_histograms(["image0"], rows[:1]).components is not None
     assert collect_histograms(["noise", "image0"], [rows[0], noise]).components is None
@@ -214,7 +221,12 @@ def test_inconsistent_rows_are_refused():
     _, with_presence = make_rows(0, gate=False, presence=True)
     _, plain = make_rows(0, gate=False, presence=False)
     ids = [row.id for row in plain]
-    for other, name in ((with_gate, "gate"), (with_presence, "presence")):
+    no_maximum = [row._replace(maximum=None) for row in plain]
+    for other, name in (
+        (with_gate, "gate"),
+        (with_presence, "presence"),
+        (no_maximum, "maximum"),
+    ):
         with pytest.raises(ValueError, match=name):
             collect_histograms(ids[:2], [plain[0], other[1]])
     with pytest.raises(KeyError, match="image1"):

@@ -15,7 +15,7 @@ from utils.inference.submission import (
 
 PREDICTIONS = [Prediction("a", "1 2", 0.75, 2), Prediction("b", "-1", 0.125, 0)]
 ROWS = "ImageId,EncodedPixels\na,1 2\nb,-1\n"
-SCORES = "ImageId,probability,area\na,0.750000,2\nb,0.125000,0\n"
+SCORES = "ImageId,probability,area\na,0.75,2\nb,0.125,0\n"
 
 
 @pytest.mark.parametrize("linked", [False, True])

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from tests.helpers.makers import histograms_of, make_rows, measured, predicted, slow_dice
 from utils.errors import InputError
-from utils.inference.out_of_fold import collect_histograms
+from utils.inference.out_of_fold import collect_histograms, measure_prediction
 from utils.postprocessing.histograms import align_folds, concatenate, level_of, load_histograms
 from utils.postprocessing.maps.tensors import count_levels, resize_probability, to_levels
 
@@ -185,7 +185,7 @@ def test_concatenated_components_stay_with_their_images():
         mine = joined.components[(first <= image) & (image < first + count)]
         assert part.components is not None
         assert np.array_equal(mine - np.array([first, 0, 0, 0, 0]), part.components)
-        for name in ("gate", "presence"):
+        for name in ("gate", "presence", "maximum"):
             assert np.array_equal(vars(joined)[name][first : first + count], vars(part)[name])
         first += count
     assert first == len(joined.ids)
@@ -206,7 +206,7 @@ def test_folds_are_concatenated_with_the_arrays_that_all_have():
 def test_the_gate_map_has_its_own_areas():
     images, rows = make_rows(3, gate=True, presence=False)
     histograms = collect_histograms([row.id for row in rows], rows)
-    for i, (levels, _, gate, _) in enumerate(images):
+    for i, (levels, _, gate, *_) in enumerate(images):
         for level in range(256):
             assert histograms.gate_areas()[i, level] == (gate > level).sum()
             assert histograms.areas()[i, level] == (levels > level).sum()
@@ -218,15 +218,37 @@ def test_the_image_score_is_the_presence_or_the_maximum_of_the_gate_map():
     for gate in (False, True):
         images, _ = make_rows(3, gate, presence=True)
         histograms = measured(3, gate, presence=True)
-        assert histograms.image_scores().tolist() == [presence for *_, presence in images]
-        expected = [(levels if d is None else d).max() for levels, _, d, _ in images]
-        assert replace(histograms, presence=None).image_scores().tolist() == expected
+        assert histograms.image_scores().tolist() == [presence for *_, presence, _ in images]
+        headless = replace(histograms, presence=None)
+        assert headless.image_scores().tolist() == [maximum for *_, maximum in images]
+        expected = [(levels if d is None else d).max() / 255 for levels, _, d, *_ in images]
+        older = replace(headless, maximum=None)
+        np.testing.assert_allclose(older.image_scores(), expected, atol=1e-15)
+
+
+def test_images_whose_maxima_have_one_level_do_not_tie():
+    rows = [
+        measure_prediction(name, np.full((2, 2), 3, np.uint8), np.zeros((2, 2), np.uint8), *parts)
+        for name, parts in (("a", (None, None, 0.0155)), ("b", (None, None, 0.0120)))
+    ]
+    scores = collect_histograms(["a", "b"], rows).image_scores()
+    assert scores.tolist() == np.array([0.0155, 0.0120], np.float32).tolist()
+
+
+def test_one_fold_without_maxima_gives_all_folds_scores_of_levels():
+    """Else an image of that fold would rank below those of the same level in the others."""
+    new = measured(0)
+    old = replace(measured(1), maximum=None)
+    joined = concatenate([new, old])
+    assert joined.maximum is None
+    assert concatenate([new, new]).maximum is not None
 
 
 def test_arrays_of_wrong_shape_or_dtype_are_refused(tmp_path):
     full = measured(0, gate=True, presence=True)
     assert full.gate is not None
     assert full.presence is not None
+    assert full.maximum is not None
     assert full.components is not None
     moved = full.components.copy()
     moved[0, 2] += 1
@@ -237,6 +259,8 @@ def test_arrays_of_wrong_shape_or_dtype_are_refused(tmp_path):
         ("presence", full.presence.astype(int)),
         ("presence", full.presence * np.nan),
         ("presence", full.presence + 0.5),
+        ("maximum", full.maximum[1:]),
+        ("maximum", full.maximum + 1),
         ("components", full.components[1:]),
         ("components", moved),
     ):

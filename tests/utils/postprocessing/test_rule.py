@@ -60,8 +60,8 @@ WIDE_RULES = st.builds(
 def test_every_rule_has_the_same_result_on_histograms_and_maps(seed, rule, gate, presence):
     images, rows = make_rows(seed, gate, presence)
     histograms = collect_histograms([row.id for row in rows], rows)
-    slow = [slow_mask(levels, rule, *rest) for levels, _, *rest in images]
-    fast = [rule.mask(levels, *rest) for levels, _, *rest in images]
+    slow = [slow_mask(levels, rule, *rest) for levels, _, *rest, _ in images]
+    fast = [rule.mask(levels, *rest) for levels, _, *rest, _ in images]
     assert all(mask.dtype == np.uint8 for mask in fast)
     assert np.array_equal(fast, slow)
     assert rule.areas(histograms).tolist() == [mask.sum() for mask in slow]
