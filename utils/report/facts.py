@@ -92,7 +92,8 @@ def describe_run(evidence: Evidence, curves: dict[int, FoldCurves]) -> list[tupl
             "Leakage",
             f"NOT OUT OF FOLD, the scores are too high: {leak}"
             if leak
-            else "none known: every image is scored by networks that were not trained on it",
+            else "none known: every image is scored by networks that were not trained on it"
+            + (", at epochs that were chosen on it" if config.best_by != "last" else ""),
         ),
         ("Seed", str(config.seed)),
     ]
