@@ -2,7 +2,7 @@
 
     python predict.py --run checkpoints/unet_resnet34/RUN --images dicom-images-test
     python predict.py --run checkpoints/unet_resnet34/RUN --images stage_2_images \\
-        --sample_submission stage_2_sample_submission.csv --tta hflip
+        --sample_submission stage_2_sample_submission.csv
     python predict.py --run checkpoints/unet_resnet34/RUN --images a.dcm b.png \\
         --overlays overlays --threshold 0.4 --min_area 1024
     python predict.py --run checkpoints/unet_resnet34/A --run checkpoints/linknet/B \\
@@ -12,10 +12,10 @@
 Images of any size are preprocessed as in training. The probabilities of all folds and kept epochs
 (with --tta, also of mirror images and scales) are averaged, resized to the original size and
 thresholded with the run's threshold.json. --tta is by default that which these thresholds were
-chosen with. If a run has a stage 3, its networks draw the masks, and those of
-stage 2 are the gate, which decides whether an image has a mask. Several runs are averaged with
---weights at the original size and thresholded as python -m utils.blend chose for these runs and
-weights.
+chosen with; python -m utils.blend chooses others. If a run has a stage 3, its networks draw the
+masks, and those of stage 2 are the gate, which decides whether an image has a mask. Several runs
+are averaged with --weights at the original size and thresholded as python -m utils.blend chose for
+these runs, weights and --tta.
 
 --model takes a file that python -m models.export wrote, with its preprocessing and thresholds, and
 runs it with onnxruntime on the CPU; requirements-predict.txt is all that it needs.

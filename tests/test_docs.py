@@ -73,6 +73,11 @@ RUN = {
     ),
     f"python predict.py --run checkpoints/unet_resnet34/RUN {TEST_IMAGES} --tta hflip "
     "--out submission.csv --overlays overlays": ALONE,
+    f"python predict.py --run checkpoints/unet_resnet34/RUN {TEST_IMAGES} --out submission.csv "
+    "--overlays overlays": ALONE,
+    "python -m utils.blend --run checkpoints/unet_resnet34/RUN --tta hflip": ALONE,
+    f"python predict.py --run checkpoints/unet_resnet34/RUN {TEST_IMAGES} --tta hflip "
+    "--out submission.csv": ALONE,
     "python predict.py --run checkpoints/unet_resnet34/RUN --images dicom-images-test "
     "--dicom_seg segmentations": ALONE,
     "python evaluate.py --submission submission.csv --truth stage_2_train.csv "

@@ -4,29 +4,40 @@ import csv
 import json
 import shlex
 import shutil
+from dataclasses import asdict
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from lightning_fabric import Fabric
 
 import predict
 from datasets.folds import get_fold, read_folds, write_folds
+from datasets.formats.depth import bits_file, write_bits
 from datasets.formats.images import read_image
 from datasets.formats.masks import read_mask
 from datasets.formats.rle import decode
+from datasets.preprocessing import preprocess
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
 from solver import Solver
 from tests.helpers.dicoms import picture
+from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import build_tiny, predict_slowly, write_dataset, write_run
-from utils import blend
+from utils import blend, files
+from utils.commands import blend as commands
+from utils.commands.predict import find_rule
 from utils.config.command_line import load_config
+from utils.config.prediction import parse_predict_options
 from utils.config.stages import build_stages
+from utils.errors import InputError
 from utils.inference import ensemble
-from utils.inference.runs import blend_command, read_runs, results_folder
+from utils.inference.runs import read_runs, results_folder, threshold_command
 from utils.postprocessing.histograms import LEVELS, load_histograms
-from utils.postprocessing.rule import load_rule
+from utils.postprocessing.maps.tensors import resize_probability
+from utils.postprocessing.rule import PostProcess, load_rule
+from utils.training.run_data import record_data
 
 CPU = ["--accelerator", "cpu", "--devices", 1, "--precision", "32-true", "--num_workers", 0]
 A = {"epoch_stage3": 1, "presence_weight": 0.1}
@@ -262,32 +273,140 @@ def test_invalid_weights_are_refused(runs, tmp_path, capsys, weights):
     )
 
 
-def test_one_run_is_no_blend(runs, capsys):
+def test_one_run_with_its_own_tta_is_no_blend(runs, capsys):
     before = sorted(runs[0].rglob("*"))
-    assert "at least two runs" in refusal(capsys, choose(runs[0]))
+    for flags in ([], ["--tta", "none"]):
+        message = refusal(capsys, choose(runs[0], flags=flags))
+        assert "needs a second --run, or another --tta than none" in message
+        assert "python main.py --mode choose_threshold --run_name A --model_path" in message
     assert sorted(runs[0].rglob("*")) == before
 
 
-def test_predict_notes_if_its_tta_differs_from_that_of_the_blend(runs, root, tmp_path, capsys):
-    assert choose(*runs, flags=["--tta", "hflip"]) == 0
-    flags = ["--images", root / "train_images", "--out", tmp_path / "out.csv"]
-    asked = [*words(*runs), *map(str, flags)]
+def rule_of(runs, capsys, *flags):
+    """Return the rule that predict.py uses, and what it says about it."""
+    asked = [*words(*runs), "--images", ".", *map(str, flags)]
+    options = parse_predict_options(asked, "")
     capsys.readouterr()
-    assert predict.main([*asked, "--tta", "hflip"]) == 0
-    assert "note:" not in capsys.readouterr().out
-    with_flag = (tmp_path / "out.csv").read_bytes()
-    assert predict.main(asked) == 0
-    assert "note:" not in capsys.readouterr().out
-    assert (tmp_path / "out.csv").read_bytes() == with_flag
-    assert predict.main([*asked, "--tta", "none"]) == 0
-    output = capsys.readouterr().out
-    assert "chosen with --tta hflip, but this prediction uses --tta none" in output
+    rule, _ = find_rule(options, read_runs(options.run, options.weights, "all"))
+    return rule, capsys.readouterr().out
+
+
+def test_a_run_gets_thresholds_for_another_tta_by_the_command_that_predict_names(
+    runs, root, capsys
+):
+    run, _ = runs
+    own = PostProcess(0.5, 0, 0.5)
+    (run / "threshold.json").write_text(json.dumps(asdict(own)))
+    before = results_and_times(run)
+    rule, said = rule_of([run], capsys, "--tta", "hflip")
+    assert rule == own
+    assert "chosen with --tta none, but this prediction uses --tta hflip" in said
+    (line,) = (line for line in said.splitlines() if "utils.blend" in line)
+    assert line.split() == ["python", "-m", "utils.blend", "--run", str(run), "--tta", "hflip"]
+    assert blend.main([*shlex.split(line)[3:], *map(str, CPU)]) == 0
+    folder = results_folder(read_runs([run], None, "all"), "hflip")
+    mirrored = load_rule(folder / "threshold.json")
+    assert mirrored != own
+    assert rule_of([run], capsys, "--tta", "hflip") == (mirrored, "")
+    assert rule_of([run], capsys) == (own, "")
+    assert results_and_times(run) == before
+    found = load_histograms(folder / "fold0" / "oof.npz")
+    image = read_image(find_samples(root).samples[str(found.ids[0])].image)
+    grey = preprocess(image, load_config(run / "config.yaml").image_size_stage2, True)
+    ways = (
+        predict_slowly(run, 0, g, A_KEPT, prepared=True)[0] for g in (grey, grey[:, ::-1].copy())
+    )
+    mean = (next(ways) + next(ways)[:, ::-1]) / 2
+    assert_counts(found.all[0], resize_probability(torch.from_numpy(mean), *image.shape).numpy())
+
+
+def test_predict_takes_the_thresholds_that_fit_its_tta(runs, capsys):
+    def write(tta, min_area):
+        folder = results_folder(read_runs(runs, None, "all"), tta)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = asdict(PostProcess(0.5, min_area, 0.5)) | {"tta": tta}
+        (folder / "threshold.json").write_text(json.dumps(content))
+
+    def found(*flags):
+        rule, said = rule_of(runs, capsys, *flags)
+        return rule.min_area, said
+
+    write("hflip", 11)
+    assert found() == found("--tta", "hflip") == (11, "")
+    area, said = found("--tta", "none")
+    assert area == 11
+    assert "chosen with --tta hflip, but this prediction uses --tta none" in said
+    write("scales", 12)
+    with pytest.raises(InputError, match="thresholds for --tta hflip and scales: choose one"):
+        found()
+    write("none", 13)
+    assert found() == found("--tta", "none") == (13, "")
+    assert found("--tta", "hflip") == (11, "")
+
+
+def results_and_times(folder):
+    return {
+        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "lock"
+    }
+
+
+def test_earlier_results_stay_until_new_ones_are_complete(runs, monkeypatch):
+    folder = results(*runs)
+    for name in ("fold0/oof.npz", "fold1/oof.npz", "threshold.json", "leakage.json", "folds.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("earlier")
+    before, staged = results_and_times(folder), []
+
+    def interrupted(place, _):
+        staged.extend(sorted(path.name for path in place.glob("fold*/oof.npz")))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "choose_thresholds", interrupted)
+    assert choose(*runs) == 130
+    assert staged == ["oof.npz"] * 2
+    assert results_and_times(folder) == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(runs, monkeypatch, capsys):
+    monkeypatch.setattr(files, "_PATIENCE", 0)
+    folder = results(*runs)
+    folder.mkdir(parents=True)
+    lock = files.OwnedLock(folder, "")
+    assert lock.acquire() is None
+    assert f"{folder} is being written by process" in refusal(capsys, choose(*runs))
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "lock.json"]
+    lock.release()
+
+
+@pytest.mark.parametrize("change", ["mask", "bits"])
+def test_images_that_a_run_was_not_trained_on_are_refused(runs, root, tmp_path, capsys, change):
+    other = tmp_path / "data"
+    shutil.copytree(root, other)
+    for run in runs:
+        samples, table = find_samples(root).samples, read_folds(run / "folds.csv")
+        record_data(run, table, samples, root)
+    if change == "mask":
+        mask = other / "train_mask" / "image04.png"
+        cv2.imwrite(str(mask), 255 - read_pixels(mask))
+        expected = f"run {runs[0]} was started with other images or masks: 1 of 28 files"
+    else:
+        write_bits(bits_file(other), 12)
+        expected = f"run {runs[0]} was started on images read as an unknown number of bits"
+    flags = ["--dataset_root", other]
+    assert expected in refusal(capsys, choose(*runs, flags=flags))
+    (runs[0] / "data.csv").unlink()
+    if change == "mask":
+        assert f"run {runs[1]} was started" in refusal(capsys, choose(*runs, flags=flags))
+    assert not results(*runs).exists()
 
 
 @pytest.mark.parametrize("weights", ["4,1,1", "7,5,2", "3,3,1"])
 def test_the_named_command_has_the_same_results_folder(runs, weights):
     asked = read_runs((*runs, runs[0]), weights, "all")
-    given = shlex.split(blend_command(asked))
+    given = shlex.split(threshold_command(asked))
     again = read_runs((*runs, runs[0]), given[given.index("--weights") + 1], "all")
     assert results_folder(again) == results_folder(asked)
 
@@ -299,11 +418,12 @@ def test_presence_needs_a_head_in_every_run(runs, root, tmp_path, capsys):
     assert "presence_threshold 0.3: needs networks" in refusal(capsys, predict.main(asked))
 
 
-def test_the_results_folder_depends_on_runs_and_weights_only(runs):
+def test_the_results_folder_depends_on_runs_weights_and_tta_only(runs):
     a, b = runs
+    both, alone = read_runs((a, b), None, "all"), read_runs([a], None, "all")
     same = {results(a, b), results(b, a), results(a, b, weights="2,2"), results(a / ".." / "A", b)}
-    assert len(same) == 1
-    assert results(a) == a
+    assert same == {results_folder(both, "none")}
+    assert results_folder(alone) == results_folder(alone, "none") == a
     others = [
         results(a, b),
         results(a, b, weights="0.6,0.4"),
@@ -311,6 +431,9 @@ def test_the_results_folder_depends_on_runs_and_weights_only(runs):
         results(a, a),
         results(a, a, b),
         results(b, b),
+        results_folder(both, "hflip"),
+        results_folder(both, "hflip,scales"),
+        results_folder(alone, "hflip"),
     ]
     assert len(set(others)) == len(others)
     assert {folder.parent for folder in others} == {a.parent.parent / "blends"}

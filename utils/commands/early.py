@@ -15,9 +15,9 @@ from utils.config.command_line import load_config
 from utils.config.layout import find_run, find_starts
 from utils.config.prediction import BlendOptions, PredictOptions
 from utils.config.settings import Config
-from utils.errors import check_text
+from utils.errors import InputError, check_text
 from utils.files import check_writable
-from utils.inference.runs import read_runs
+from utils.inference.runs import read_runs, results_folder, threshold_command
 from utils.inference.submission import check_paths, scores_path
 from utils.limits import check_file
 
@@ -75,11 +75,18 @@ def check_blend(options: BlendOptions) -> None:
     """Check what utils.blend reads: runs and their images.
 
     Raises:
-        InputError: one is missing or not what it should be.
+        InputError: one is missing or not what it should be; or there is one run, and no other --tta
+            than its own.
     """
     for named in options.run:  # blend.json holds these names
         check_text("--run", named)
     runs = read_runs(options.run, options.weights, "all")
+    if len(runs) == 1 and results_folder(runs, options.tta) == runs[0].folder:
+        raise InputError(
+            f"--run {options.run[0]}: a blend needs a second --run, or another --tta than "
+            f"{runs[0].config.tta}, whose thresholds a run chooses from its own predictions:\n"
+            f"  {threshold_command(runs)}"
+        )
     check_folders(options.dataset_root or runs[0].config.dataset_root)
 
 

@@ -17,12 +17,14 @@ from datasets.tools.phantom import draw_chest
 from models.interface import Output
 from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
+from utils.config.tta import parse_tta
 from utils.console import print0
 from utils.distributed import launch
 from utils.errors import InputError, cause_of, check_text
 from utils.files import write_output
 from utils.inference.ensemble import Ensemble, open_ensemble
-from utils.inference.runs import find_checkpoints, read_run_config
+from utils.inference.planning import note_later_folds
+from utils.inference.runs import WeightedRun, find_checkpoints, read_run_config
 from utils.postprocessing.rule import load_rule, load_tta
 
 if TYPE_CHECKING:
@@ -81,10 +83,29 @@ def export_run(run: Path, folds: str, out: Path | None) -> None:
         f"networks; largest difference from PyTorch {found.outputs:.2g}, of logits "
         f"{found.logits:.2g}"
     )
-    if config.tta != "none":
+    note_thresholds(run, config)
+
+
+def note_thresholds(run: Path, config: Config) -> None:
+    """Say what to know about the thresholds in the file: missing folds, and augmentation."""
+    path = run / "threshold.json"
+    if path.exists():
+        note_later_folds(path, [WeightedRun(run, config, 1.0)])
+        _note_tta(load_tta(path))
+
+
+def _note_tta(tta: str) -> None:
+    """Say how to predict with the file if its thresholds were chosen with an augmentation."""
+    if parse_tta(tta).scales:
         print0(
-            f"note: the thresholds of {run} were chosen with --tta {config.tta}, but this file "
-            "predicts without; average its outputs over the same images, or choose others"
+            f"warning: the thresholds were chosen with --tta {tta}, but the file takes images of "
+            "one size: predict.py --model refuses it without --tta none or hflip, for which the "
+            "thresholds are not chosen"
+        )
+    elif tta != "none":
+        print0(
+            f"note: the thresholds were chosen with --tta {tta}: predict.py --model averages over "
+            "mirror images by itself, other programs have to"
         )
 
 

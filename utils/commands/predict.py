@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from datasets.formats.depth import bits_file, read_bits
 from datasets.formats.dicom_seg import Author
 from utils.config.prediction import PredictOptions
-from utils.config.tta import TTA, parse_tta
+from utils.config.tta import TTA
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, gather, launch, peak_gpu_memory
 from utils.errors import InputError
@@ -20,10 +20,11 @@ from utils.inference.images import ImageFiles
 from utils.inference.loop import open_loader, predict_images
 from utils.inference.pictures import Pictures
 from utils.inference.planning import (
+    StoredRule,
     choose_bits,
-    combine_rule,
+    choose_rule,
     find_images_to_predict,
-    given_thresholds,
+    note_later_folds,
     report,
     report_problems,
     write_results,
@@ -31,12 +32,13 @@ from utils.inference.planning import (
 from utils.inference.runs import (
     Checkpoints,
     WeightedRun,
-    blend_command,
     common_tta,
     device_batch_size,
     find_checkpoints,
+    find_thresholds,
+    prediction_precision,
     read_runs,
-    results_folder,
+    threshold_command,
 )
 from utils.inference.segmentations import Segmentations, describe_author
 from utils.inference.submission import InputImage, Problem
@@ -77,7 +79,9 @@ def predict(options: PredictOptions) -> None:
         InputError: runs, images or settings cannot be used, or memory is exhausted.
         OSError: the results cannot be written.
     """
-    fabric = launch(options.accelerator, options.devices, 1, options.precision)
+    runs = read_runs(options.run, options.weights, options.folds)
+    precision = prediction_precision(options.precision, runs)
+    fabric = launch(options.accelerator, options.devices, 1, precision)
     with readable_memory_errors():
         predict_on(fabric, options)
 
@@ -122,7 +126,7 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
     """
     runs = read_runs(options.run, options.weights, options.folds)
     checkpoints = [find_checkpoints(run.folder, run.config, options.checkpoint) for run in runs]
-    rule, tta = choose_rule(options, runs)
+    rule, tta = find_rule(options, runs)
     images, problems = find_images_to_predict(options)
     recorded = {str(run.folder): read_bits(bits_file(run.folder)) for run in runs}
     bits = choose_bits(options, recorded, images)
@@ -132,7 +136,7 @@ def make_plan(options: PredictOptions) -> PredictionPlan:
     return PredictionPlan(runs, checkpoints, rule, tta, images, problems, bits, author, suffix)
 
 
-def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> tuple[PostProcess, TTA]:
+def find_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> tuple[PostProcess, TTA]:
     """Read the rule from the threshold.json of the run or blend; flags override it.
 
     Returns:
@@ -143,30 +147,37 @@ def choose_rule(options: PredictOptions, runs: Sequence[WeightedRun]) -> tuple[P
         InputError: the file is needed and cannot be read, the rule has a presence threshold but a
             network has no presence head, or nothing says which --tta.
     """
-    given, chosen_with = given_thresholds(options), None
-    path = results_folder(runs) / "threshold.json"
-    rule = combine_rule(lambda: _load_rule(path, runs), given, path.exists())
-    if path.exists() and given.keys() != PostProcess.__annotations__.keys():
-        chosen_with = load_tta(path)
-    tta = options.tta or chosen_with or common_tta(runs)
-    if chosen_with not in (None, tta):
+    path = find_thresholds(runs, options.tta)
+    stored = StoredRule(
+        path,
+        path.exists(),
+        lambda: _load_rule(path, runs, options.tta),
+        lambda: load_tta(path),
+        lambda tta: f"Choose others with\n  {threshold_command(runs, tta)}",
+    )
+    headless = not all(run.config.presence_head for run in runs)
+    lacks = "but not every --run was trained with --presence_weight above 0" if headless else None
+    rule, tta = choose_rule(options, stored, lambda: common_tta(runs), lacks)
+    if stored.is_used(options):
+        note_later_folds(path, runs)
+        _note_last_epochs(path, options.checkpoint, runs)
+    return rule, tta
+
+
+def _note_last_epochs(path: Path, checkpoint: str, runs: Sequence[WeightedRun]) -> None:
+    same = all(run.config.best_by == "last" and run.config.keep_best == 1 for run in runs)
+    if checkpoint == "last" and not same:
         print0(
-            f"note: the thresholds in {path} were chosen with --tta {chosen_with}, but this "
-            f"prediction uses --tta {tta}"
+            f"note: the thresholds in {path} were chosen on the predictions of the best epochs, "
+            "but --checkpoint last predicts with the last ones"
         )
-    if rule.presence_threshold and not all(run.config.presence_head for run in runs):
-        raise InputError(
-            f"presence_threshold {rule.presence_threshold}: needs networks with a presence head, "
-            "but not every --run was trained with --presence_weight above 0; use "
-            "--presence_threshold 0"
-        )
-    return rule, parse_tta(tta)
 
 
-def _load_rule(path: Path, runs: Sequence[WeightedRun]) -> PostProcess:
-    if len(runs) > 1 and not path.exists():
+def _load_rule(path: Path, runs: Sequence[WeightedRun], tta: str | None) -> PostProcess:
+    if not path.exists():
         raise InputError(
-            f"looked for the thresholds of this blend in {path}; choose them with\n"
-            f"  {blend_command(runs)}\nor give --threshold and --min_area"
+            f"looked for the thresholds of {'this blend' if len(runs) > 1 else 'this run'} in "
+            f"{path}; choose them with\n  {threshold_command(runs, tta)}\n"
+            "or give --threshold and --min_area"
         )
     return load_rule(path)

@@ -6,18 +6,17 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 
-from utils.config.prediction import PredictOptions
-from utils.config.tta import TTA, parse_tta
-from utils.console import print0
+from utils.config.prediction import PredictOptions, blend_command
+from utils.config.tta import TTA
 from utils.errors import InputError
 from utils.inference.images import ImageFiles, LoadedBatch, collate, predict_files
 from utils.inference.onnx_model import OnnxModel
 from utils.inference.pictures import Pictures
 from utils.inference.planning import (
+    StoredRule,
     choose_bits,
-    combine_rule,
+    choose_rule,
     find_images_to_predict,
-    given_thresholds,
     report,
     report_problems,
     write_results,
@@ -36,7 +35,7 @@ def predict(options: PredictOptions) -> None:
     """
     assert options.model is not None, "predict.py chooses between --run and --model"
     model = OnnxModel(options.model)
-    rule, tta = choose_rule(options, model)
+    rule, tta = find_rule(options, model)
     images, unnamed = find_images_to_predict(options)
     bits = choose_bits(options, {str(model.path): model.bits}, images)
     author, suffix = describe_author(options, [model.name], rule, tta), secrets.token_hex(8)
@@ -69,7 +68,7 @@ def load_batches(files: ImageFiles, batch_size: int) -> Iterator[LoadedBatch]:
         yield collate(batch)
 
 
-def choose_rule(options: PredictOptions, model: OnnxModel) -> tuple[PostProcess, TTA]:
+def find_rule(options: PredictOptions, model: OnnxModel) -> tuple[PostProcess, TTA]:
     """Return the rule that the file holds; flags override it.
 
     Returns:
@@ -80,23 +79,21 @@ def choose_rule(options: PredictOptions, model: OnnxModel) -> tuple[PostProcess,
         InputError: the file holds none and it is needed, --tta has scales, or the rule has a
             presence threshold but the networks have no presence head.
     """
-    given = given_thresholds(options)
-    rule = combine_rule(model.rule, given, model.has_rule)
-    is_own = given.keys() == PostProcess.__annotations__.keys()
-    tta = parse_tta(options.tta or model.rule_tta, model.path if options.tta is None else "--tta")
+    stored = StoredRule(
+        model.path,
+        model.has_rule,
+        model.rule,
+        lambda: model.rule_tta,
+        lambda tta: (
+            "Choose others where the run is, and give them as flags:\n  "
+            + blend_command(["RUN"], tta=tta)
+        ),
+    )
+    lacks = None if "presence" in model.outputs else f"which {model.path} has not"
+    rule, tta = choose_rule(options, stored, lambda: model.rule_tta, lacks)
     if tta.scales:
         raise InputError(
             f"--tta {options.tta or model.rule_tta}: an exported network takes images of one size; "
             "use --tta none or hflip, or predict with --run"
-        )
-    if model.has_rule and not is_own and options.tta not in (None, model.rule_tta):
-        print0(
-            f"note: the thresholds in {model.path} were chosen with --tta {model.rule_tta}, but "
-            f"this prediction uses --tta {options.tta}"
-        )
-    if rule.presence_threshold and "presence" not in model.outputs:
-        raise InputError(
-            f"presence_threshold {rule.presence_threshold}: needs networks with a presence head, "
-            f"which {model.path} has not; use --presence_threshold 0"
         )
     return rule, tta

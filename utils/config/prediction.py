@@ -1,6 +1,7 @@
 """Every setting of a prediction: the dataclasses that define the command lines and `--help`."""
 
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from utils.config.number_types import BatchSize, PixelCount, UnitInterval, Worke
 from utils.config.tta import TTAName
 from utils.parallel import usable_cores
 
+PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 _RUN_HELP = "Folder of a run. Given several times, the runs are blended: --run A --run B."
 _OF_RUNS = (
     "run",
@@ -48,9 +50,9 @@ class RunOptions:
     devices: int | str = "auto"
     """Number of devices (or CPU processes) that share the images; auto uses all that are
     visible."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    """Floating-point precision; auto is bfloat16 where the device supports it natively, else
-    float16 on a GPU, else float32."""
+    precision: PrecisionName = "auto"
+    """Floating-point precision; auto is float32 if a run was trained in 32-true, otherwise bfloat16
+    where the device supports it natively, else float16 on a GPU, else float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +150,26 @@ def parse_predict_options(args: list[str] | None, description: str) -> PredictOp
     return PredictOptions(**settings | paths)
 
 
+def blend_command(
+    runs: Sequence[str | Path], weights: Sequence[float] = (), tta: str | None = None
+) -> str:
+    """Return the command of utils.blend for runs, or for one run with another --tta than its own.
+
+    Args:
+        runs: the folders of the runs.
+        weights: of the runs; none for equal weights.
+        tta: test-time augmentation; None for that of the runs.
+    """
+    words = [word for run in runs for word in ("--run", str(run))]
+    # All digits, since the name of the results folder depends on the weights.
+    words += ["--weights", ",".join(map(str, weights))] if weights else []
+    words += ["--tta", tta] if tta else []
+    return f"python -m utils.blend {shlex.join(words)}"
+
+
 def parse_blend_options(args: list[str] | None, description: str) -> BlendOptions:
     """Parse the command line of utils.blend; see `parse_predict_options`."""
-    parser = _open_parser("python -m utils.blend", "--run DIR --run DIR ...", description)
+    parser = _open_parser("python -m utils.blend", "--run DIR ...", description)
     return BlendOptions(**_parse(parser, args, BlendOptions))
 
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.formats.depth import choose_depth, largest_value
+from utils.config.layout import finished_folds
 from utils.config.prediction import PredictOptions
+from utils.config.tta import TTA, parse_tta
 from utils.console import print0
 from utils.errors import InputError, list_problems
 from utils.inference.pictures import SHEET, Pictures
+from utils.inference.runs import WeightedRun, threshold_command
 from utils.inference.segmentations import Segmentations, check_segmentations
 from utils.inference.submission import (
     SCORES,
@@ -23,7 +27,31 @@ from utils.inference.submission import (
 )
 from utils.memory import peak_memory
 from utils.parallel import map_in_order
-from utils.postprocessing.rule import PostProcess
+from utils.postprocessing.rule import PostProcess, load_folds, load_tta
+
+
+class StoredRule(NamedTuple):
+    """The rule that a run, a blend or an exported network brings along.
+
+    Attributes:
+        path: its file.
+        exists: whether the file holds one.
+        load: reads it; raises `InputError` if there is none, or a damaged one.
+        tta: returns the --tta that an existing rule was chosen with.
+        remedy: returns how to get a rule for another --tta.
+    """
+
+    path: Path
+    exists: bool
+    load: Callable[[], PostProcess]
+    tta: Callable[[], str]
+    remedy: Callable[[str], str]
+
+    def is_used(self, options: PredictOptions) -> bool:
+        """Return whether it has a part that no flag replaces."""
+        return (
+            self.exists and given_thresholds(options).keys() != PostProcess.__annotations__.keys()
+        )
 
 
 def find_images_to_predict(
@@ -96,19 +124,64 @@ def given_thresholds(options: PredictOptions) -> dict[str, float]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def combine_rule(stored: Callable[[], PostProcess], given: dict, is_stored: bool) -> PostProcess:
-    """Return the rule: the flags, completed by the stored one.
+def choose_rule(
+    options: PredictOptions,
+    stored: StoredRule,
+    default_tta: Callable[[], str],
+    lacks_presence: str | None,
+) -> tuple[PostProcess, TTA]:
+    """Return the stored rule, parts of which flags replace, and the test-time augmentation.
 
     Args:
-        stored: reads the rule that a training chose; it is called if that is needed.
-        given: what `given_thresholds` returned.
-        is_stored: whether there is one; without, a threshold and a minimum area are enough.
+        options: settings of the prediction.
+        stored: what the networks bring along.
+        default_tta: returns the --tta to use if neither a flag nor the rule says which.
+        lacks_presence: why the networks have no presence head; None if they have one.
+
+    Raises:
+        InputError: the stored rule is needed and cannot be read, or the rule has a presence
+            threshold but the networks have no presence head.
     """
+    rule = _combine(stored, given_thresholds(options))
+    chosen_with = stored.tta() if stored.is_used(options) else None
+    tta = options.tta or chosen_with or default_tta()
+    if chosen_with not in (None, tta):
+        print0(
+            f"note: the thresholds in {stored.path} were chosen with --tta {chosen_with}, but this "
+            f"prediction uses --tta {tta}. {stored.remedy(tta)}"
+        )
+    if rule.presence_threshold and lacks_presence is not None:
+        raise InputError(
+            f"presence_threshold {rule.presence_threshold}: needs networks with a presence head, "
+            f"{lacks_presence}; use --presence_threshold 0"
+        )
+    return rule, parse_tta(tta, stored.path if options.tta is None else "--tta")
+
+
+def note_later_folds(path: Path, runs: Sequence[WeightedRun]) -> None:
+    """Print a note if folds were finished after the thresholds had been chosen without them.
+
+    Args:
+        path: a readable threshold.json.
+        runs: the runs that it is for.
+    """
+    chosen = load_folds(path)
+    finished = set.intersection(*({*finished_folds(run.folder)} for run in runs))
+    later = sorted(finished - chosen) if chosen else []
+    if later:
+        print0(
+            f"note: fold {', '.join(map(str, later))} had no part in the thresholds in {path}. "
+            f"Choose them again with\n  {threshold_command(runs, load_tta(path))}"
+        )
+
+
+def _combine(stored: StoredRule, given: dict) -> PostProcess:
+    """Return the flags, completed by the stored rule."""
     if given.keys() == PostProcess.__annotations__.keys():
         return PostProcess(**given)
-    if given.keys() >= {"threshold", "min_area"} and not is_stored:
+    if given.keys() >= {"threshold", "min_area"} and not stored.exists:
         return PostProcess(**{"top_threshold": given["threshold"]} | given)
-    return replace(stored(), **given)
+    return replace(stored.load(), **given)
 
 
 def report_problems(problems: list[Problem], any_predicted: bool, skip_bad: bool) -> None:

@@ -7,12 +7,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from utils.config.command_line import load_config
 from utils.config.layout import best_checkpoints, checkpoint_path
+from utils.config.prediction import PrecisionName, blend_command
 from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
+from utils.config.tta import TTAName
 from utils.errors import InputError
 
 _NAME_BYTES = 120
@@ -105,6 +107,16 @@ def common_tta(runs: Sequence[WeightedRun]) -> str:
     return found.pop()
 
 
+def prediction_precision(asked: PrecisionName, runs: Sequence[WeightedRun]) -> PrecisionName:
+    """Return the precision to predict runs with: the one asked for, auto by the runs.
+
+    The thresholds of a run that was trained in 32-true were chosen on predictions in 32-true, which
+    every device has. It may lack the precision of any other run.
+    """
+    is_exact = any(run.config.precision == "32-true" for run in runs)
+    return "32-true" if asked == "auto" and is_exact else asked
+
+
 def device_batch_size(runs: Sequence[WeightedRun], devices: int) -> int:
     """Return the default batch size per device: the smallest of the runs' last stages, divided.
 
@@ -113,31 +125,75 @@ def device_batch_size(runs: Sequence[WeightedRun], devices: int) -> int:
     return max(1, min(mask_stage(run.config).batch_size for run in runs) // devices)
 
 
-def results_folder(runs: Sequence[WeightedRun]) -> Path:
+def results_folder(runs: Sequence[WeightedRun], tta: str | None = None) -> Path:
     """Return the folder of threshold.json: the run's own, or a blend's.
 
-    The folder of a blend is determined by its runs, in any order, and their weights. It is in
-    blends/ next to the folders of the networks.
+    The folder of a blend is determined by its runs, in any order, their weights, and the --tta that
+    they are predicted with. It is in blends/ next to the folders of the networks. A single run that
+    is predicted with another --tta than its own counts as a blend.
+
+    Args:
+        runs: the runs.
+        tta: the --tta; None for that of the runs.
     """
-    if len(runs) == 1:
+    is_own = _is_own(runs, tta)
+    if len(runs) == 1 and is_own:
         return runs[0].folder
     ordered = sorted((run.folder.resolve(), run.weight) for run in runs)
     root = ordered[0][0].parent.parent
-    weights = ",".join(f"{weight:.6g}" for _, weight in ordered)
+    key = [",".join(f"{weight:.6g}" for _, weight in ordered), *([] if is_own else [str(tta)])]
     # Relative paths, so that the folder with all runs can be moved.
-    paths = "\n".join(os.path.relpath(folder, root) for folder, _ in ordered)
-    digest = hashlib.sha256(f"{paths}\n{weights}".encode()).hexdigest()[:8]
-    title = "+".join(folder.name for folder, _ in ordered) + f"_{weights}"
+    paths = [os.path.relpath(folder, root) for folder, _ in ordered]
+    digest = hashlib.sha256("\n".join([*paths, *key]).encode()).hexdigest()[:8]
+    title = "_".join(["+".join(folder.name for folder, _ in ordered), *key])
     title = title.encode()[:_NAME_BYTES].decode(errors="ignore")
     return root / "blends" / f"{title}_{digest}"
 
 
-def blend_command(runs: Sequence[WeightedRun]) -> str:
-    """Return the command that chooses the thresholds of a blend."""
-    folders = " ".join(f"--run {shlex.quote(str(run.folder))}" for run in runs)
-    # All digits, since the name of the results folder depends on the weights.
-    weights = ",".join(str(run.weight) for run in runs)
-    return f"python -m utils.blend {folders} --weights {weights}"
+def find_thresholds(runs: Sequence[WeightedRun], tta: str | None) -> Path:
+    """Find the threshold.json to predict runs with.
+
+    It is the one that was chosen with this --tta; else with that of the runs; else with another.
+
+    Args:
+        runs: the runs.
+        tta: the --tta that was given; None without.
+
+    Returns:
+        The path; where the first of these should be if there is none.
+
+    Raises:
+        InputError: no --tta was given, and there are several of the last kind alone.
+    """
+    wanted, own = (results_folder(runs, name) / "threshold.json" for name in (tta, None))
+    others = {results_folder(runs, name) / "threshold.json": name for name in get_args(TTAName)}
+    found = [path for path in dict.fromkeys((wanted, own, *others)) if path.exists()]
+    if tta is None and own not in found and len(found) > 1:
+        names = " and ".join(others[path] for path in found)
+        raise InputError(f"there are thresholds for --tta {names}: choose one of these with --tta")
+    return found[0] if found else wanted
+
+
+def threshold_command(runs: Sequence[WeightedRun], tta: str | None = None) -> str:
+    """Return the command that chooses the thresholds of a run or a blend.
+
+    Args:
+        runs: the runs.
+        tta: the --tta; None for that of the runs.
+    """
+    tta = None if _is_own(runs, tta) else tta
+    if len(runs) > 1 or tta is not None:
+        weights = [run.weight for run in runs] if len(runs) > 1 else []
+        return blend_command([run.folder for run in runs], weights, tta)
+    folder = runs[0].folder.resolve()
+    words = ["--mode", "choose_threshold", "--run_name", folder.name]
+    if folder.parent.parent != Path(Config.model_path).resolve():
+        words += ["--model_path", str(folder.parent.parent)]
+    return f"python main.py {shlex.join(words)}"
+
+
+def _is_own(runs: Sequence[WeightedRun], tta: str | None) -> bool:
+    return tta is None or all(run.config.tta == tta for run in runs)
 
 
 def fold_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:

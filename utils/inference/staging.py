@@ -12,6 +12,8 @@ from utils.files import check_replaceable, link_or_copy
 class StagedFolders:
     """Hidden folders to write results to; `publish` moves the files to their targets.
 
+    Folders inside them are made in the targets too.
+
     Several processes may write at the same time. Leaving the context removes unpublished files.
 
     Args:
@@ -55,12 +57,16 @@ class StagedFolders:
         """
         for hidden, target in self._moves:
             target.mkdir(parents=True, exist_ok=True)
-            for path in hidden.iterdir():
-                check_replaceable(target / path.name)
+            for path in sorted(hidden.rglob("*")):
+                place = target / path.relative_to(hidden)
+                if path.is_dir():
+                    place.mkdir(exist_ok=True)
+                    continue
+                check_replaceable(place)
                 if self._replace:
-                    os.replace(path, target / path.name)
+                    os.replace(path, place)
                 else:
-                    link_or_copy(path, target / path.name)
+                    link_or_copy(path, place)
 
 
 def existing_folder(path: Path) -> Path:

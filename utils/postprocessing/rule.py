@@ -197,6 +197,15 @@ def load_tta(path: str | Path) -> str:
     return tta
 
 
+def load_folds(path: str | Path) -> set[int]:
+    """Return the folds that the rule of a readable threshold.json was chosen on; empty if unknown.
+
+    Files of early versions, and those that a user wrote, do not say.
+    """
+    rows = _read(path).get("folds")
+    return {row["fold"] for row in rows or () if isinstance(row, dict) and "fold" in row}
+
+
 def check_ranges(rule: PostProcess, path: str | Path) -> None:
     """Refuse a rule of a file with a parameter that is no number, or out of range.
 

@@ -124,7 +124,7 @@ def read_chosen(folder: Path) -> Chosen:
     """Read the threshold.json of a run or a blend.
 
     Raises:
-        InputError: the file is missing, cannot be read, or is older than a fold.
+        InputError: the file is missing, cannot be read, or is for other folds than are finished.
     """
     path = folder / "threshold.json"
     rule, advice = load_rule(path), "choose the thresholds with --mode choose_threshold"

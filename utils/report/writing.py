@@ -12,11 +12,12 @@ from lightning_fabric import Fabric
 from markupsafe import Markup
 
 from utils.console import print0
-from utils.distributed import Precision, launch
+from utils.distributed import launch
 from utils.errors import InputError, one_line
 from utils.evaluation.scoring import Estimate
 from utils.evaluation.subgroups import read_subgroups
 from utils.files import write_output
+from utils.inference.runs import WeightedRun, prediction_precision
 from utils.report import CASES, REPORT
 from utils.report.axes import BOTTOM, LEFT, RIGHT, TOP, Plot, share_axis
 from utils.report.cases import KINDS, Areas, Case, Kind, Picture, choose_cases
@@ -110,8 +111,8 @@ def _describe(
     scores, figures = examine(_outcome(evidence), subgroups, has_presence)
 
     def draw(indices: Sequence[int]) -> dict[int, Picture]:
-        # The masks that were scored, except where a device may lack the precision.
-        precision: Precision = "32-true" if evidence.config.precision == "32-true" else "auto"
+        run = WeightedRun(evidence.folder, evidence.config, 1.0)
+        precision = prediction_precision("auto", [run])
         return draw_cases(fabric or launch("auto", 1, 1, precision), evidence, indices)
 
     return {

@@ -14,6 +14,7 @@ import torch
 from utils.config.checks import check_settings
 from utils.config.command_line import load_config
 from utils.config.layout import OUT_OF_FOLD, find_run, list_checkpoints
+from utils.config.prediction import blend_command
 from utils.config.resume_command import resume_command
 from utils.config.settings import MAY_CHANGE, Config
 from utils.config.software import git
@@ -281,11 +282,17 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
         raise InputError(
             f"run {folder} was started with other settings: {changes}. Omit these flags to "
             "continue it, or choose another --run_name"
+            + (_advise_blend(folder, config.tta) if "tta" in refused else "")
         )
     this_call = {name: getattr(config, name) for name in _THIS_CALL}
     continued = replace(saved, **(this_call | changed))
     check_settings(continued)
     return continued
+
+
+def _advise_blend(folder: Path, tta: str) -> str:
+    command = blend_command([folder], tta=tta)
+    return f". A finished run gets thresholds for another --tta from\n  {command}"
 
 
 def _print_changes(saved: Config, continued: Config) -> None:

@@ -203,6 +203,18 @@ def test_changed_settings_are_refused_by_name(create, call):
     assert "Omit these flags to continue it" in message
 
 
+def test_the_command_for_thresholds_with_another_tta_is_named(create, call):
+    create(run_name="a")
+    with pytest.raises(InputError, match="tta none -> hflip") as error:
+        call(run_name="a", mode="choose_threshold", tta="hflip")
+    *_, line = str(error.value).splitlines()
+    assert line.split()[:4] == ["python", "-m", "utils.blend", "--run"]
+    assert line.endswith("unet_resnet34/a --tta hflip")
+    with pytest.raises(InputError) as error:
+        call(run_name="a", resume=True, seed=4)
+    assert "utils.blend" not in str(error.value)
+
+
 def test_the_flags_of_a_call_are_checked_against_the_saved_settings(create, call):
     """Each call is valid on its own, but the run has one stage and two folds."""
     create(run_name="first", seed=7, two_stage=False, n_splits=2)
