@@ -23,7 +23,7 @@ from utils.postprocessing.rule import NO_MASKS
 from utils.report import networks, writing
 from utils.report.__main__ import main
 from utils.report.evidence import read_evidence
-from utils.report.facts import changed_settings, summarise, tabulate_folds
+from utils.report.facts import changed_settings, describe_run, summarise, tabulate_folds
 from utils.report.networks import areas_of, draw_cases
 from utils.report.writing import ReportOptions, try_report
 
@@ -88,6 +88,15 @@ def test_pictures_show_the_masks_that_were_scored(trained, monkeypatch):
     for index, found in pictures.items():
         size = evidence.pooled.height[index], evidence.pooled.width[index]
         assert tuple(found) == (size, areas.truth[index], areas.predicted[index])
+
+
+@pytest.mark.parametrize("best_by", ["dice", "last"])
+def test_epochs_that_were_chosen_on_the_scored_images_are_named(tmp_path, best_by):
+    folder = write_finished(tmp_path / "net" / "a")
+    with (folder / "config.yaml").open("a") as file:
+        file.write(f"best_by: {best_by}\n")
+    facts = dict(describe_run(read_evidence(folder), {}))
+    assert facts["Leakage"].endswith("at epochs that were chosen on it") == (best_by == "dice")
 
 
 @pytest.mark.parametrize(
