@@ -71,8 +71,6 @@ RUN = {
     "python train_sfold.py --config recipes/cpu.yaml --groups datasets/SIIM_data/patients.csv": (
         f"{TINY} --model_type unet_resnet34 --num_workers 0"
     ),
-    f"python predict.py --run checkpoints/unet_resnet34/RUN {TEST_IMAGES} --tta hflip "
-    "--out submission.csv --overlays overlays": ALONE,
     f"python predict.py --run checkpoints/unet_resnet34/RUN {TEST_IMAGES} --out submission.csv "
     "--overlays overlays": ALONE,
     "python -m utils.blend --run checkpoints/unet_resnet34/RUN --tta hflip": ALONE,
