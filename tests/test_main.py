@@ -628,6 +628,19 @@ def test_an_invalid_image_size_is_refused_before_the_run(
     assert not (tmp_path / "runs").exists()
 
 
+def test_scales_without_effect_are_refused_before_the_run(
+    command_line, tmp_path, monkeypatch, capsys
+):
+    """What counts is the size of the last stage: one that the network has no others near."""
+    network = TinyNet()
+    monkeypatch.setattr(network, "size_step", 16, raising=False)
+    monkeypatch.setattr(experiment, "build_model", lambda *_, **__: network)
+    flags = command_line(tmp_path / "runs", run_name="x", image_size_stage1=96, tta="scales")
+    assert main.main(flags) == 2
+    assert "--tta scales: has no effect at 32 pixels" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize(
     ("model_type", "flag", "size", "near"),
     [

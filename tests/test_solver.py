@@ -28,6 +28,7 @@ from solver import Solver
 from solver_freeze import FreezeSolver
 from tests.helpers.tiny import TinyNet, config, fold_and_source, write_dataset
 from utils.config.stages import build_stages
+from utils.config.tta import TTA
 from utils.errors import InputError
 from utils.inference import ensemble
 from utils.postprocessing.histograms import load_histograms
@@ -358,22 +359,27 @@ def test_the_curves_of_an_epoch_are_on_disk_before_its_checkpoint(root, tmp_path
 def test_out_of_fold_histograms_come_from_the_best_weights_of_stage_two(root, tmp_path):
     solver = make(root, tmp_path)
     solver.fit()
-    oof = load_histograms(tmp_path / "oof.npz")
     fold, source = fold_and_source(root)
-    assert oof.ids.tolist() == fold.valid
-    net = TinyNet().eval()
+    net = TinyNet()
     net.load_state_dict(checkpoints(tmp_path)["stage2_best"]["state_dict"])
-    for i, name in enumerate(fold.valid):
-        image = preprocess(read_image(source.samples[name].image), 64, True)
-        with torch.no_grad():
-            probability = torch.sigmoid(net(normalise(torch.from_numpy(image)[None, None])))
-        full = F.interpolate(probability, (72, 60), mode="bilinear")[0, 0].numpy()
-        mask = read_mask(source.samples[name].mask).astype(bool)
-        expected = np.histogram(np.floor(255 * full), bins=256, range=(0, 256))[0]
+    images = [preprocess(read_image(source.samples[i].image), 64, True) for i in fold.valid]
+    expected = {}
+    for tta, flips in (("none", False), ("hflip", True)):
+        solver.config = replace(solver.config, tta=tta)
+        solver.write_out_of_fold()
+        oof = load_histograms(tmp_path / "oof.npz")
+        assert oof.ids.tolist() == fold.valid
+        together = ensemble.Ensemble(solver.fabric, [net], TTA(hflip=flips))
+        maps = together(torch.from_numpy(np.stack(images))[:, None]).probability
+        full = F.interpolate(maps, (72, 60), mode="bilinear")[:, 0].numpy()
+        levels = np.floor(255 * full).astype(int)
+        expected[tta] = np.stack([np.bincount(each.ravel(), minlength=256) for each in levels])
         # The last bits of a network's output depend on the batch's shape.
-        assert np.abs(np.cumsum(expected - oof.all[i])).max() <= 20
-        assert oof.all[i].sum() == 72 * 60
-        assert oof.mask[i].sum() == mask.sum()
+        assert np.abs(np.cumsum(expected[tta] - oof.all, axis=1)).max() <= 20
+        masks = [read_mask(source.samples[name].mask).astype(bool) for name in fold.valid]
+        assert oof.mask.sum(axis=1).tolist() == [mask.sum() for mask in masks]
+        assert (oof.all.sum(axis=1) == 72 * 60).all()
+    assert np.abs(np.cumsum(expected["hflip"] - expected["none"], axis=1)).max() > 100
 
 
 def test_dice_does_not_depend_on_the_batch_size(root, tmp_path):

@@ -1,6 +1,7 @@
 """Ensembles and blends, and the prediction of files, which keeps no maps."""
 
 import weakref
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,12 +15,14 @@ from datasets.formats.rle import decode
 from models.interface import normalise
 from tests.helpers.dicoms import picture
 from tests.helpers.tiny import TinyNet, WithPresence
+from utils.config.settings import Config
 from utils.config.tta import TTA
-from utils.inference.ensemble import Blend, Ensemble, ProbabilityMaps
+from utils.errors import InputError
+from utils.inference.ensemble import Blend, Ensemble, ProbabilityMaps, open_ensemble
 from utils.inference.images import ImageFiles
 from utils.inference.loop import open_loader, predict_images
 from utils.inference.pictures import Pictures
-from utils.inference.runs import View
+from utils.inference.runs import Checkpoints, View
 from utils.inference.submission import InputImage
 from utils.postprocessing.rule import PostProcess
 
@@ -128,6 +131,17 @@ def test_scales_are_the_mean_over_all_sizes_and_both_sides(fabric, hflip):
     torch.testing.assert_close(maps.presence, torch.stack(presences).mean(dim=0)[:, 0])
     plain = Ensemble(fabric, built, TTA(hflip))(image).probability
     assert (mean - plain).abs().max() > 1e-3
+
+
+def test_scales_without_effect_are_refused_when_networks_are_loaded(fabric, monkeypatch):
+    """Near 64 pixels there are no other multiples of 32, but 64 pixels can be predicted alone."""
+    network = TinyNet()
+    monkeypatch.setattr(network, "size_step", 32, raising=False)
+    monkeypatch.setattr("utils.inference.ensemble.load_network", lambda *_: network)
+    settings, paths = Config(image_size_stage2=64), Checkpoints([Path("a.pth")], [Path("a.pth")])
+    open_ensemble(fabric, settings, paths, TTA(hflip=True))
+    with pytest.raises(InputError, match="^--tta scales: has no effect at 64 pixels"):
+        open_ensemble(fabric, settings, paths, TTA(scales=True))
 
 
 @pytest.mark.parametrize("mirror", [False, True])
