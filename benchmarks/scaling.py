@@ -84,7 +84,8 @@ def work_of(stage: Stage, bounds: Bounds) -> float:
         images = [bounds.positives] * stage.epochs
         validated *= bounds.positives / bounds.train
     relative = (stage.image_size / bounds.size) ** 2
-    return (sum(images) + stage.epochs * validated * _VALIDATION_WORK) * relative
+    validations = sum(map(stage.is_validated, range(stage.epochs)))
+    return (sum(images) + validations * validated * _VALIDATION_WORK) * relative
 
 
 def scale(config: Config, bounds: Bounds) -> Config:
