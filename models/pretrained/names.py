@@ -90,7 +90,7 @@ def is_part_of(own: Collection[str], name: str) -> bool:
     """
     bare = [key.removeprefix(_nesting(own)) for key in own]
     tops = {key.partition(".")[0] for key in (*bare, *flat_names(bare).values())}
-    return any(form.partition(".")[0] in tops for form in (name, name.removeprefix(_CONTAINER)))
+    return any(form.partition(".")[0] in tops for form in _forms(name))
 
 
 def modern_name(name: str) -> str:
@@ -146,8 +146,10 @@ def _unwrap(name: str, own: Collection[str]) -> str:
 
 
 def _find(bare: dict[str, str], name: str) -> str | None:
+    return next((bare[form] for form in _forms(name) if form in bare), None)
+
+
+def _forms(name: str) -> tuple[str, str, str]:
+    """Return what a tensor of a file may be called in an encoder of a library with equal names."""
     # timm flattens the containers of a network of which it takes the features.
-    for form in (name, name.removeprefix(_CONTAINER), name.replace(".", "_", 1)):
-        if form in bare:
-            return bare[form]
-    return None
+    return name, name.removeprefix(_CONTAINER), name.replace(".", "_", 1)

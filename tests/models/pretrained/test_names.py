@@ -6,7 +6,7 @@ import timm
 import torch
 import torchvision
 
-from models.pretrained.names import match_names
+from models.pretrained.names import is_part_of, match_names
 from models.pretrained.weights import fill_encoder
 from utils.errors import InputError
 
@@ -38,6 +38,24 @@ def test_efficientnets_fit_each_other(name, kind, wrapper):
         own[found[wrapper + key]].shape == state[key].shape for key in list(state)[: len(own)]
     )
     assert not own.keys() & [found[wrapper + key] for key in state][len(own) :]
+
+
+BELOW = {
+    "tu-convnext_tiny": ("stages_2.blocks.8.gamma", "stages.2.blocks.9.gamma", "head.norm.bias"),
+    "tu-swin_tiny": ("layers_2.blocks.5.norm1.bias", "layers.2.blocks.6.norm1.bias", "norm.bias"),
+    "tu-densenet121": ("features_norm0.bias", "features.norm0.weight", "features.norm5.bias"),
+    "resnet18": ("layer1.0.conv1.weight", "layer1.2.conv1.weight", "fc.weight"),
+}
+"""A tensor of an encoder, one that a deeper network has in the same layer, and one above it."""
+
+
+@pytest.mark.parametrize("name", BELOW)
+@pytest.mark.parametrize("nesting", ["", "model."])
+def test_a_further_block_is_part_of_the_encoder_and_a_classifier_is_not(name, nesting):
+    """Also where timm joins the first two parts of a name."""
+    own, deeper, above = BELOW[name]
+    assert is_part_of([nesting + own], deeper)
+    assert not is_part_of([nesting + own], above)
 
 
 @pytest.mark.parametrize(
