@@ -140,7 +140,7 @@ def test_scales_without_effect_are_refused_when_networks_are_loaded(fabric, monk
     monkeypatch.setattr("utils.inference.ensemble.load_network", lambda *_: network)
     settings, paths = Config(image_size_stage2=64), Checkpoints([Path("a.pth")], [Path("a.pth")])
     open_ensemble(fabric, settings, paths, TTA(hflip=True))
-    with pytest.raises(InputError, match="^--tta scales: has no effect at 64 pixels"):
+    with pytest.raises(InputError, match=r"^--tta scales: has no effect at 64 pixels"):
         open_ensemble(fabric, settings, paths, TTA(scales=True))
 
 
