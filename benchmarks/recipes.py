@@ -18,7 +18,8 @@ machine; the time is measured too.
 Prints for each recipe, from out-of-fold results: cross-fitted Dice (needs two folds; the family of
 rules and the rule are chosen on the other folds) with its gain over no masks and over the first
 row, Dice on positives, empties kept, image-level AUC with its gain, and seconds; with 95 %
-intervals over patients. --peer adds the results of benchmarks.plain_smp. A finished run is not
+intervals over patients. The seconds of a fold end with its prediction, and include the pause if it
+was stopped and resumed. --peer adds the results of benchmarks.plain_smp. A finished run is not
 trained again. --plan only prints what would be trained.
 """
 
@@ -53,8 +54,8 @@ from utils.postprocessing.histograms import align_folds, concatenate
 from utils.postprocessing.selection import apply_rules
 from utils.postprocessing.summary import load_folds
 
-_NOT_COMPARED = ("folds", "precision", "memory_format", "input_mean", "input_std")
-"""Settings of a finished run that need not be those asked for."""
+_NOT_COMPARED = ("folds", "memory_format", "input_mean", "input_std")
+"""Settings of a finished run that need not be those asked for; so is precision, for auto."""
 
 
 @command
@@ -63,8 +64,9 @@ def main(args: list[str] | None = None) -> int:
     given = _parse(args)
     # What is read after the trainings must not fail then.
     read_patients(given.groups)
-    results = {path.stem: read_scored(path) for path in given.peer}
     names = list(dict.fromkeys(given.recipes))
+    _check_peers(given.peer, names)
+    results = {path.stem: read_scored(path) for path in given.peer}
     bounds = _bounds(given)
     configs = {name: _as_run(scale(read_recipe(name), bounds), name, given) for name in names}
     for config in configs.values():
@@ -78,6 +80,17 @@ def main(args: list[str] | None = None) -> int:
     print(f"\n{as_table(rows)}")
     write_json(given.out / "recipes.json", rows)
     return 0
+
+
+def _check_peers(paths: list[Path], names: list[str]) -> None:
+    """Refuse a peer whose row would have the name of another row."""
+    taken = set(names)
+    for path in paths:
+        if path.stem in taken:
+            raise InputError(
+                f"--peer {path}: another row of the table is named {path.stem!r}; rename the file"
+            )
+        taken.add(path.stem)
 
 
 def describe(config: Config) -> str:
@@ -118,7 +131,8 @@ def _unfinished(given: argparse.Namespace, config: Config) -> list[int]:
 
 def _as_given(saved: Config, config: Config) -> Config:
     """Return saved settings with those of `config` that a run may change or resolves itself."""
-    return replace(saved, **{name: getattr(config, name) for name in _NOT_COMPARED})
+    names = (*_NOT_COMPARED, *(["precision"] if config.precision == "auto" else []))
+    return replace(saved, **{name: getattr(config, name) for name in names})
 
 
 def _train(given: argparse.Namespace, config: Config, number: int) -> int:
@@ -170,7 +184,7 @@ def _results(given: argparse.Namespace, config: Config) -> Scored:
 
 
 def _seconds(folder: Path, number: int) -> float:
-    """Return the duration of an uninterrupted fold, from its first log line to oof.npz."""
+    """Return the time from the first log line of a fold to its oof.npz, with pauses."""
     fold = folder / f"fold{number}"
     with open(fold / "log.txt", encoding="utf-8") as file:
         started = datetime.strptime(file.readline()[:19], "%Y-%m-%d %H:%M:%S")

@@ -240,8 +240,37 @@ def test_the_table_shows_the_out_of_fold_results(compared, capsys):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(["--work", "9"], "trained with other settings"), (["--folds", "0"], "has folds [0, 1]")],
+    [
+        (["--work", "9"], "trained with other settings"),
+        (["--folds", "0"], "has folds [0, 1]"),
+    ],
 )
 def test_runs_of_a_different_comparison_are_refused(compared, capsys, change, message):
     assert recipes.main([*compared, *change]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "fits"),
+    [
+        ("bf16-mixed", "auto", True),
+        ("bf16-mixed", "bf16-mixed", True),
+        ("bf16-mixed", "32-true", False),
+    ],
+)
+def test_a_precision_that_was_asked_for_is_that_of_the_results(trained, asked, fits):
+    saved, config = Config(precision=trained, folds="1"), Config(precision=asked)
+    assert (recipes._as_given(saved, config) == config) == fits
+
+
+@pytest.mark.parametrize("names", [["a/plain", "b/plain"], ["a/best"]], ids=" ".join)
+def test_two_rows_of_the_same_name_are_refused(compared, capsys, tmp_path, names):
+    words = []
+    for name in names:
+        path = tmp_path / f"{name}.csv"
+        path.parent.mkdir()
+        path.touch()
+        words += ["--peer", str(path)]
+    assert recipes.main([*compared, *words]) == 2
+    message = f"another row of the table is named {path.stem!r}; rename the file"
     assert message in capsys.readouterr().err
