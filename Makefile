@@ -7,14 +7,23 @@ DEMO := datasets/demo_data
 UNSEEN := $(DEMO)/unseen
 NAME := demo-$(shell date +%Y-%m-%d_%H-%M-%S)
 RUN := checkpoints/unet_resnet34/$(NAME)
+# What real trains on. A shell may leave ~ as it is in a word such as DATA=~/x.
 DATA ?=
-# How to find images and masks in DATA: see python -m datasets.prepare --help.
-PREPARE ?= --images $(DATA) --rle $(firstword $(wildcard $(DATA)/stage_2_train*.csv $(DATA)/*train*rle*.csv))
-REAL := datasets/real_data
+FROM := $(patsubst ~/%,$(HOME)/%,$(DATA))
+MASKS := $(if $(FROM),$(shell for csv in "$(FROM)"/stage_2_train*.csv "$(FROM)"/*train*rle*.csv; do \
+	if [ -e "$$csv" ]; then echo "$$csv"; break; fi; done))
+# How to find images and masks, instead of DATA: see python -m datasets.prepare --help.
+PREPARE ?= --images "$(FROM)" --rle "$(MASKS)"
+OWN_PREPARE := $(filter-out file,$(origin PREPARE))
+# The name of the run, and of the folder of its data.
 REAL_NAME := real
-REAL_RUN := checkpoints/smp:Unet:tu-tf_efficientnet_lite0/$(REAL_NAME)
+REAL := datasets/real_data/$(REAL_NAME)
+REAL_RUNS := checkpoints
+MODEL := smp:Unet:tu-tf_efficientnet_lite0
+REAL_RUN := $(REAL_RUNS)/$(MODEL)/$(REAL_NAME)
 # Flags that are added to the training, such as --folds all.
 SETTINGS ?=
+ELSEWHERE := $(filter --model_type% --model_path% --run_name% --dataset_root%,$(SETTINGS))
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo real test test-slow check
@@ -41,11 +50,15 @@ demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (ab
 	@echo "report:   $(RUN)/report.html, to open in a browser"
 
 real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score
-	@test -n "$(DATA)$(filter-out --images --rle,$(PREPARE))" || { echo "name the folder with the images and their csv: make real DATA=DIR"; exit 2; }
-	$(BIN)/python -m datasets.prepare $(PREPARE) --out $(REAL)
-	if [ -n "$(DATA)" ] && [ -e "$(DATA)/patients.csv" ]; then cp "$(DATA)/patients.csv" $(REAL); fi
+	@test -n "$(DATA)$(OWN_PREPARE)" || { echo "name the folder with the images and their csv: make real DATA=DIR"; exit 2; }
+	@test -n "$(MASKS)$(OWN_PREPARE)" || { echo "found no stage_2_train*.csv and no *train*rle*.csv in $(FROM): name the folder that has Kaggle's csv of masks, or set PREPARE, see docs/training.md"; exit 2; }
+	@test -z "$(ELSEWHERE)" || { echo "SETTINGS has $(ELSEWHERE), and the run would not be found: set MODEL=TYPE or REAL_NAME=NAME instead"; exit 2; }
+	@# 1 means that an image was refused, and all others are converted.
+	$(BIN)/python -m datasets.prepare $(PREPARE) --out $(REAL) || [ $$? -eq 1 ]
+	if [ -n "$(FROM)" ] && [ -e "$(FROM)/patients.csv" ]; then cp "$(FROM)/patients.csv" $(REAL); fi
 	$(BIN)/python train_sfold.py --config recipes/cpu.yaml --dataset_root $(REAL) \
-		--run_name $(REAL_NAME) --resume $$([ -e $(REAL_RUN)/config.yaml ] && echo true || echo false) --folds 0 \
+		--model_type $(MODEL) --model_path $(REAL_RUNS) --run_name $(REAL_NAME) \
+		--resume $$([ -e $(REAL_RUN)/config.yaml ] && echo true || echo false) --folds 0 \
 		$$([ -e $(REAL)/patients.csv ] && echo --groups $(REAL)/patients.csv) $(SETTINGS)
 	awk -F, 'NR == 1 { print "ImageId,EncodedPixels" } NR > 1 && $$2 == 0 { print $$1 ",-1" }' \
 		$(REAL_RUN)/folds.csv > $(REAL_RUN)/held_out.csv
@@ -56,6 +69,8 @@ real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score
 		--truth $(REAL)/train_mask --images $(REAL)/train_images --worst $(REAL_RUN)/worst.png
 	@echo "pictures: $(REAL_RUN)/overlays/contact_sheet.png, $(REAL_RUN)/worst.png"
 	@echo "report:   $(REAL_RUN)/report.html, to open in a browser"
+	@echo "note:     the thresholds were chosen on the images that are scored, so the scores are slightly"
+	@echo "          optimistic; after SETTINGS=\"--folds all\" the report has cross-fitted ones"
 
 check: .venv/ready  ## linter, formatter and types (seconds)
 	$(BIN)/ruff check .
