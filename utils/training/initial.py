@@ -41,20 +41,25 @@ def set_normalisation(config: Config, starts: dict[int, Path]) -> Config:
     Returns:
         The settings, with `input_mean` and `input_std`: those that the network to start from was
         trained with, or the one whose encoder is taken; else what the encoder's pretrained weights
-        want; from scratch, ImageNet's.
+        want, which is a guess for a file of weights alone, and is said; from scratch, ImageNet's.
 
     Raises:
         InputError: a checkpoint cannot be read.
     """
-    wanted = _find_normalisation(config, starts)
+    wanted, is_guess = _find_normalisation(config, starts)
     if config.input_mean is not None:
-        if wanted not in (None, config.normalisation):
+        if not is_guess and wanted not in (None, config.normalisation):
             print0(
                 f"warning: the weights to start from want {wanted}, and this run uses "
                 f"{config.normalisation}"
             )
         return config
-    if wanted not in (None, IMAGENET):
+    if is_guess:
+        print0(
+            f"{config.encoder_weights} does not say how its images were normalised; assumed: "
+            f"{wanted}; give --input_mean and --input_std if it was trained with others"
+        )
+    elif wanted not in (None, IMAGENET):
         print0(f"images are normalised as the weights to start from want it: {wanted}")
     mean, std = (wanted or IMAGENET).as_text()
     return replace(config, input_mean=mean, input_std=std)
@@ -136,16 +141,18 @@ def _load(network: nn.Module, path: Path, config: Config) -> tuple[dict, bool]:
     return content, load_network(network, content["state_dict"], path)
 
 
-def _find_normalisation(config: Config, starts: dict[int, Path]) -> Normalisation | None:
-    """Return what the weights to start from want; None from scratch."""
+def _find_normalisation(
+    config: Config, starts: dict[int, Path]
+) -> tuple[Normalisation | None, bool]:
+    """Return what the weights to start from want, None from scratch; and whether it is a guess."""
     path = next(iter(starts.values()), config.encoder_weights)
     content = {} if path is None else load_file(path)
     if is_checkpoint(content):
         saved = content["config"]
-        return parse_normalisation(saved.get("input_mean"), saved.get("input_std"))
+        return parse_normalisation(saved.get("input_mean"), saved.get("input_std")), False
     if config.pretrained or config.encoder_weights is not None:
-        return wanted_by(config.model_type)
-    return None
+        return wanted_by(config.model_type), config.encoder_weights is not None
+    return None, False
 
 
 def _check_settings(saved: dict, path: Path, config: Config) -> None:

@@ -8,10 +8,12 @@ from datasets.folds import get_fold
 from tests.helpers.starts import folds_of, write_trained
 from tests.helpers.tiny import TinyNet
 from utils.config.layout import find_starts
+from utils.config.normalisation import IMAGENET, Normalisation
 from utils.config.settings import Config
 from utils.errors import InputError
-from utils.training.initial import check_start, find_start_leak, load_start
+from utils.training.initial import check_start, find_start_leak, load_start, set_normalisation
 
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IDS = [f"image{i:02d}" for i in range(23)]
 
 
@@ -158,3 +160,24 @@ def test_weights_of_other_origin_are_refused(content, tmp_path):
     torch.save(content, path)
     with pytest.raises(InputError, match=r"is no checkpoint of this repository\..*models\.adopt"):
         load_start(TinyNet(), path, Config())
+
+
+@pytest.mark.parametrize("wanted", [IMAGENET, HALF], ids=["ImageNet", "other"])
+@pytest.mark.parametrize("given", [None, "0.3"])
+def test_what_a_file_of_weights_alone_wants_is_assumed_aloud(
+    wanted, given, tmp_path, capsys, monkeypatch
+):
+    """Also if it is ImageNet's; what the settings say is neither doubted nor changed."""
+    monkeypatch.setattr("utils.training.initial.wanted_by", lambda _: wanted)
+    path = tmp_path / "weights.pth"
+    torch.save(TinyNet().encoder.state_dict(), path)
+    config = Config(encoder_weights=str(path), input_mean=given, input_std=given)
+    found = set_normalisation(config, {})
+    text = capsys.readouterr().out
+    if given:
+        assert (found, text) == (config, "")
+        return
+    assert found.normalisation == wanted
+    line = f"{path} does not say how its images were normalised; assumed: {wanted}; give "
+    assert text.startswith(line)
+    assert text.count("\n") == 1
