@@ -33,7 +33,7 @@ from utils.config.stages import Stage, build_stages, mask_stage
 from utils.config.tta import parse_tta
 from utils.console import print0
 from utils.distributed import decide_on_rank_zero, launch, resolve_memory_format
-from utils.errors import InputError
+from utils.errors import InputError, code_for_all
 from utils.files import check_writable
 from utils.postprocessing.leakage import add_leaks, describe_leak, find_leak
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
@@ -99,7 +99,7 @@ def run(
         choose_lr: returns the learning rate of stage 1, given settings with a seed.
 
     Returns:
-        The exit code: 0, or `EXIT_RETRY` if another process is still training a fold.
+        The exit code: 0, or on rank 0 `EXIT_RETRY` if a fold is still being trained elsewhere.
 
     Raises:
         InputError: data, settings or the files of an earlier run cannot be used.
@@ -134,7 +134,7 @@ def run(
         with hold_run(plan.folder):
             _summarise(plan.folder, plan.config.tta)
         try_report(plan.folder, _report_options(plan.config), fabric)
-    return 0 if finished else EXIT_RETRY
+    return 0 if finished else code_for_all(EXIT_RETRY)
 
 
 def _train_fold(fabric: Fabric, plan: RunPlan, stages: tuple[Stage, ...], number: int) -> bool:

@@ -277,6 +277,28 @@ def test_a_fold_that_another_process_trains_is_left_out(
 
 
 @pytest.mark.slow
+def test_on_several_devices_rank_0_ends_its_work_before_it_says_that_a_fold_is_unfinished(
+    command_line, tmp_path
+):
+    """The launcher kills it as soon as another process ends with anything but 0."""
+    folder = tmp_path / "unet_resnet34" / "first"
+    (folder / "fold0").mkdir(parents=True)
+    lock = lock_fold(folder / "fold0")
+    assert lock.acquire() is None
+    flags = command_line(tmp_path, run_name="first", accelerator="cpu", devices=2, two_stage=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.helpers.slow_summary", *flags],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == EXIT_RETRY, done.stderr[-2000:]
+    assert done.stdout.count("fold 0 is left out") == 1
+    assert (folder / "threshold.json").exists()
+    assert (folder / "report.html").exists()
+
+
+@pytest.mark.slow
 def test_of_two_processes_that_begin_one_run_one_trains_a_fold(command_line, tmp_path):
     """Both learn from one decision, here the seed; each says what it did."""
     flags = command_line(tmp_path, run_name="both", seed=None, folds="0", two_stage=False)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.console import escape_unprintable, print0
+from utils.console import escape_unprintable, is_main_process, print0
 from utils.signals import EXIT_RETRY, Stopped, find_death
 
 MAX_LISTED = 20
@@ -110,6 +110,16 @@ def readable_os_errors() -> Iterator[None]:
         raise InputError(f"{name}: {error.strerror}; {advice}") from error
 
 
+def code_for_all(code: int) -> int:
+    """Return the exit code of this process where all processes of a command end for one reason.
+
+    Rank 0 ends with the code and the others with 0. Launchers take any other code for a crash, and
+    kill the processes that still run: rank 0, before it has written its results. For the user,
+    rank 0 is the command.
+    """
+    return code if is_main_process() else 0
+
+
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorate a command's `main`: an `InputError` becomes one message and exit code 2.
 
@@ -130,10 +140,10 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
                 finally:
                     sys.stdout.flush()
         except ReportedByRankZero:
-            return 2
+            return code_for_all(2)
         except Stopped as stopped:
             print0(str(stopped))
-            return EXIT_RETRY
+            return code_for_all(EXIT_RETRY)
         except KeyboardInterrupt:
             print0("interrupted")
             return INTERRUPTED

@@ -10,7 +10,15 @@ import pytest
 
 from datasets.formats.masks import MaskError
 from utils.console import print0
-from utils.errors import InputError, ReportedByRankZero, cause_of, command, one_line
+from utils.errors import (
+    InputError,
+    ReportedByRankZero,
+    cause_of,
+    code_for_all,
+    command,
+    one_line,
+)
+from utils.signals import EXIT_RETRY, Stopped
 
 
 @command
@@ -40,9 +48,19 @@ def test_the_traceback_of_a_worker_is_left_out(capsys, kind):
     assert capsys.readouterr().err == "error: the image is cut short\n"
 
 
-def test_an_error_of_all_processes_is_reported_by_rank_0_only(capsys):
-    assert main(ReportedByRankZero("once")) == 2
+def test_an_error_of_all_processes_is_reported_by_rank_0_only(monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert main(ReportedByRankZero("once")) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "RANK", "SLURM_PROCID", "NODE_RANK"])
+def test_only_rank_0_ends_with_the_code_of_processes_that_stop_together(monkeypatch, variable):
+    """Fabric and torchrun kill rank 0 if another process ends with anything but 0."""
+    for rank, code in (("0", EXIT_RETRY), ("1", 0)):
+        monkeypatch.setenv(variable, rank)
+        assert main(Stopped("resume with: x")) == code
+        assert code_for_all(EXIT_RETRY) == code
 
 
 def test_an_error_of_a_single_process_is_reported_by_that_process(monkeypatch, capsys):
