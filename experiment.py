@@ -16,7 +16,7 @@ from datasets.folds import (
 )
 from datasets.loaders import augmented_size, check_batch_split, check_positives
 from datasets.patients import find_patients
-from datasets.siim import FoundSamples, find_samples, read_excluded
+from datasets.siim import find_samples, read_excluded
 from datasets.sources.base import PixelSource, Sample
 from datasets.sources.cache import CacheSource
 from datasets.sources.files import FileSource
@@ -157,55 +157,95 @@ def _train_fold(fabric: Fabric, plan: RunPlan, stages: tuple[Stage, ...], number
 
 
 def _make_plan(config: Config, given: frozenset[str], stratified: bool, fabric: Fabric) -> RunPlan:
-    processes = fabric.world_size
-    # The folder of a run without a name may become that of another run until it is created.
+    """Check what was asked for, decide what is left open, and only then create the run."""
     is_named = config.run_name is not None
     config, folder = open_run(config, given)
+    # Until a run without a name is created, its folder may become that of another run.
+    earlier = folder if is_named else None
+    is_new = not (folder / "config.yaml").exists()
     _print_unused(config, given)
     check_writable(folder)
-    found = find_samples(config.dataset_root, read_excluded(config.exclude))
-    _print_left_out(found)
-    is_new = not (folder / "config.yaml").exists()
-    if is_new:
-        memory_format = resolve_memory_format(config.memory_format, fabric)
-        config = replace(config, memory_format=memory_format)
+    samples = _find_images(config)
     # Fails fast: reading the masks takes time, and nothing has been written yet.
     network = _try_network(config, is_new)
-    _check_batch_sizes(network, config, processes)
-    if is_named:
-        compare_bits(folder, config.dataset_root)
-        compare_files(folder, found.samples)
-    folds = new_folds(config, folder) if is_named else config.fold_numbers()
-    starts = find_starts(config.init_from, folds)
+    _check_batch_sizes(network, config, fabric.world_size)
+    _compare_images(config, samples, earlier)
+    starts = _find_starts(config, earlier)
     if is_new:
-        config = set_normalisation(config, starts)
+        config = _resolve(config, starts, fabric)
     for start in dict.fromkeys(starts.values()):
         check_start(network, start, config)
-    source = _open_source(config, found.samples)
+    source = _open_source(config, samples)
     mask_fractions = source.mask_fractions()
     table = _make_folds(config, mask_fractions, stratified)
-    if is_named:
-        compare_folds(folder, table)
+    _check_folds(config, table, earlier, fabric.world_size)
+    leaks = _find_leaks(config, table, starts)
+    source.build()
+    folder = make_folder(folder, is_named)
+    config = _create(config, given, folder, table, samples, leaks)
+    print0(f"run {folder}, seed {config.seed}")
+    has_encoder = encoder_of(network) is not None
+    return RunPlan(config, folder, table, source, mask_fractions, has_encoder, starts)
+
+
+def _find_images(config: Config) -> dict[str, Sample]:
+    found = find_samples(config.dataset_root, read_excluded(config.exclude))
+    for ids, what in (
+        (found.unannotated, "images without a mask are left out"),
+        (found.without_image, "masks without an image are left out"),
+    ):
+        if ids:
+            print0(f"{len(ids):,} {what}, the first {ids[0]}")
+    return found.samples
+
+
+def _compare_images(config: Config, samples: dict[str, Sample], earlier: Path | None) -> None:
+    if earlier is not None:
+        compare_bits(earlier, config.dataset_root)
+        compare_files(earlier, samples)
+
+
+def _find_starts(config: Config, earlier: Path | None) -> dict[int, Path]:
+    folds = config.fold_numbers() if earlier is None else new_folds(config, earlier)
+    return find_starts(config.init_from, folds)
+
+
+def _resolve(config: Config, starts: dict[int, Path], fabric: Fabric) -> Config:
+    """Return the settings of a new run, with those that depend on the device and the weights."""
+    memory_format = resolve_memory_format(config.memory_format, fabric)
+    return set_normalisation(replace(config, memory_format=memory_format), starts)
+
+
+def _check_folds(config: Config, table: pd.DataFrame, earlier: Path | None, processes: int) -> None:
+    """Refuse folds that cannot be trained, or that differ from those of the earlier run."""
+    if earlier is not None:
+        compare_folds(earlier, table)
     for number in config.fold_numbers():
-        if is_named:
-            check_fold(folder / f"fold{number}", config)
+        if earlier is not None:
+            check_fold(earlier / f"fold{number}", config)
         fold = get_fold(table, number)
         if not config.allow_empty:
             check_positives(fold, config.dataset_root)
         for stage in build_stages(config):
             check_batch_split(stage, fold, processes)
-    leaks = _find_leaks(config, table, starts)
-    source.build()
-    folder = make_folder(folder, is_named)
+
+
+def _create(
+    config: Config,
+    given: frozenset[str],
+    folder: Path,
+    table: pd.DataFrame,
+    samples: dict[str, Sample],
+    leaks: list[dict],
+) -> Config:
+    """Create the run in its folder, or go on with it; return its settings."""
     with hold_run(folder):
         config = create_run(config, given, folder)
-        record_data(folder, table, found.samples, config.dataset_root)
+        record_data(folder, table, samples, config.dataset_root)
         add_leaks(folder, leaks)
     for number in config.fold_numbers():
         (folder / f"fold{number}").mkdir(exist_ok=True)
-    print0(f"run {folder}, seed {config.seed}")
-    has_encoder = encoder_of(network) is not None
-    return RunPlan(config, folder, table, source, mask_fractions, has_encoder, starts)
+    return config
 
 
 def _find_leaks(config: Config, table: pd.DataFrame, starts: dict[int, Path]) -> list[dict]:
@@ -228,15 +268,6 @@ def _print_unused(config: Config, given: frozenset[str]) -> None:
     line = describe_unused(config, given)
     if line is not None:
         print0(line)
-
-
-def _print_left_out(found: FoundSamples) -> None:
-    for ids, what in (
-        (found.unannotated, "images without a mask are left out"),
-        (found.without_image, "masks without an image are left out"),
-    ):
-        if ids:
-            print0(f"{len(ids):,} {what}, the first {ids[0]}")
 
 
 def _try_network(config: Config, is_new: bool) -> nn.Module:
