@@ -53,15 +53,16 @@ def find_resume_point(
 ) -> tuple[int, int]:
     """Find the first epoch that remains to be trained.
 
-    1. A stage is finished if its last checkpoint is that of its final epoch. So is stage 1 if it is
-       skipped, as with --mode train_stage2.
-    2. An unfinished stage with a last checkpoint continues after that epoch.
-    3. A stage without a checkpoint starts at its first epoch.
+    1. Of the stages with a last checkpoint, the latest continues after that epoch. Those before it
+       are finished, even if --mode train_stage2 cut stage 1 short: the later stage has begun from
+       its best weights, and would be overwritten after more epochs of it.
+    2. If that was its final epoch, the next stage starts.
+    3. Without a last checkpoint, the first stage starts that is not skipped.
 
     Args:
         checkpoints: the checkpoints of the fold.
         stages: all stages of the run, in order.
-        skip_first: skip stage 1, even if it is unfinished.
+        skip_first: skip stage 1, even if it is unfinished, as with --mode train_stage2.
 
     Returns:
         The index of the stage in `stages`, and the epoch (from 0) in that stage; len(stages) and 0
@@ -70,12 +71,12 @@ def find_resume_point(
     Raises:
         InputError: a checkpoint is damaged.
     """
-    for index, stage in enumerate(stages):
-        skipped = skip_first and stage.number == 1
-        done = stage.epochs if skipped else checkpoints.epochs_done(stage.number)
-        if done < stage.epochs:
-            return index, done
-    return len(stages), 0
+    first = int(skip_first)
+    for index in reversed(range(first, len(stages))):
+        done = checkpoints.epochs_done(stages[index].number)
+        if done:
+            return (index, done) if done < stages[index].epochs else (index + 1, 0)
+    return first, 0
 
 
 def load_checkpoint(path: Path) -> dict:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from utils.config.settings import Config
+from utils.config.stages import build_stages
 from utils.errors import InputError
 from utils.safe_load import load_file, reason_of
-from utils.training.checkpoints import FoldCheckpoints, load_checkpoint
+from utils.training.checkpoints import FoldCheckpoints, find_resume_point, load_checkpoint
 
 
 def content_of(epoch, stage=1, kept=()):
@@ -71,6 +73,32 @@ def test_epochs_done_is_read_from_the_last_checkpoint(checkpoints):
     save(checkpoints, content_of(6), is_best=True)
     assert checkpoints.epochs_done(1) == 7
     assert checkpoints.epochs_done(2) == 0
+
+
+@pytest.mark.parametrize(
+    ("done", "skip_first", "expected"),
+    [
+        ({}, False, (0, 0)),
+        ({}, True, (1, 0)),
+        ({1: 4}, False, (0, 4)),
+        ({1: 4}, True, (1, 0)),
+        ({1: 6}, False, (1, 0)),
+        ({1: 6, 2: 1}, False, (1, 1)),
+        ({1: 4, 2: 1}, True, (1, 1)),
+        # Began with --mode train_stage2, resumed without it: no epoch of stage 2 is lost.
+        ({1: 4, 2: 1}, False, (1, 1)),
+        ({2: 1}, False, (1, 1)),
+        ({1: 4, 2: 3}, False, (2, 0)),
+        ({1: 6, 2: 3, 3: 2}, False, (3, 0)),
+    ],
+)
+def test_training_resumes_in_the_latest_stage_that_has_begun(
+    checkpoints, done, skip_first, expected
+):
+    stages = build_stages(Config(epoch_stage1=6, epoch_stage2=3, epoch_stage3=2))
+    for stage, epochs in done.items():
+        save(checkpoints, content_of(epochs - 1, stage), is_best=True)
+    assert find_resume_point(checkpoints, stages, skip_first) == expected
 
 
 def test_a_stage_starts_from_its_last_epoch_or_the_best_of_the_stage_before(checkpoints):
