@@ -21,7 +21,7 @@ from utils.config.resume_command import resume_command
 from utils.config.settings import Config
 from utils.config.stages import Stage
 from utils.config.tta import parse_tta
-from utils.distributed import any_rank, memory_format_for
+from utils.distributed import any_rank, decide_on_rank_zero, memory_format_for
 from utils.inference.out_of_fold import write_out_of_fold
 from utils.inference.runs import View, WeightedRun, fold_checkpoints
 from utils.postprocessing.rule import score
@@ -88,14 +88,11 @@ class Solver:
         5. Any other stage starts from its first epoch, with the best weights of the previous stage
            or, for the first stage, with those of `init_from`, or else the network's initial ones.
         """
-        if (self.folder / "oof.npz").exists():
+        self.log = FoldLog(self.folder, self.stages)
+        resume_point = decide_on_rank_zero(self.fabric, self.open_fold)
+        if resume_point is None:
             return
-        if self.fabric.is_global_zero:
-            self.checkpoints.remove_leftovers()
-        skip_first = self.config.mode == "train_stage2"
-        index, first_epoch = find_resume_point(self.checkpoints, self.stages, skip_first)
-        done = sum(stage.epochs for stage in self.stages[:index]) + first_epoch
-        self.log = FoldLog(self.folder, self.stages, done)
+        index, first_epoch = resume_point
         with deferred_signals() as self.stop_requested, closing(self.log):
             for stage in self.stages[index:]:
                 self.begin_stage(stage, first_epoch)
@@ -109,6 +106,20 @@ class Solver:
                 f"{resume_command(self.config, self.folder.parent)}"
             )
         self.write_out_of_fold()
+
+    def open_fold(self) -> tuple[int, int] | None:
+        """Clear the folder of what a killed process left, open the log, and find where to begin.
+
+        Returns:
+            The index of the stage and its epoch (from 0); None if the fold is finished.
+        """
+        if (self.folder / "oof.npz").exists():
+            return None
+        self.checkpoints.remove_leftovers()
+        skip_first = self.config.mode == "train_stage2"
+        index, first_epoch = find_resume_point(self.checkpoints, self.stages, skip_first)
+        self.log.open(sum(stage.epochs for stage in self.stages[:index]) + first_epoch)
+        return index, first_epoch
 
     def begin_stage(self, stage: Stage, first_epoch: int) -> None:
         """Build loaders, network, optimizer and schedule.
@@ -133,7 +144,8 @@ class Solver:
             self.kept = start.get("kept", [start["best"]])
         if self.config.compile:
             self.module.compile()
-        self.log.stage(stage, self.data, start, first_epoch)
+        describe = partial(self.log.stage, stage, self.data, start, first_epoch)
+        decide_on_rank_zero(self.fabric, describe)
 
     def build_module(self, stage: Stage, first_epoch: int) -> dict:
         """Build the network with the weights that the stage starts from.
@@ -141,8 +153,6 @@ class Solver:
         Returns:
             The checkpoint that the weights come from; empty if there is none.
         """
-        # Rank 0 writes checkpoints; the others must not read them before they are complete.
-        self.fabric.barrier()
         start = self.checkpoints.load_start(stage.number, first_epoch)
         torch.manual_seed(derive_seed(self.data.seed_parts[0], self.fold.number))
         self.module = build_model(
@@ -240,7 +250,13 @@ class Solver:
         validation: Validation | None,
         times: EpochTimes,
     ) -> None:
-        """Rank the epoch if it was validated, write its checkpoints, and log it."""
+        """Rank the epoch if it was validated, write its checkpoints, and log it.
+
+        No process goes on before rank 0 has written: all of them read the checkpoints later.
+
+        Raises:
+            InputError: rank 0 cannot write; every process raises it.
+        """
         result, rule = None, None
         if validation is not None:
             rule = best_pair(validation.histograms)
@@ -249,30 +265,36 @@ class Solver:
             self.kept = keep_best(self.kept, result, self.config)
         lr = self.state.schedule.lr
         self.state.schedule.end_epoch()
-        if not self.fabric.is_global_zero:
-            return
-        with times.spent("writing"):
-            self.log.curves(stage, epoch, trained, lr, result)
-            if validation is not None and rule is not None:
-                self.log.overlays(stage, epoch, validation, rule)
-            # Before the checkpoint: a run killed here repeats the epoch, and replaces its events.
-            self.log.flush()
-            number = self.fold.number
-            content = self.state.checkpoint(self.config, number, stage, epoch, self.kept)
-            self.checkpoints.save(content, several=self.config.keep_best > 1)
-        is_best = result is not None and result is self.kept[0]
-        self.log.epoch(stage, epoch, trained, lr, result, is_best, times)
+
+        def write() -> None:
+            with times.spent("writing"):
+                self.log.curves(stage, epoch, trained, lr, result)
+                if validation is not None and rule is not None:
+                    self.log.overlays(stage, epoch, validation, rule)
+                # Before the checkpoint: a run killed here repeats the epoch, replacing its events.
+                self.log.flush()
+                number = self.fold.number
+                content = self.state.checkpoint(self.config, number, stage, epoch, self.kept)
+                self.checkpoints.save(content, several=self.config.keep_best > 1)
+            is_best = result is not None and result is self.kept[0]
+            self.log.epoch(stage, epoch, trained, lr, result, is_best, times)
+
+        decide_on_rank_zero(self.fabric, write)
 
     def end_stage(self, stage: Stage) -> None:
         """Check that all processes hold the same weights, and free the stage's memory."""
         if self.fabric.world_size > 1:
             checksum = self.state.check_equal(self.fabric)
-            self.log.line(
+            self.log_line(
                 f"stage {stage.number}: weights are equal on {self.fabric.world_size} processes "
                 f"(checksum {checksum:08x})"
             )
         del self.state, self.data
         self.model = None
+
+    def log_line(self, text: str) -> None:
+        """Log a line; if rank 0 cannot write it, every process ends."""
+        decide_on_rank_zero(self.fabric, lambda: self.log.line(text))
 
     def write_out_of_fold(self) -> None:
         """Predict the validation images as predict.py does; oof.npz marks the fold as finished."""
@@ -285,7 +307,6 @@ class Solver:
 
         where = f"fold {self.fold.number}, prediction of its validation images"
         workers = self.config.num_workers
-        self.fabric.barrier()
         command = partial(resume_command, self.config, self.folder.parent)
         with readable_deaths(where, command, self.source.check_files):
             write_out_of_fold(
@@ -298,4 +319,3 @@ class Solver:
                 workers,
                 tta=parse_tta(self.config.tta),
             )
-        self.fabric.barrier()

@@ -23,7 +23,7 @@ class FreezeSolver(Solver):
             # DDP synchronises only parameters that required gradients when it wrapped the network.
             self.model = None
             if frozen or epoch:
-                self.log.line(f"encoder {'frozen' if frozen else 'thawed'} at epoch {epoch + 1}")
+                self.log_line(f"encoder {'frozen' if frozen else 'thawed'} at epoch {epoch + 1}")
         return super().begin_epoch(stage, epoch)
 
     def set_train_mode(self, model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 """Solver and FreezeSolver on a tiny network: what a stage does, epoch by epoch."""
 
+import errno
 import math
 import time
 from dataclasses import replace
@@ -31,7 +32,7 @@ from utils.config.stages import build_stages
 from utils.config.tta import TTA
 from utils.errors import InputError
 from utils.inference import ensemble
-from utils.postprocessing.histograms import load_histograms
+from utils.postprocessing.histograms import Histograms, load_histograms
 from utils.training import failures, logger
 from utils.training.checkpoints import FoldCheckpoints
 from utils.training.logger import EpochTimes, FoldLog
@@ -251,7 +252,7 @@ class SingleStage(Solver):
     """A solver that starts any stage directly, from a fixed network, in evaluation mode."""
 
     def start(self, stage):
-        self.log = FoldLog(self.folder, self.stages, 0)
+        self.log = FoldLog(self.folder, self.stages)
         self.begin_stage(stage, first_epoch=0)
 
     def build_module(self, stage, first_epoch):
@@ -565,6 +566,41 @@ def test_every_family_is_the_same_with_any_workers_and_after_a_resume(
     fit_until_killed(make(root, tmp_path / "killed", **changes), 1)
     make(root, tmp_path / "killed", **changes).fit()
     assert_same(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"))
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "text"),
+    [
+        (FoldCheckpoints, "remove_leftovers", ""),
+        (FoldLog, "open", ""),
+        (FoldLog, "line", "fold 0 stage 1"),
+        (FoldLog, "line", "encoder frozen"),
+        (FoldLog, "line", "stage 1 epoch 1/1"),
+        (FoldCheckpoints, "save", ""),
+        (Histograms, "save", ""),
+    ],
+)
+def test_whatever_rank_0_cannot_write_ends_the_other_processes(
+    root, tmp_path, monkeypatch, owner, name, text
+):
+    """Else they would wait for it in their next collective, for half an hour."""
+    real, sent = getattr(owner, name), []
+
+    def fail(self, *args, **kwargs):
+        if text in str(args[:1]):
+            raise OSError(errno.ENOSPC, "No space left on device", "a/file")
+        return real(self, *args, **kwargs)
+
+    def broadcast(decision, src=0):
+        sent.append(decision)
+        return decision
+
+    monkeypatch.setattr(owner, name, fail)
+    solver = make(root, tmp_path, epoch_stage1=1, two_stage=False)
+    monkeypatch.setattr(solver.fabric, "broadcast", broadcast)
+    with pytest.raises(InputError, match="a/file: No space left on device"):
+        solver.fit()
+    assert sent[-1] == []  # for which the other ranks raise ReportedByRankZero
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])

@@ -77,23 +77,29 @@ def gather(fabric: Fabric, mine: list[T]) -> list[T]:
 
 
 def decide_on_rank_zero(fabric: Fabric, decide: Callable[[], T]) -> T:
-    """Call `decide` on rank 0 and broadcast its result.
+    """Call `decide`, which may also write files, on rank 0 and broadcast its result.
+
+    Whatever it raises ends every process. Otherwise those without the error would wait in their
+    next collective until its time limit of half an hour, and hold the memory of their GPUs.
 
     Raises:
-        InputError: `decide` raised it, or an error of the file system. Every process raises it, so
-            that none waits for another.
+        InputError: on rank 0, `decide` raised it, or an error of the file system.
+        Exception: on rank 0, `decide` raised it.
+        ReportedByRankZero: on the other ranks, for any of these.
     """
     decided: list[T] = []
-    error: InputError | None = None
+    error: Exception | None = None
     if fabric.is_global_zero:
         try:
             with readable_os_errors():
                 decided.append(decide())
-        except InputError as raised:
+        except Exception as raised:
             error = raised
-    decided, error = fabric.broadcast((decided, error))
+    decided = fabric.broadcast(decided)
     if error is not None:
-        raise error if fabric.is_global_zero else ReportedByRankZero(str(error))
+        raise error
+    if not decided:
+        raise ReportedByRankZero
     return decided[0]
 
 

@@ -19,7 +19,7 @@ from datasets.sources.base import Pixels
 from datasets.workers import Loader
 from utils.config.tta import NO_TTA, TTA
 from utils.console import print0
-from utils.distributed import gather
+from utils.distributed import decide_on_rank_zero, gather
 from utils.inference.ensemble import Blend, open_blend
 from utils.inference.loop import make_batch, open_prediction_loader, predict_batch
 from utils.inference.maps import Batch
@@ -135,14 +135,13 @@ def write_out_of_fold(
         tta: test-time augmentation.
 
     Raises:
-        InputError: an image or a checkpoint cannot be used.
+        InputError: an image or a checkpoint cannot be used, or the file cannot be written.
     """
     blend = open_blend(fabric, runs, checkpoints, tta)
     batch_size = batch_size or device_batch_size(runs, fabric.world_size)
     pixels = [pixels_of(view) for view in blend.views]
     histograms = predict_out_of_fold(fabric, blend, pixels, ids, batch_size, num_workers)
-    if fabric.is_global_zero:
-        histograms.save(path)
+    decide_on_rank_zero(fabric, lambda: histograms.save(path))
 
 
 def predict_out_of_fold(

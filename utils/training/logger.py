@@ -1,4 +1,4 @@
-"""The log of a fold: console, log.txt and TensorBoard, from rank 0 only."""
+"""The log of a fold: console, log.txt and TensorBoard."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from datasets.loaders import StageData
 from utils.config.stages import Stage
-from utils.console import is_main_process, print0
+from utils.console import print0
 from utils.distributed import peak_gpu_memory
 from utils.drawing import comparison
 from utils.memory import peak_memory
@@ -69,7 +69,7 @@ class EpochTimes:
 
 
 class FoldLog:
-    """Console, log.txt and TensorBoard events of one fold; does nothing on ranks other than 0.
+    """Console, log.txt and TensorBoard events of one fold, on rank 0, which opens it.
 
     TensorBoard steps count epochs from the start of the fold, so stage 2 continues where stage 1
     ended.
@@ -77,19 +77,28 @@ class FoldLog:
     Args:
         folder: the fold's folder.
         stages: all stages of the run.
-        first_epoch: number of completed epochs of the fold. TensorBoard discards events from there
-            on, which an interrupted epoch may have left.
     """
 
-    def __init__(self, folder: Path, stages: tuple[Stage, ...], first_epoch: int):
+    def __init__(self, folder: Path, stages: tuple[Stage, ...]):
         self._stages = stages
+        self._folder = folder
         self._path = folder / "log.txt"
         self._is_end_estimated = False
         self._events: SummaryWriter | None = None
-        if is_main_process():
-            # An unusable folder is reported here; TensorBoard's thread prints a traceback of it.
-            self._path.touch()
-            self._events = SummaryWriter(str(folder), purge_step=first_epoch)
+
+    def open(self, first_epoch: int) -> None:
+        """Start writing.
+
+        Args:
+            first_epoch: number of completed epochs of the fold. TensorBoard discards events from
+                there on, which an interrupted epoch may have left.
+
+        Raises:
+            OSError: the folder cannot be written to.
+        """
+        # An unusable folder is reported here; TensorBoard's thread prints a traceback of it.
+        self._path.touch()
+        self._events = SummaryWriter(str(self._folder), purge_step=first_epoch)
 
     def line(self, text: str) -> None:
         """Print a line, and append it to log.txt with the time."""

@@ -14,12 +14,13 @@ def test_a_missing_folder_is_reported_before_tensorboard_starts_a_thread(tmp_pat
 
     monkeypatch.setattr(logger, "SummaryWriter", never)
     with pytest.raises(FileNotFoundError, match=r"fold0/log\.txt"):
-        FoldLog(tmp_path / "fold0", build_stages(Config()), 0)
+        FoldLog(tmp_path / "fold0", build_stages(Config())).open(0)
 
 
 def test_text_that_is_no_unicode_is_logged_as_escapes(tmp_path, monkeypatch):
     monkeypatch.setattr(logger, "print0", lambda _: None)
-    log = FoldLog(tmp_path, build_stages(Config()), 0)
+    log = FoldLog(tmp_path, build_stages(Config()))
+    log.open(0)
     log.line("caf\udce9")
     log.close()
     assert (tmp_path / "log.txt").read_text().endswith(" caf\\udce9\n")
