@@ -202,7 +202,10 @@ class Solver:
 
     def begin_epoch(self, stage: Stage, epoch: int) -> nn.Module:
         """Seed the epoch, and return the network set up for training."""
-        torch.manual_seed(derive_seed(*self.data.seed_parts, epoch))
+        # The processes drop out different features; rank 0 those that a single process does.
+        rank = self.fabric.global_rank
+        own = [rank] if rank else []
+        torch.manual_seed(derive_seed(*self.data.seed_parts, epoch, *own))
         self.data.batches.set_epoch(epoch)
         if self.model is None:
             self.model = self.fabric.setup_module(self.module)

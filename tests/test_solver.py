@@ -21,7 +21,7 @@ import solver as solver_module
 from datasets.formats.images import read_image
 from datasets.formats.masks import read_mask
 from datasets.preprocessing import preprocess, resize_mask
-from datasets.sampling import EpochBatches
+from datasets.sampling import EpochBatches, derive_seed
 from models.build import build_model
 from models.interface import normalise
 from models.unused import unused_to_buffers
@@ -566,6 +566,22 @@ def test_every_family_is_the_same_with_any_workers_and_after_a_resume(
     fit_until_killed(make(root, tmp_path / "killed", **changes), 1)
     make(root, tmp_path / "killed", **changes).fit()
     assert_same(weights(tmp_path / "killed"), weights(tmp_path / "undisturbed"))
+
+
+def test_every_process_has_dropout_of_its_own(root, tmp_path):
+    """Rank 0 has that of a single process."""
+    solver = make(root, tmp_path, kind=Solver)
+    batches = SimpleNamespace(set_epoch=lambda epoch: None)
+    solver.data = SimpleNamespace(seed_parts=(5, 0, 1), batches=batches)
+    drawn = []
+    for rank in range(3):
+        solver.fabric = SimpleNamespace(global_rank=rank, world_size=3)
+        solver.model = TinyNet()
+        solver.begin_epoch(solver.stages[0], 4)
+        drawn.append(tuple(torch.rand(3).tolist()))
+    assert len(set(drawn)) == 3
+    torch.manual_seed(derive_seed(5, 0, 1, 4))
+    assert drawn[0] == tuple(torch.rand(3).tolist())
 
 
 @pytest.mark.parametrize(
