@@ -1,6 +1,7 @@
 """Training on several processes equals training on one."""
 
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,11 +42,17 @@ def folds(tmp_path_factory):
 @pytest.mark.slow
 def test_two_processes_train_like_one(folds):
     """Across thawing in stage 1 and accumulation in stage 2, with batches of 6 and of 4."""
-    log = (folds[2] / "log.txt").read_text()
+    one_log, log = ((folds[n] / "log.txt").read_text() for n in (1, 2))
     assert "encoder thawed" in log
+    trained = [[float(x) for x in re.findall(r": loss ([\d.]+),", text)] for text in (one_log, log)]
+    assert len(trained[0]) == 6
+    np.testing.assert_allclose(trained[1], trained[0], atol=2e-4)
     for name in ("stage1_last", "stage2_last"):
-        one, two = (torch.load(folds[n] / f"{name}.pth")["state_dict"] for n in (1, 2))
+        contents = [torch.load(folds[n] / f"{name}.pth") for n in (1, 2)]
+        one, two = (content["state_dict"] for content in contents)
         start = torch.load(folds[1] / "stage1_last.pth")["state_dict"]
+        losses = [[result["loss"] for result in content["kept"]] for content in contents]
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
         for key, value in one.items():
             torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5, msg=key)
         if name == "stage2_last":
@@ -102,6 +109,14 @@ def test_an_error_of_the_file_system_on_rank_0_reaches_the_other_ranks():
         decide_on_rank_zero(cast(Fabric, TwoRanks(0)), decide)
     with pytest.raises(ReportedByRankZero):
         decide_on_rank_zero(cast(Fabric, TwoRanks(1)), decide)
+
+
+def test_any_error_on_rank_0_reaches_the_other_ranks():
+    """Also one that no user can act on, whose traceback rank 0 shows."""
+    with pytest.raises(ZeroDivisionError):
+        decide_on_rank_zero(cast(Fabric, TwoRanks(0)), lambda: 1 / 0)
+    with pytest.raises(ReportedByRankZero):
+        decide_on_rank_zero(cast(Fabric, TwoRanks(1)), lambda: 1 / 0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -58,15 +59,19 @@ def test_pixels_are_counted_in_threads_while_the_network_predicts(monkeypatch):
     ids, fabric = list("abcdef"), Fabric(accelerator="cpu", devices=1)
     found = validate(fabric, Shift(act), make_batches(6), ids, build_loss("bce"), {1})
     assert beside == [True] * 6
-    histograms = found.histograms
+    histograms, losses = found.histograms, []
     for batch in make_batches(6):
         (index,), (full_mask,) = batch.positions.tolist(), batch.full_masks
         with torch.inference_mode():
             logits = Shift(lambda: None)(validation.normalise(batch.image, validation.IMAGENET))
             map_ = validation.resize_probability(torch.sigmoid(logits)[0, 0], *full_mask.shape)
+        target = batch.mask.double()
+        chance = torch.sigmoid(logits.double())
+        losses.append(-(target * chance.log() + (1 - target) * (1 - chance).log()).mean().item())
         levels = np.floor(map_.numpy() * np.float32(255)).astype(int)
         inside = levels[full_mask.numpy() == 1]
         assert (histograms.height[index], histograms.width[index]) == full_mask.shape
         assert (histograms.all[index] == np.bincount(levels.ravel(), minlength=256)).all()
         assert (histograms.mask[index] == np.bincount(inside, minlength=256)).all()
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-6)
     assert [sample.index for sample in found.overlay_samples] == [1]
