@@ -26,12 +26,15 @@ from utils.errors import InputError
 from utils.files import atomic_write
 from utils.parallel import usable_cores
 
-MAY_CHANGE = frozenset(
-    {"folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"}
-    | {"accelerator", "devices", "num_nodes", "cache", "cache_dir", "exclude", "allow_empty"}
-    | {"pictures", "cases"}
-)
-"""Settings that may change when a run is resumed; the split must still match folds.csv."""
+DEVICES = frozenset({"accelerator", "devices", "num_nodes"})
+"""Settings of the devices that a run is trained on. Its results depend a little on them: batch norm
+and the Dice of a batch see the images of one device, and devices round differently."""
+MAY_CHANGE = DEVICES | {
+    *("folds", "mode", "resume", "run_name", "num_workers", "model_path", "dataset_root"),
+    *("cache", "cache_dir", "exclude", "allow_empty", "pictures", "cases"),
+}
+"""Settings that may change when a run is resumed; the split must still match folds.csv. But for
+`DEVICES`, they do not change the results."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from utils.config.command_line import load_config
 from utils.config.layout import OUT_OF_FOLD, find_run, list_checkpoints
 from utils.config.prediction import blend_command
 from utils.config.resume_command import resume_command
-from utils.config.settings import MAY_CHANGE, Config
+from utils.config.settings import DEVICES, MAY_CHANGE, Config
 from utils.config.software import git
 from utils.console import print0
 from utils.distributed import resolve_precision
@@ -62,8 +62,8 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     Nothing is written; `make_folder` and `create_run` do that once the data has been found.
 
     1. An existing run keeps the settings of its config.yaml. A given setting that differs is
-       refused, unless it cannot change the result, or is the batch size of a stage that no
-       unfinished fold has started, and the run is resumed.
+       refused, unless it is one of `MAY_CHANGE`, or is the batch size of a stage that no unfinished
+       fold has started, and the run is resumed.
     2. Otherwise the run is new, unless it was to be resumed. Its name defaults to the current time,
        and its seed is random if none is given.
 
@@ -299,7 +299,8 @@ def _print_changes(saved: Config, continued: Config) -> None:
     for name in sorted(field.name for field in fields(Config)):
         old, new = getattr(saved, name), getattr(continued, name)
         if old != new and name not in _THIS_CALL:
-            print0(f"run {saved.run_name}: {name} changed from {old} to {new}")
+            note = ", which can change the results a little" if name in DEVICES else ""
+            print0(f"run {saved.run_name}: {name} changed from {old} to {new}{note}")
 
 
 def _started_stages(folder: Path, folds: list[int]) -> set[int]:

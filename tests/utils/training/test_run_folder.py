@@ -102,7 +102,7 @@ def test_a_resumed_run_keeps_its_settings(create, call):
     assert same == config
 
 
-def test_settings_that_cannot_change_the_result_may_change_and_are_printed(create, call, capsys):
+def test_some_settings_may_change_and_are_printed(create, call, capsys):
     saved, _ = create(run_name="first", seed=7)
     changes = {"folds": "1", "num_workers": 3, "devices": 1, "dataset_root": "/moved"}
     config, _ = call(run_name="first", **changes)
@@ -110,6 +110,9 @@ def test_settings_that_cannot_change_the_result_may_change_and_are_printed(creat
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3  # the folds to train are not a change
     assert "run first: dataset_root changed from ./datasets/SIIM_data to /moved" in lines
+    note = ", which can change the results a little"
+    assert f"run first: devices changed from auto to 1{note}" in lines
+    assert sum(note in line for line in lines) == 1
 
 
 def test_settings_of_a_single_call_are_not_saved(create, call):
