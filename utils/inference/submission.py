@@ -141,7 +141,11 @@ def select_by_sample(
 
 
 def write_submission(path: Path, predictions: list[Prediction]) -> None:
-    """Write Kaggle's csv and, at `scores_path`, ImageId,probability,area: both or none."""
+    """Write Kaggle's csv and, at `scores_path`, ImageId,probability,area.
+
+    Earlier files are replaced once both are written in full, the submission last: a new one never
+    lies beside the scores of an old one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = scores_path(path)
     with ExitStack() as stack:

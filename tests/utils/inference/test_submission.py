@@ -1,6 +1,8 @@
 """The images to predict with their ids, and the csv files of the results."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,25 @@ def test_both_files_are_written_even_through_a_link(tmp_path, linked):
     assert scores_path(out) == out.with_name("scores.csv")
     assert out.with_name("scores.csv").read_text() == SCORES
     assert {path.name for path in out.parent.iterdir()} == {"out.csv", "scores.csv"}
+
+
+@pytest.mark.parametrize("failing", ["scores.csv", "out.csv"])
+def test_a_new_submission_never_lies_beside_old_scores(tmp_path, monkeypatch, failing):
+    """Whichever of the two cannot be replaced at the end."""
+    out, replace = tmp_path / "out.csv", os.replace
+    for path in (out, scores_path(out)):
+        path.write_text("old")
+
+    def fail(source, target):
+        if Path(target).name == failing:
+            raise OSError(errno.EIO, "Input/output error", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match=failing):
+        write_submission(out, PREDICTIONS)
+    assert out.read_text() == "old"
+    assert scores_path(out).read_text() == ("old" if failing == "scores.csv" else SCORES)
 
 
 def test_a_pipe_gets_the_submission_and_no_scores_beside_it(tmp_path):
