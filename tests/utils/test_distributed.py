@@ -88,7 +88,7 @@ def test_an_accelerator_without_its_package_is_refused():
 class TwoRanks:
     """Stands in for Fabric on one of two ranks: `broadcast` returns what rank 0 sends."""
 
-    sent: object = None
+    sent: object = ["nothing"]
 
     def __init__(self, rank):
         self.is_global_zero = rank == 0
@@ -99,6 +99,13 @@ class TwoRanks:
         return TwoRanks.sent
 
 
+@pytest.fixture
+def nothing_sent(monkeypatch):
+    """Forget what another test has sent; a rank that takes it goes on."""
+    monkeypatch.setattr(TwoRanks, "sent", ["nothing"])
+
+
+@pytest.mark.usefixtures("nothing_sent")
 def test_an_error_of_the_file_system_on_rank_0_reaches_the_other_ranks():
     """Else they would wait for its decision for ever."""
 
@@ -111,6 +118,7 @@ def test_an_error_of_the_file_system_on_rank_0_reaches_the_other_ranks():
         decide_on_rank_zero(cast(Fabric, TwoRanks(1)), decide)
 
 
+@pytest.mark.usefixtures("nothing_sent")
 def test_any_error_on_rank_0_reaches_the_other_ranks():
     """Also one that no user can act on, whose traceback rank 0 shows."""
     with pytest.raises(ZeroDivisionError):
