@@ -37,8 +37,8 @@ def test_both_files_are_written_even_through_a_link(tmp_path, linked):
 @pytest.mark.parametrize("failing", ["scores.csv", "out.csv"])
 def test_a_new_submission_never_lies_beside_old_scores(tmp_path, monkeypatch, failing):
     """Whichever of the two cannot be replaced at the end."""
-    out, replace = tmp_path / "out.csv", os.replace
-    for path in (out, scores_path(out)):
+    out, scores, replace = tmp_path / "out.csv", tmp_path / "scores.csv", os.replace
+    for path in (out, scores):
         path.write_text("old")
 
     def fail(source, target):
@@ -50,7 +50,7 @@ def test_a_new_submission_never_lies_beside_old_scores(tmp_path, monkeypatch, fa
     with pytest.raises(OSError, match=failing):
         write_submission(out, PREDICTIONS)
     assert out.read_text() == "old"
-    assert scores_path(out).read_text() == ("old" if failing == "scores.csv" else SCORES)
+    assert scores.read_text() == ("old" if failing == "scores.csv" else SCORES)
 
 
 def test_a_pipe_gets_the_submission_and_no_scores_beside_it(tmp_path):
