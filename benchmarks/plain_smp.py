@@ -78,6 +78,7 @@ def read(path: Path) -> np.ndarray:
 def seed_worker(_: int) -> None:
     """Seed a worker's augmentation, of which all workers of all epochs would have the same copy."""
     worker = get_worker_info()
+    assert worker is not None and isinstance(worker.dataset, XRays)
     worker.dataset.transform.set_random_seed(worker.seed % 2**32)
 
 
