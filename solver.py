@@ -36,9 +36,9 @@ from utils.training.failures import (
     readable_deaths,
     readable_errors,
 )
-from utils.training.initial import load_start
 from utils.training.logger import EpochTimes, FoldLog
 from utils.training.losses import build_loss
+from utils.training.start.initial import load_start
 from utils.training.state import TrainingState
 from utils.training.validation import Validation, validate
 

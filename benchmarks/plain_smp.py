@@ -78,7 +78,8 @@ def read(path: Path) -> np.ndarray:
 def seed_worker(_: int) -> None:
     """Seed a worker's augmentation, of which all workers of all epochs would have the same copy."""
     worker = get_worker_info()
-    assert worker is not None and isinstance(worker.dataset, XRays)
+    assert worker is not None
+    assert isinstance(worker.dataset, XRays)
     worker.dataset.transform.set_random_seed(worker.seed % 2**32)
 
 

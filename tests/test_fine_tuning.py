@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import experiment
 import main
 import solver
 import train_sfold
@@ -17,7 +16,7 @@ from utils.config.command_line import load_config
 from utils.config.normalisation import IMAGENET, Normalisation
 from utils.inference import ensemble
 from utils.postprocessing import selection
-from utils.training import initial
+from utils.training.start import initial, plan
 
 IDS = [f"image{i:02d}" for i in range(14)]
 QUICK = {"image_size_stage2": 32, "epoch_stage1": 1, "epoch_stage2": 1, "two_stage": False}
@@ -32,7 +31,7 @@ def root(tmp_path_factory):
 def tune(root, tmp_path, monkeypatch, capsys):
     """Run a script as from a command line; return the exit code and all it printed."""
     monkeypatch.setattr(TinyNet, "size_step", 32, raising=False)
-    for module in (experiment, solver, ensemble):
+    for module in (plan, solver, ensemble):
         monkeypatch.setattr(module, "build_model", build_tiny)
     monkeypatch.setattr(selection, "draw_threshold", lambda *_: np.zeros((1, 1, 3), np.uint8))
 

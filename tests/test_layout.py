@@ -36,6 +36,7 @@ FLOORS = (
     ("utils.commands",),
     ("utils.report",),
     ("utils.inference",),
+    ("utils.training.start",),
     ("utils.training",),
     ("utils.postprocessing", "utils.postprocessing.maps"),
     ("utils.evaluation",),

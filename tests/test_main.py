@@ -30,7 +30,9 @@ from utils.files import OwnedLock
 from utils.postprocessing.histograms import load_histograms
 from utils.signals import EXIT_RETRY
 from utils.training.checkpoints import FoldCheckpoints
-from utils.training.run_folder import lock_fold
+from utils.training.start import plan
+from utils.training.start.plan import make_table, try_network
+from utils.training.start.run_folder import lock_fold
 
 REPOSITORY = Path(__file__).parent.parent
 QUICK = {"image_size_stage2": 32, "epoch_stage1": 1, "epoch_stage2": 1}
@@ -233,7 +235,7 @@ def test_a_fold_with_checkpoints_is_not_overwritten(run, command_line, capsys):
 
 
 def test_images_replaced_after_the_first_fold_are_refused(run, root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(experiment, "_try_network", lambda *_, **__: TinyNet())
+    monkeypatch.setattr(plan, "try_network", lambda *_, **__: TinyNet())
     folder = tmp_path / "runs" / "unet_resnet34" / "first"
     shutil.copytree(run, folder, copy_function=os.link)
     shutil.copytree(root, tmp_path / "data", ignore=shutil.ignore_patterns("cache"))
@@ -259,7 +261,7 @@ def test_a_fold_that_another_process_trains_is_left_out(
         summarised.append(OwnedLock(folder, "").owner() is not None)
 
     monkeypatch.setattr(files, "_PATIENCE", 0.01)
-    monkeypatch.setattr(experiment, "_try_network", lambda *_, **__: TinyNet())
+    monkeypatch.setattr(plan, "try_network", lambda *_, **__: TinyNet())
     monkeypatch.setattr(experiment, "_summarise", summarise)
     folder = tmp_path / "unet_resnet34" / "first"
     shutil.copytree(run, folder, copy_function=os.link)
@@ -514,20 +516,20 @@ def test_groups_that_do_not_match_the_images_are_refused(root, tmp_path, capsys,
     fractions = dict.fromkeys(ids, 0.1)
     settings = config(root, groups=str(csv_file))
     if fits:
-        experiment._make_folds(settings, fractions, stratified=False)
+        make_table(settings, fractions, stratified=False)
     else:
         with pytest.raises(InputError, match=f"--groups .*p.csv: .* of {known} of the 14") as error:
-            experiment._make_folds(settings, fractions, stratified=False)
+            make_table(settings, fractions, stratified=False)
         assert f"the image {ids[known]} has no row" in str(error.value)
         assert "its id 1.2.3 is none of these images" in str(error.value)
     write_patients(tmp_path / "patients.csv", [*ids[:known], "1.2.3"])
     capsys.readouterr()
-    table = experiment._make_folds(config(tmp_path), fractions, stratified=False)
+    table = make_table(config(tmp_path), fractions, stratified=False)
     assert (table["PatientId"] != "").sum() == known
     text = capsys.readouterr().out
     assert ("warning: " in text) is not fits
     assert (f"WARNING: {tmp_path}/patients.csv is not used" in text) is (known > 0)
-    experiment._make_folds(config(tmp_path), dict.fromkeys(ids[::2], 0.1), stratified=False)
+    make_table(config(tmp_path), dict.fromkeys(ids[::2], 0.1), stratified=False)
     assert "WARNING" not in capsys.readouterr().out  # an image of each patient
 
 
@@ -643,7 +645,7 @@ def test_an_invalid_image_size_is_refused_before_the_run(
 ):
     network = TinyNet()
     monkeypatch.setattr(network, "size_step", 56, raising=False)
-    monkeypatch.setattr(experiment, "build_model", lambda *_, **__: network)
+    monkeypatch.setattr(plan, "build_model", lambda *_, **__: network)
     assert main.main(command_line(tmp_path / "runs", run_name="x")) == 2
     message = capsys.readouterr().err
     assert "--image_size_stage1 32: TinyNet needs a multiple of 56; use 56 or 112" in message
@@ -656,7 +658,7 @@ def test_scales_without_effect_are_refused_before_the_run(
     """What counts is the size of the last stage: one that the network has no others near."""
     network = TinyNet()
     monkeypatch.setattr(network, "size_step", 16, raising=False)
-    monkeypatch.setattr(experiment, "build_model", lambda *_, **__: network)
+    monkeypatch.setattr(plan, "build_model", lambda *_, **__: network)
     flags = command_line(tmp_path / "runs", run_name="x", image_size_stage1=96, tta="scales")
     assert main.main(flags) == 2
     assert "--tta scales: has no effect at 32 pixels" in capsys.readouterr().err
@@ -684,14 +686,14 @@ def test_only_the_network_decides_which_sizes_are_valid(
 
 def test_a_size_that_only_some_networks_accept_is_trained(root, monkeypatch):
     settings = config(root, model_type="U_Net", image_size_stage1=48, image_size_stage2=80)
-    experiment._try_network(settings, is_new=True)
+    try_network(settings, is_new=True)
 
 
 def test_a_resumed_run_needs_no_pretrained_weights(root, tmp_path):
     settings = config(root, encoder_weights=str(tmp_path / "removed.pth"), pretrained=True)
     with pytest.raises(InputError, match=r"removed\.pth"):
-        experiment._try_network(settings, is_new=True)
-    assert experiment._try_network(settings, is_new=False).encoder is not None
+        try_network(settings, is_new=True)
+    assert try_network(settings, is_new=False).encoder is not None
 
 
 def test_the_help_lists_the_networks(capsys):

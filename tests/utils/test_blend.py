@@ -37,7 +37,7 @@ from utils.inference.runs import read_runs, results_folder, threshold_command
 from utils.postprocessing.histograms import LEVELS, load_histograms
 from utils.postprocessing.maps.tensors import resize_probability
 from utils.postprocessing.rule import PostProcess, load_rule
-from utils.training.run_data import record_data
+from utils.training.start.run_data import record_data
 
 CPU = ["--accelerator", "cpu", "--devices", 1, "--precision", "32-true", "--num_workers", 0]
 A = {"epoch_stage3": 1, "presence_weight": 0.1}

@@ -13,7 +13,7 @@ from utils.console import print0
 from utils.errors import InputError
 from utils.safe_load import load_file, reason_of
 from utils.training.checkpoints import FoldCheckpoints
-from utils.training.run_folder import create_run, hold_run, make_folder, open_run
+from utils.training.start.run_folder import create_run, hold_run, make_folder, open_run
 
 
 def adopt(folds: dict[int, Path], last_stage: int, config: Config, given: frozenset[str]) -> None:

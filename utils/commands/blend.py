@@ -37,7 +37,7 @@ from utils.memory import readable_memory_errors
 from utils.postprocessing.leakage import add_leaks, read_leaks, remove_leaks
 from utils.postprocessing.selection import choose_thresholds, describe_thresholds
 from utils.postprocessing.summary import format_table, summarise_run
-from utils.training.run_data import compare_bits, compare_files
+from utils.training.start.run_data import compare_bits, compare_files
 
 _ADVICE = "Make it writable, or copy the runs to another folder"
 

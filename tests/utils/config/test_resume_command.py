@@ -8,8 +8,8 @@ import pytest
 from utils.config import resume_command as module
 from utils.config.command_line import parse_config
 from utils.config.resume_command import resume_command
-from utils.training import run_folder
-from utils.training.run_folder import create_run, hold_run, make_folder, open_run
+from utils.training.start import run_folder
+from utils.training.start.run_folder import create_run, hold_run, make_folder, open_run
 
 
 @pytest.fixture(autouse=True)

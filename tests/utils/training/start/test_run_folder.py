@@ -20,8 +20,8 @@ from utils import files
 from utils.config.command_line import load_config
 from utils.config.settings import Config
 from utils.errors import InputError
-from utils.training import run_folder
-from utils.training.run_folder import (
+from utils.training.start import run_folder
+from utils.training.start.run_folder import (
     check_fold,
     check_precision,
     claim_fold,
@@ -32,7 +32,7 @@ from utils.training.run_folder import (
     settle_precision,
 )
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 @pytest.fixture(autouse=True, scope="module")

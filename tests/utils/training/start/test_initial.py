@@ -11,7 +11,7 @@ from utils.config.layout import find_starts
 from utils.config.normalisation import IMAGENET, Normalisation
 from utils.config.settings import Config
 from utils.errors import InputError
-from utils.training.initial import check_start, find_start_leak, load_start, set_normalisation
+from utils.training.start.initial import check_start, find_start_leak, load_start, set_normalisation
 
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IDS = [f"image{i:02d}" for i in range(23)]
@@ -168,7 +168,7 @@ def test_what_a_file_of_weights_alone_wants_is_assumed_aloud(
     wanted, given, tmp_path, capsys, monkeypatch
 ):
     """Also if it is ImageNet's; what the settings say is neither doubted nor changed."""
-    monkeypatch.setattr("utils.training.initial.wanted_by", lambda _: wanted)
+    monkeypatch.setattr("utils.training.start.initial.wanted_by", lambda _: wanted)
     path = tmp_path / "weights.pth"
     torch.save(TinyNet().encoder.state_dict(), path)
     config = Config(encoder_weights=str(path), input_mean=given, input_std=given)

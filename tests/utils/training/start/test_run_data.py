@@ -12,7 +12,7 @@ from datasets.siim import find_samples
 from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import write_dataset
 from utils.errors import InputError
-from utils.training.run_data import compare_files, record_data
+from utils.training.start.run_data import compare_files, record_data
 
 
 @pytest.fixture

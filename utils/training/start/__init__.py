@@ -1,0 +1,1 @@
+"""A run before its first step: what is decided, its folder, data and first weights."""
