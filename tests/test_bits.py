@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import evaluate
-import experiment
 import main
 import predict
 import solver
@@ -16,6 +15,7 @@ from tests.datasets.formats.test_depth import values_of
 from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, build_tiny, write_dataset, write_run
 from utils.inference import ensemble
+from utils.training.start import plan
 
 DARK, BRIGHT = values_of(8, shape=(72, 60)), values_of(12, shape=(72, 60))
 
@@ -23,7 +23,7 @@ DARK, BRIGHT = values_of(8, shape=(72, 60)), values_of(12, shape=(72, 60))
 @pytest.fixture(autouse=True)
 def tiny_networks(monkeypatch):
     monkeypatch.setattr(TinyNet, "size_step", 32, raising=False)
-    for module in (experiment, solver, ensemble):
+    for module in (plan, solver, ensemble):
         monkeypatch.setattr(module, "build_model", build_tiny)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-import experiment
 import solver
 import train_sfold
 from datasets import prepare, sample
@@ -22,6 +21,7 @@ from tests.helpers.tiny import TinyNet, build_tiny
 from utils.commands import adopt
 from utils.inference import ensemble
 from utils.postprocessing import selection
+from utils.training.start import plan
 
 ALONE = "--accelerator cpu --devices 1 --num_workers 0"
 TINY = (
@@ -175,7 +175,7 @@ def networks():
     """Tiny networks instead of real ones, and a blank threshold.png, to save time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TinyNet, "size_step", 32, raising=False)
-        for module in (experiment, solver, ensemble, adopt):
+        for module in (plan, solver, ensemble, adopt):
             patch.setattr(module, "build_model", tiny_network)
         patch.setattr(selection, "draw_threshold", lambda *_: np.zeros((1, 1, 3), np.uint8))
         yield

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-import experiment
 import main
 import predict
 import solver
@@ -21,6 +20,7 @@ from utils.config.prediction import parse_predict_options
 from utils.config.stages import build_stages
 from utils.inference import ensemble
 from utils.postprocessing import selection
+from utils.training.start import plan
 
 PAGE = "docs/original.md"
 
@@ -186,7 +186,7 @@ def test_a_row_runs_from_training_to_submission(number, tmp_path, monkeypatch):
     images = write_dataset(tmp_path / "datasets/SIIM_data", count=8) / "train_images"
     images.with_name("test_images").symlink_to(images)
     monkeypatch.setattr(TinyNet, "size_step", 32, raising=False)
-    for module in (experiment, solver, ensemble):
+    for module in (plan, solver, ensemble):
         monkeypatch.setattr(module, "build_model", build_tiny)
     monkeypatch.setattr(selection, "draw_threshold", lambda *_: np.zeros((1, 1, 3), np.uint8))
     training, prediction = training_of(number), PREDICTIONS[f"row{number}.csv"]

@@ -9,13 +9,13 @@ import importlib
 import sys
 from unittest.mock import patch
 
-import experiment
 import solver
 from tests.helpers.tiny import TinyNet, build_tiny
 from utils.inference import ensemble
+from utils.training.start import plan
 
 if __name__ == "__main__":
     patch.object(TinyNet, "size_step", 1, create=True).start()
-    for module in (experiment, solver, ensemble):
+    for module in (plan, solver, ensemble):
         patch.object(module, "build_model", build_tiny).start()
     sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))

@@ -9,11 +9,11 @@ from unittest.mock import Mock, patch
 import numpy as np
 import pytest
 
-import experiment
 import solver
 import train_sfold
 from tests.helpers.reported import FULL_RULE, write_chosen, write_finished
 from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, build_tiny, write_dataset
+from utils.distributed import launch
 from utils.errors import InputError
 from utils.evaluation import image_level
 from utils.inference import ensemble
@@ -26,6 +26,7 @@ from utils.report.evidence import read_evidence
 from utils.report.facts import changed_settings, describe_run, summarise, tabulate_folds
 from utils.report.networks import areas_of, draw_cases
 from utils.report.writing import ReportOptions, try_report
+from utils.training.start import plan
 
 WITHOUT = ("--pictures", "false")
 
@@ -39,7 +40,7 @@ def trained(tmp_path_factory):
     settings |= {"run_name": "run", "accelerator": "cpu", "presence_weight": 0.1, "cases": 2}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(TinyNet, "size_step", 1, raising=False)
-        for module in (experiment, solver, ensemble):
+        for module in (plan, solver, ensemble):
             patched.setattr(module, "build_model", build_tiny)
         patched.setattr(selection, "draw_threshold", lambda *_: np.zeros((1, 1, 3), np.uint8))
         assert train_sfold.main(as_flags(settings)) == 0
@@ -81,7 +82,7 @@ def test_pictures_show_the_masks_that_were_scored(trained, monkeypatch):
 
     monkeypatch.setattr(networks, "draw_picture", measure)
     evidence = read_evidence(trained)
-    fabric = experiment.launch("cpu", 1, 1, "auto")
+    fabric = launch("cpu", 1, 1, "auto")
     pictures = draw_cases(fabric, evidence, range(len(evidence.fold_of)))
     areas = areas_of(evidence)
     assert sorted(pictures) == list(range(len(areas.ids)))
