@@ -51,14 +51,7 @@ def run(
         InputError: data, settings or the files of an earlier run cannot be used.
     """
     if config.mode == "choose_threshold":
-        config, folder = open_run(config, given)
-        print_unused(config, given)
-        check_writable(folder)
-        with hold_run(folder):
-            chosen = choose_thresholds(folder, config.tta)
-        print0(describe_thresholds(chosen))
-        try_report(folder, _report_options(config))
-        return 0
+        return _choose_thresholds(config, given)
     config = settle_precision(config, given)
     fabric = launch(
         config.accelerator,
@@ -81,6 +74,17 @@ def run(
             _summarise(plan.folder, plan.config.tta)
         try_report(plan.folder, _report_options(plan.config), fabric)
     return 0 if finished else code_for_all(EXIT_RETRY)
+
+
+def _choose_thresholds(config: Config, given: frozenset[str]) -> int:
+    config, folder = open_run(config, given)
+    print_unused(config, given)
+    check_writable(folder)
+    with hold_run(folder):
+        chosen = choose_thresholds(folder, config.tta)
+    print0(describe_thresholds(chosen))
+    try_report(folder, _report_options(config))
+    return 0
 
 
 def _train_fold(fabric: Fabric, plan: RunPlan, stages: tuple[Stage, ...], number: int) -> bool:
