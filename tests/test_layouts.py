@@ -16,7 +16,6 @@ import pydicom
 import pytest
 
 import evaluate
-import experiment
 import predict
 import solver
 import train_sfold
@@ -25,6 +24,7 @@ from datasets.formats.images import copyable_bytes, find_images, image_id, read_
 from tests.helpers.image_files import read_pixels
 from tests.helpers.tiny import SETTINGS, TinyNet, as_flags, build_tiny
 from utils.inference import ensemble
+from utils.training.start import plan
 
 PAGES = [Path(__file__).parents[1] / page for page in ("README.md", "docs/data.md")]
 SIZE, COUNT = 96, 8
@@ -380,7 +380,7 @@ TRAINED = {
 def test_a_layout_goes_on_to_scored_predictions(layout, drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(TinyNet, "size_step", 32, raising=False)
-    for module in (experiment, solver, ensemble):
+    for module in (plan, solver, ensemble):
         monkeypatch.setattr(module, "build_model", build_tiny)
     run(layout, drawn)
     if layout is dump:

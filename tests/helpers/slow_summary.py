@@ -17,6 +17,7 @@ import main
 import solver
 from tests.helpers.tiny import build_tiny
 from utils.inference import ensemble
+from utils.training.start import plan
 
 SECONDS = 7
 """Longer than the launcher takes to notice that another process has ended."""
@@ -33,6 +34,6 @@ def summarise_slowly(folder: Path, tta: str) -> None:
 
 if __name__ == "__main__":
     patch.object(experiment, "_summarise", summarise_slowly).start()
-    for module in (experiment, solver, ensemble):
+    for module in (plan, solver, ensemble):
         patch.object(module, "build_model", build_tiny).start()
     sys.exit(main.main(sys.argv[1:]))
