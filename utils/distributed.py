@@ -1,5 +1,6 @@
 """Launching the processes of all devices, and synchronising them."""
 
+import atexit
 import os
 import zlib
 from collections.abc import Callable
@@ -60,11 +61,24 @@ def launch(
             f"cannot run with --accelerator {accelerator} --devices {devices} "
             f"--precision {precision}: {one_line(error)}"
         ) from error
+    if fabric.world_size > 1:
+        atexit.register(_leave_gloo)
     if fabric.device.type == "cuda":
         # TF32 for float32 matrix products, and the fastest convolutions for fixed sizes.
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = not deterministic
     return fabric
+
+
+def _leave_gloo() -> None:
+    """End gloo's threads while the interpreter still runs.
+
+    One that frees a tensor later waits for an interpreter that is gone, and aborts the process:
+    https://github.com/pytorch/pytorch/pull/179291.
+    """
+    group = torch.distributed
+    if group.is_initialized() and group.get_backend() == "gloo":
+        group.destroy_process_group()
 
 
 def gather(fabric: Fabric, mine: list[T]) -> list[T]:

@@ -1,6 +1,7 @@
 """Training on several processes equals training on one."""
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -68,6 +69,39 @@ def test_two_processes_count_every_pixel_once(folds):
     np.testing.assert_array_equal(two.mask.sum(axis=1), one.mask.sum(axis=1))
     # A difference in the last bits of a weight may move a pixel to the next level.
     assert np.abs(two.all - one.all).sum() <= 8
+
+
+@pytest.mark.slow
+def test_processes_on_cpus_leave_their_group_before_the_interpreter_ends(tmp_path):
+    """A thread of gloo that outlives it aborts the process now and then."""
+    script = tmp_path / "leave.py"
+    script.write_text(
+        """
+import atexit
+import os
+
+from torch import distributed
+
+from utils.distributed import gather, launch
+
+
+def write(moment):
+    rank = os.environ["LOCAL_RANK"]
+    open(f"{moment}{rank}", "w").write(str(distributed.is_initialized()))
+
+
+if __name__ == "__main__":
+    atexit.register(write, "after")
+    fabric = launch("cpu", 2, 1, "32-true")
+    assert gather(fabric, [fabric.global_rank]) == [0, 1]
+    write("before")
+"""
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, script.name], cwd=tmp_path, env=environment, check=True)
+    for rank in (0, 1):
+        assert (tmp_path / f"before{rank}").read_text() == "True"
+        assert (tmp_path / f"after{rank}").read_text() == "False"
 
 
 @pytest.mark.parametrize("devices", [99_999, "1000", "9" * 5000])
