@@ -10,7 +10,7 @@ RUN := checkpoints/unet_resnet34/$(NAME)
 # What real trains on. A shell may leave ~ as it is in a word such as DATA=~/x.
 DATA ?=
 FROM := $(patsubst ~/%,$(HOME)/%,$(DATA))
-MASKS := $(if $(FROM),$(shell for csv in "$(FROM)"/stage_2_train*.csv "$(FROM)"/*train*rle*.csv; do \
+MASKS := $(if $(FROM),$(shell for csv in "$(FROM)"/stage_2_train*.csv "$(FROM)"/*train*rle.csv; do \
 	if [ -e "$$csv" ]; then echo "$$csv"; break; fi; done))
 # How to find images and masks, instead of DATA: see python -m datasets.prepare --help.
 PREPARE ?= --images "$(FROM)" --rle "$(MASKS)"
@@ -51,7 +51,7 @@ demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (ab
 
 real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score
 	@test -n "$(DATA)$(OWN_PREPARE)" || { echo "name the folder with the images and their csv: make real DATA=DIR"; exit 2; }
-	@test -n "$(MASKS)$(OWN_PREPARE)" || { echo "found no stage_2_train*.csv and no *train*rle*.csv in $(FROM): name the folder that has Kaggle's csv of masks, or set PREPARE, see docs/training.md"; exit 2; }
+	@test -n "$(MASKS)$(OWN_PREPARE)" || { echo "found no stage_2_train*.csv and no *train*rle.csv in $(FROM): name the folder that has Kaggle's csv of masks, or set PREPARE, see docs/training.md"; exit 2; }
 	@test -z "$(ELSEWHERE)" || { echo "SETTINGS has $(ELSEWHERE), and the run would not be found: set MODEL=TYPE or REAL_NAME=NAME instead"; exit 2; }
 	@# 1 means that an image was refused, and all others are converted.
 	$(BIN)/python -m datasets.prepare $(PREPARE) --out $(REAL) || [ $$? -eq 1 ]

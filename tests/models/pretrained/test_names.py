@@ -100,7 +100,7 @@ def test_a_deeper_network_of_the_same_family_is_refused(name, build, problem):
     with torch.device("meta"):
         network = smp.encoders.get_encoder(name)
     with pytest.raises(InputError, match=rf"^a file: \d+ tensors do not fit .*: {problem}"):
-        fill_encoder(network, on_meta(build), "a file")
+        fill_encoder(network, on_meta(build), "a file", "advice")
 
 
 def test_a_tensor_that_is_there_twice_is_refused():
@@ -108,4 +108,4 @@ def test_a_tensor_that_is_there_twice_is_refused():
         network = smp.encoders.get_encoder("resnet18")
     state = network.state_dict() | {"encoder.bn1.bias": network.state_dict()["bn1.bias"]}
     with pytest.raises(InputError, match=r"^a file: 1 tensors .* 120: bn1\.bias is there 2 times"):
-        fill_encoder(network, state, "a file")
+        fill_encoder(network, state, "a file", "advice")
