@@ -12,8 +12,11 @@ DATA ?=
 FROM := $(patsubst ~/%,$(HOME)/%,$(DATA))
 MASKS := $(if $(FROM),$(shell for csv in "$(FROM)"/stage_2_train*.csv "$(FROM)"/*train*rle.csv; do \
 	if [ -e "$$csv" ]; then echo "$$csv"; break; fi; done))
+PNGS := $(if $(FROM),$(shell for folder in "$(FROM)" "$(FROM)"/*; do \
+	if [ -d "$$folder/png_masks" ]; then echo "$$folder"; break; fi; done))
 # How to find images and masks, instead of DATA: see python -m datasets.prepare --help.
-PREPARE ?= --images "$(FROM)" --rle "$(MASKS)"
+PREPARE ?= $(if $(PNGS),--images "$(PNGS)/png_images" --masks "$(PNGS)/png_masks" \
+	--names "$(PNGS)/stage_1_train_images.csv",--images "$(FROM)" --rle "$(MASKS)")
 OWN_PREPARE := $(filter-out file,$(origin PREPARE))
 # The name of the run, and of the folder of its data.
 REAL_NAME := real
@@ -50,8 +53,8 @@ demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (ab
 	@echo "report:   $(RUN)/report.html, to open in a browser"
 
 real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score
-	@test -n "$(DATA)$(OWN_PREPARE)" || { echo "name the folder with the images and their csv: make real DATA=DIR"; exit 2; }
-	@test -n "$(MASKS)$(OWN_PREPARE)" || { echo "found no stage_2_train*.csv and no *train*rle.csv in $(FROM): name the folder that has Kaggle's csv of masks, or set PREPARE, see docs/training.md"; exit 2; }
+	@test -n "$(DATA)$(OWN_PREPARE)" || { echo "name the folder with the images and their masks: make real DATA=DIR"; exit 2; }
+	@test -n "$(PNGS)$(MASKS)$(OWN_PREPARE)" || { echo "found no png_masks, no stage_2_train*.csv and no *train*rle.csv in $(FROM): name the folder that has the masks, or set PREPARE, see docs/training.md"; exit 2; }
 	@test -z "$(ELSEWHERE)" || { echo "SETTINGS has $(ELSEWHERE), and the run would not be found: set MODEL=TYPE or REAL_NAME=NAME instead"; exit 2; }
 	@# 1 means that an image was refused, and all others are converted.
 	$(BIN)/python -m datasets.prepare $(PREPARE) --out $(REAL) || [ $$? -eq 1 ]

@@ -113,6 +113,22 @@ def test_the_masks_of_the_sample_images_are_not_taken_for_those_of_training(reco
     assert f"--rle {tmp_path}/train-rle.csv --out" in prepare
 
 
+@pytest.mark.parametrize("within", [".", "siim-acr-pneumothorax"])
+def test_the_folders_of_the_png_images_and_masks_are_found(record, tmp_path, within):
+    """In the folder that is named, or in that of the archive, as Kaggle's archives unpack."""
+    (tmp_path / "my data" / within / "png_masks").mkdir(parents=True)
+    ended, (prepare, *_) = record(f"DATA={tmp_path}/my data")
+    assert ended.returncode == 0, ended.stderr
+    found = os.path.normpath(tmp_path / "my data" / within)
+    images, masks, names = (
+        os.path.normpath(prepare.split(f" --{flag} ")[1].split(" --")[0])
+        for flag in ("images", "masks", "names")
+    )
+    assert images == f"{found}/png_images"
+    assert masks == f"{found}/png_masks"
+    assert names == f"{found}/stage_1_train_images.csv"
+
+
 @pytest.mark.parametrize(("code", "goes_on"), [(0, True), (1, True), (2, False), (130, False)])
 def test_only_a_refused_image_does_not_end_it(download, record, code, goes_on):
     ended, calls = record(f"DATA={download}", refused=code)
@@ -138,8 +154,8 @@ def test_data_and_run_follow_the_name_and_the_model(download):
     ("words", "message"),
     [
         ([], "make real DATA=DIR"),
-        (["DATA={}"], "found no stage_2_train*.csv and no *train*rle.csv in {}: name"),
-        (["DATA={}/none"], "found no stage_2_train*.csv and no *train*rle.csv in {}/none: name"),
+        (["DATA={}"], "found no png_masks, no stage_2_train*.csv and no *train*rle.csv in {}: name"),
+        (["DATA={}/none"], "found no png_masks, no stage_2_train*.csv and no *train*rle.csv in {}/none: name"),
         (["PREPARE=--images a", "SETTINGS=--lr 1 --run_name b"], "SETTINGS has --run_name, "),
         (["PREPARE=--images a", "SETTINGS=--model_type=linknet"], "has --model_type=linknet, "),
     ],
