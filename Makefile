@@ -26,6 +26,7 @@ MODEL := smp:Unet:tu-tf_efficientnet_lite0
 REAL_RUN := $(REAL_RUNS)/$(MODEL)/$(REAL_NAME)
 # Flags that are added to the training, such as --folds all.
 SETTINGS ?=
+FOLDS := $(lastword $(shell echo " $(SETTINGS)" | grep -oE -- "--folds[= ]+[^ ]+" | tail -n 1 | tr "=" " "))
 ELSEWHERE := $(filter --model_type% --model_path% --run_name% --dataset_root%,$(SETTINGS))
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -56,6 +57,8 @@ real: .venv/ready  ## train on a download, DATA=DIR, without a GPU, and score
 	@test -n "$(DATA)$(OWN_PREPARE)" || { echo "name the folder with the images and their masks: make real DATA=DIR"; exit 2; }
 	@test -n "$(PNGS)$(MASKS)$(OWN_PREPARE)" || { echo "found no png_masks, no stage_2_train*.csv and no *train*rle.csv in $(FROM): name the folder that has the masks, or set PREPARE, see docs/training.md"; exit 2; }
 	@test -z "$(ELSEWHERE)" || { echo "SETTINGS has $(ELSEWHERE), and the run would not be found: set MODEL=TYPE or REAL_NAME=NAME instead"; exit 2; }
+	@case ",$(FOLDS)," in ,,|,all,|*,0,*) ;; *) \
+		echo "SETTINGS has --folds $(FOLDS) without fold 0, which is the one that is scored: add it"; exit 2;; esac
 	@# 1 means that an image was refused, and all others are converted.
 	$(BIN)/python -m datasets.prepare $(PREPARE) --out $(REAL) || [ $$? -eq 1 ]
 	if [ -n "$(FROM)" ] && [ -e "$(FROM)/patients.csv" ]; then cp "$(FROM)/patients.csv" $(REAL); fi

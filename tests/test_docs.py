@@ -112,8 +112,9 @@ NOT_RUN = {
     "python main.py --compile true": "compiles for minutes",
     "python main.py --deterministic true --seed 1": "stays switched on for the tests after it",
     "RESUME=$([ -e checkpoints/unet_resnet34/big/config.yaml ] && echo true || echo false)": SLURM,
-    "srun python train_sfold.py --run_name big --resume $RESUME": SLURM,
-    "[ $? -eq 75 ] && scontrol requeue $SLURM_JOB_ID": SLURM,
+    "srun python train_sfold.py --run_name big --resume $RESUME || CODE=$?": SLURM,
+    '[ "$CODE" != 75 ] || scontrol requeue $SLURM_JOB_ID': SLURM,
+    "exit ${CODE:-0}": SLURM,
     "tensorboard --logdir checkpoints/unet_resnet34/RUN": SERVER,
     "tensorboard --logdir checkpoints": SERVER,
     "tensorboard --logdir_spec "

@@ -12,6 +12,7 @@ from datasets import sample
 from tests.helpers.pages import REPOSITORY
 
 MODEL = "smp:Unet:tu-tf_efficientnet_lite0"
+MASKS = "no png_masks, no stage_2_train*.csv and no *train*rle.csv"
 SMALL = (
     "--pretrained false --image_size_stage1 64 --epoch_stage1 2 --epoch_stage1_freeze 0 "
     "--n_splits 2 --num_workers 0 --accelerator cpu"
@@ -136,6 +137,13 @@ def test_only_a_refused_image_does_not_end_it(download, record, code, goes_on):
     assert (ended.returncode == 0) == goes_on
 
 
+@pytest.mark.parametrize("settings", ["--folds 1,0", "--folds=all", "--folds 2 --folds 0,2 --lr 1"])
+def test_folds_with_the_one_that_is_scored_are_trained(record, settings):
+    ended, (_, train, *_) = record("PREPARE=--images a", f"SETTINGS={settings}")
+    assert ended.returncode == 0, ended.stderr
+    assert train.endswith(f"--folds 0 {settings}")
+
+
 def test_own_ways_to_prepare_need_no_folder(record):
     ended, (prepare, *_) = record("PREPARE=--images a --masks b")
     assert ended.returncode == 0, ended.stderr
@@ -154,9 +162,11 @@ def test_data_and_run_follow_the_name_and_the_model(download):
     ("words", "message"),
     [
         ([], "make real DATA=DIR"),
-        (["DATA={}"], "found no png_masks, no stage_2_train*.csv and no *train*rle.csv in {}: name"),
-        (["DATA={}/none"], "found no png_masks, no stage_2_train*.csv and no *train*rle.csv in {}/none: name"),
+        (["DATA={}"], f"found {MASKS} in {{}}: name"),
+        (["DATA={}/none"], f"found {MASKS} in {{}}/none: name"),
         (["PREPARE=--images a", "SETTINGS=--lr 1 --run_name b"], "SETTINGS has --run_name, "),
+        (["PREPARE=--images a", "SETTINGS=--folds 1,10 --lr 1"], "has --folds 1,10 without fold 0"),
+        (["PREPARE=--images a", "SETTINGS=--lr 1 --folds=1"], "has --folds 1 without fold 0"),
         (["PREPARE=--images a", "SETTINGS=--model_type=linknet"], "has --model_type=linknet, "),
     ],
 )
