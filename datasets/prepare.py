@@ -8,7 +8,7 @@
     python -m datasets.prepare --images sample --split sample
 
 Searches IMAGES and its subfolders for DICOM, PNG and JPEG files and converts 200 to 400 images per
-second on two cores. Images that an earlier run converted are kept. Writes to OUT:
+second on two cores. Images that OUT already has with the same pixels are kept. Writes to OUT:
 
     train_images/<id>.jpg|png   8-bit grey: the JPEG inside a DICOM byte for byte, a copy of an
                                 8-bit grey JPEG or PNG, or else a PNG

@@ -10,9 +10,10 @@ import numpy as np
 from datasets.annotations.kinds import NO_CHANGES, Annotation, Changes
 from datasets.annotations.names import Named
 from datasets.formats.finding import SUFFIXES
-from datasets.formats.headers import JPEG_START, image_header, is_complete
+from datasets.formats.headers import JPEG_START, image_header
 from datasets.formats.ids import PATH_HINT
 from datasets.formats.images import copyable_bytes, read_image
+from datasets.formats.pixels import decode_image
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -52,9 +53,9 @@ class Outcome(NamedTuple):
 def convert(job: Job) -> Outcome:
     """Write one image and its mask, atomically.
 
-    An existing image is kept if it equals the file to copy or, where pixels are converted, if it is
-    a complete PNG. The mask is always written. Existing files are removed if the image is refused,
-    or if they have the same id in another format.
+    An existing image is kept if it equals the file to copy or, where pixels are converted, if it
+    has the same pixels. The mask is always written. Existing files are removed if the image is
+    refused, or if they have the same id in another format.
     """
     try:
         return _convert(job)
@@ -77,20 +78,30 @@ def _convert(job: Job) -> Outcome:
     suffix = ".jpg" if data and data.startswith(JPEG_START) else ".png"
     target = images / f"{job.image_id}{suffix}"
     content = target.read_bytes() if target.is_file() else b""
-    kept = is_complete(content) if data is None else content == data
-    if not kept:
-        content = _png(_read(path, job)) if data is None else data
+    if data is None:
+        grey = _read(path, job)
+        data = content if _has_pixels(content, grey, target) else _png(grey)
+    kept = content == data
     # The mask first, so that an image never exists without one.
     if job.annotation is not None:
-        positive, changes = _write_mask(job, job.annotation, image_header(content, target)[1])
+        positive, changes = _write_mask(job, job.annotation, image_header(data, target)[1])
     remove(job.image_id, [images], keep=target)
     if not kept:
-        _write(target, content)
+        _write(target, data)
     return Outcome(not kept, positive, len(job.paths) - 1, changes)
 
 
 def _read(path: Path, job: Job) -> np.ndarray:
     return read_image(path, job.any_modality, job.bits)
+
+
+def _has_pixels(content: bytes, grey: np.ndarray, path: Path) -> bool:
+    """Return whether the content of an image file decodes to [H,W] uint8 `grey`."""
+    # Pixels, not bytes: another version of OpenCV may compress them otherwise.
+    try:
+        return np.array_equal(decode_image(content, path), grey)
+    except InputError:
+        return False
 
 
 def _check_copies(job: Job) -> Path:

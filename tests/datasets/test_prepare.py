@@ -155,6 +155,29 @@ def test_existing_images_are_kept_and_masks_rewritten(two):
     assert np.array_equal(two.mask("1.2"), decode("7 7", 48, 64) * 255)
 
 
+@pytest.mark.parametrize("shape", [(48, 64), (30, 50)], ids=["same size", "another size"])
+def test_an_image_with_other_pixels_replaces_an_earlier_one_of_its_id(workspace, shape):
+    names = ("grey.png", "colour.png", "sixteen.png", "12_bits.dcm", "jpeg.dcm")
+
+    def draw(seed, height, width):
+        grey = picture(height, width, seed)
+        workspace.png("grey.png", grey)
+        workspace.png("colour.png", np.dstack([grey, grey // 2, grey]))
+        workspace.png("sixteen.png", grey.astype(np.uint16) * 250)
+        write_dicom(workspace.originals / "12_bits.dcm", grey.astype(np.uint16) * 16, "12_bits", 12)
+        write_jpeg_dicom(workspace.originals / "jpeg.dcm", grey, "jpeg")
+
+    draw(1, 48, 64)
+    workspace.annotate(*((name.split(".")[0], "5 10") for name in names))
+    workspace.run("--bits", 16)
+    draw(2, *shape)
+    assert "5 images written, 0 up to date, 5 positive" in workspace.run("--bits", 16)
+    for path in find_images(workspace.out / "train_images"):
+        original = next(name for name in names if name.startswith(f"{path.stem}."))
+        assert np.array_equal(read_image(path), read_image(workspace.originals / original))
+        assert np.array_equal(workspace.mask(path.stem), decode("5 10", *shape) * 255)
+
+
 @pytest.mark.parametrize("share", [0, 0.3, 0.97])
 def test_a_truncated_image_is_rewritten(two, share):
     two.png("sixteen.png", picture().astype(np.uint16) * 250)
