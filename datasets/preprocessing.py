@@ -29,10 +29,8 @@ def equalise(grey: np.ndarray) -> np.ndarray:
 
 
 def resize_image(grey: np.ndarray, size: int) -> np.ndarray:
-    """Resize a [H,W] uint8 image to [size,size]: by area when shrinking, bilinear otherwise."""
-    shrinks = size < max(grey.shape)
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(grey, (size, size), interpolation=interpolation)
+    """Resize a [H,W] uint8 image to [size,size]: each side by area if it shrinks, or bilinear."""
+    return _resize(grey, size, size)
 
 
 def whole_pixel(method: str) -> int:
@@ -82,7 +80,12 @@ def fit_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _covered(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return the share of every pixel that a mask of 0 and 1 covers, [height,width] float32."""
-    shrinks = height * width < mask.size
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    values = np.ascontiguousarray(mask) * np.float32(1)
-    return cv2.resize(values, (width, height), None, 0, 0, method)
+    return _resize(np.ascontiguousarray(mask) * np.float32(1), height, width)
+
+
+def _resize(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize [H,W] to [height,width]: each side by area if it shrinks, bilinear if it grows."""
+    # Separately, because OpenCV interpolates both sides as soon as one grows.
+    smaller = (min(width, values.shape[1]), min(height, values.shape[0]))
+    shrunk = cv2.resize(values, smaller, interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, (width, height), interpolation=cv2.INTER_LINEAR)

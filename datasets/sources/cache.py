@@ -42,7 +42,7 @@ from utils.errors import InputError
 from utils.files import atomic_write, hold_lock, remove_temporaries
 from utils.parallel import map_in_order
 
-_FORMAT = 2
+_FORMAT = 3
 """Part of the fingerprint. Rises whenever the file format changes, and whenever pixels do: with any
 change of how images or masks are decoded, equalised or resized."""
 _SAMPLED = 16

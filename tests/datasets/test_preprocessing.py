@@ -1,27 +1,41 @@
-"""Resizing masks to their images."""
+"""Resizing images, and masks to their images."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from datasets.preprocessing import fit_mask, resize_mask, resize_soft_mask, whole_pixel
+from datasets.preprocessing import (
+    fit_mask,
+    resize_image,
+    resize_mask,
+    resize_soft_mask,
+    whole_pixel,
+)
 from tests.helpers.makers import slow_dice
 from utils.postprocessing.maps.tensors import resize_probability
 
 
+def overlaps(side, size):
+    """The share of each of [size] pixels that each of [side] pixels covers, along one side."""
+    step, weights = side / size, np.zeros((size, side))
+    for i in range(size):
+        for j in range(side):
+            overlap = min((i + 1) * step, j + 1) - max(i * step, j)
+            weights[i, j] = max(0.0, overlap) / step
+    return weights
+
+
+def interpolation(side, size):
+    """The weight of each of [side] pixels at the middle of each of [size] pixels."""
+    middles = (np.arange(size) + 0.5) * side / size - 0.5
+    return np.stack([np.interp(middles, np.arange(side), one) for one in np.eye(side)], axis=1)
+
+
 def coverage(mask, size):
     """The share of each pixel of a grid that a mask covers, by the overlap of their sides."""
-    shares = []
-    for side in mask.shape:
-        step = side / size
-        weights = np.zeros((size, side))
-        for i in range(size):
-            for j in range(side):
-                overlap = min((i + 1) * step, j + 1) - max(i * step, j)
-                weights[i, j] = max(0.0, overlap) / step
-        shares.append(weights)
-    return shares[0] @ mask @ shares[1].T
+    height, width = mask.shape
+    return overlaps(height, size) @ mask @ overlaps(width, size).T
 
 
 def ellipses(seed, side=128):
@@ -68,6 +82,25 @@ def test_area_and_soft_masks_are_the_share_that_the_mask_covers(shape, method):
     else:
         clear = np.abs(share - 0.5) > 1e-6
         assert np.array_equal(resized[clear], (share > 0.5)[clear])
+
+
+@pytest.mark.parametrize("shape", [(50, 12), (12, 50), (64, 15), (17, 5)])
+def test_a_side_that_shrinks_is_averaged_also_if_the_other_grows(shape):
+    grey = np.random.default_rng(4).integers(0, 256, shape, np.uint8)
+    rows, columns = (overlaps(n, 16) if n > 16 else interpolation(n, 16) for n in shape)
+    assert np.abs(resize_image(grey, 16) - rows @ grey @ columns.T).max() < 1.01
+    mask = (grey < 100).astype(np.uint8)
+    share = rows @ mask @ columns.T
+    assert np.abs(resize_mask(mask, 16, "soft") - 255 * share).max() < 1.01
+    clear = np.abs(share - 0.5) > 1e-6
+    assert np.array_equal(resize_mask(mask, 16, "area")[clear], (share > 0.5)[clear])
+
+
+@pytest.mark.parametrize("shape", [(50, 34), (16, 34), (16, 16), (16, 9), (7, 9)])
+def test_an_image_whose_sides_both_shrink_or_both_grow_is_resized_at_once(shape):
+    grey = np.random.default_rng(5).integers(0, 256, shape, np.uint8)
+    method = cv2.INTER_AREA if max(shape) > 16 else cv2.INTER_LINEAR
+    assert np.array_equal(resize_image(grey, 16), cv2.resize(grey, (16, 16), interpolation=method))
 
 
 @pytest.mark.parametrize("method", ["nearest", "area", "soft"])
