@@ -70,7 +70,7 @@ def make_folds(
     _check_enough(labels, n_splits, stratified)
     groups = None
     if grouped:
-        groups = [patient or f"image {i}" for i, patient in zip(ids, known, strict=True)]
+        groups = _groups(ids, known)
         if len(set(groups)) < n_splits:
             raise InputError(
                 f"{len(set(groups))} patients are too few for --n_splits {n_splits}; use fewer"
@@ -82,6 +82,14 @@ def make_folds(
     ):
         fold[valid] = number
     return pd.DataFrame({"ImageId": ids, "fold": fold, "positive": labels, "PatientId": known})
+
+
+def _groups(ids: list[str], known: list[str]) -> list[int]:
+    """Return the number of each image's patient; an image of unknown patient has its own."""
+    # Marked, because a patient may have the name that an image gets. Folds depend on this order.
+    names = [(patient or f"image {i}", not patient) for i, patient in zip(ids, known, strict=True)]
+    number = {name: n for n, name in enumerate(sorted(set(names)))}
+    return [number[name] for name in names]
 
 
 def _splitter(n_splits: int, stratified: bool, grouped: bool) -> Any:

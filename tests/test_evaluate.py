@@ -220,6 +220,19 @@ def test_intervals_are_over_patients_if_given(workspace):
     assert "over patients" in text
 
 
+def test_a_patient_with_the_name_of_an_image_is_another_one(workspace):
+    pairs = drawn(1)
+    workspace.masks(pairs)
+
+    def interval(patient):
+        rows = [(f"image{i}", patient if i <= 6 else f"w{i}") for i in range(1, len(pairs))]
+        workspace.csv("patients.csv", rows, "ImageId,PatientId")
+        dice = workspace.results("--patients", workspace.folder / "patients.csv")["dice"]
+        return dice["low"], dice["high"]
+
+    assert interval("image0") == interval("image")
+
+
 def test_the_table_shows_the_figures(workspace):
     workspace.masks([(block(2, 3), block(2, 1)), (block(0, 0), block(0, 0) * 0)])
     lines = [" ".join(line.split()) for line in workspace.run().splitlines()]

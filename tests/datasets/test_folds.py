@@ -87,6 +87,13 @@ def test_grouped_folds_never_split_a_patient_and_are_never_empty(stratified, see
     assert table.loc[table["PatientId"] == "", "fold"].nunique() > 1  # they are not one patient
 
 
+def test_a_patient_with_the_name_of_an_image_is_not_that_image():
+    patients = {"b": "image a", "c": "image a"}
+    table = make_folds(dict.fromkeys("abc", False), 2, False, patients, grouped=True)
+    fold_of = dict(zip(table["ImageId"], table["fold"], strict=True))
+    assert fold_of["b"] == fold_of["c"] != fold_of["a"]
+
+
 def test_a_fold_validates_on_the_held_out_images_and_trains_on_the_rest():
     positive, patients = images()
     table = make_folds(positive, 5, True, patients)

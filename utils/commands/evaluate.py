@@ -86,7 +86,9 @@ def _groups(ids: list[str], patients: Path | None) -> np.ndarray:
     unknown = sum(not known.get(name) for name in ids)
     if patients and unknown:
         print(f"{patients}: the patient of {unknown:,} images is unknown; each counts as a patient")
-    return np.array([known.get(name) or name for name in ids])
+    # With a word before each, because a patient may have the name of an image.
+    patient_of = {name: f"patient {patient}" for name, patient in known.items() if patient}
+    return np.array([patient_of.get(name, f"image {name}") for name in ids])
 
 
 def _mask_files(pairs: MaskPairs) -> dict[str, Path]:

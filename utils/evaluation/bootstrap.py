@@ -59,6 +59,7 @@ def bootstrap_ratio(
 
 def index_groups(groups: Sequence[str] | np.ndarray) -> tuple[int, np.ndarray]:
     """Return the number of groups and the [N] group index of each image; "" is its own group."""
-    names = [group or f"image {i}" for i, group in enumerate(groups)]
-    distinct, number = np.unique(names, return_inverse=True)
-    return len(distinct), number
+    # Marked, because a patient may have the name that an image gets.
+    names = [(group or f"image {i}", not group) for i, group in enumerate(groups)]
+    number = {name: n for n, name in enumerate(sorted(set(names)))}
+    return len(number), np.array([number[name] for name in names], dtype=np.int64)

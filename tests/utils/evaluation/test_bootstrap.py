@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.evaluation.bootstrap import DRAWS, bootstrap_interval, bootstrap_ratio
+from utils.evaluation.bootstrap import DRAWS, bootstrap_interval, bootstrap_ratio, index_groups
 
 
 def scores(seed=0, images=60):
@@ -81,6 +81,14 @@ def test_an_image_of_an_unknown_patient_is_its_own_group():
     assert bootstrap_interval(values, [""] * len(values)) == bootstrap_interval(values)
     one_patient = bootstrap_interval(values, ["same"] * len(values))
     assert one_patient == pytest.approx((values.mean(), values.mean()))
+
+
+def test_no_name_of_a_patient_is_taken_by_an_image_of_an_unknown_one():
+    for name in ("image 0", "image 1", "0", "image"):
+        count, group_of = index_groups(["", "", name, name])
+        assert count == 3
+        assert len(set(group_of.tolist())) == 3
+        assert group_of[2] == group_of[3]
 
 
 def test_correlated_images_of_patients_widen_the_interval():
