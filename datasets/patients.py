@@ -22,6 +22,8 @@ _COLUMNS = ("ImageId", "PatientId")
 # RSNA's patientId is the id of an image only where there is no other.
 IMAGE_COLUMNS = (*(name for name in ID_COLUMNS if name != "patientId"), "Image Index", "dicom_id")
 PATIENT_COLUMNS = ("PatientId", "PatientID", "patient_id", "Patient ID", "patientId", "subject_id")
+_MISSING = ("na", "n/a", "#n/a", "nan", "null", "none", "unknown")
+"""What R, pandas, Excel and databases write for a missing value, in lower case."""
 
 _NIH_NAME = re.compile(r"(000\d{5})_\d{3}")
 """00000001_000.png; numbers end at 30,805, so that no date looks like one."""
@@ -32,7 +34,8 @@ _FOLDERS = re.compile(r"(?:.*/)?(?:(patient\d+)/study\d+|p\d\d/(p\d{8})/s\d{8})/
 def read_patients(path: str | Path) -> dict[str, str]:
     """Read a csv with the columns ImageId and PatientId, or others of their usual names.
 
-    The suffix of an image file after an id is ignored.
+    The suffix of an image file after an id is ignored. A patient that is only said to be missing,
+    such as by NA, is unknown: an empty text.
 
     Raises:
         InputError: the file is missing, is not a csv, lacks a column or lists an image twice.
@@ -43,7 +46,7 @@ def read_patients(path: str | Path) -> dict[str, str]:
         name = stem_of(file)
         if name in patients:
             raise InputError(f"{path}: {name} has several rows; keep one")
-        patients[name] = patient
+        patients[name] = "" if patient.lower() in _MISSING else patient
     return patients
 
 

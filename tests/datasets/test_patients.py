@@ -44,6 +44,15 @@ def test_patients_are_read_as_text_and_other_columns_ignored(tmp_path):
     assert read_patients(path) == {"0123": "00000042", "NA": ""}
 
 
+def test_a_patient_that_is_said_to_be_missing_is_unknown(tmp_path):
+    missing = ["", "NA", "N/A", "#N/A", "nan", "NaN", "null", "NULL", "None", "Unknown", " na "]
+    names = [*missing, "Nadia", "0", "unknown 7"]
+    path = tmp_path / "patients.csv"
+    path.write_text("ImageId,PatientId\n" + "".join(f"i{n},{p}\n" for n, p in enumerate(names)))
+    patients = read_patients(path)
+    assert list(patients.values()) == [""] * len(missing) + ["Nadia", "0", "unknown 7"]
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
