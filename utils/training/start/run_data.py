@@ -23,20 +23,26 @@ _COLUMNS = ("ImageId", "image", "mask")
 def compare_folds(folder: Path, table: pd.DataFrame) -> None:
     """Compare the folds with those of a run, if the run has been started.
 
+    Patients may have become known or unknown since: folds.csv keeps those that it was written with.
+
     Args:
         folder: the run's folder.
         table: the content of folds.csv that this call would write.
 
     Raises:
-        InputError: they differ.
+        InputError: an image is in another fold, is or is not a positive, or is in one table only.
     """
     path = folder / "folds.csv"
-    if path.exists() and not read_folds(path).equals(table):
+    if path.exists() and not _without_patients(read_folds(path)).equals(_without_patients(table)):
         raise InputError(
             f"{path} holds other folds than this call would create: images, masks, patients or the "
             "--exclude list have changed, or the run was started with the other script of main.py "
             "and train_sfold.py"
         )
+
+
+def _without_patients(table: pd.DataFrame) -> pd.DataFrame:
+    return table.drop(columns="PatientId")
 
 
 def compare_files(folder: Path, samples: dict[str, Sample]) -> None:
@@ -109,6 +115,11 @@ def record_data(
     compare_files(folder, samples)
     compare_folds(folder, table)
     is_new = not (folder / "folds.csv").exists()
+    if not is_new and not read_folds(folder / "folds.csv").equals(table):
+        print0(
+            f"run {folder.name} has the same folds, but other patients than it was started with; "
+            "its folds.csv and its intervals keep the earlier ones"
+        )
     if not (folder / "data.csv").exists():
         if not is_new:
             print0(

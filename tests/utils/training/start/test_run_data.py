@@ -29,9 +29,9 @@ def run(data, tmp_path):
     return tmp_path / "run"
 
 
-def record(folder, data, n_splits=2):
+def record(folder, data, n_splits=2, patients=None):
     samples = find_samples(data).samples
-    table = make_folds(dict.fromkeys(samples, True), n_splits, stratified=False)
+    table = make_folds(dict.fromkeys(samples, True), n_splits, stratified=False, patients=patients)
     record_data(folder, table, samples, data)
 
 
@@ -96,6 +96,17 @@ def test_of_two_calls_that_begin_a_run_the_second_is_compared(run, data):
     with pytest.raises(InputError, match=r"folds\.csv holds other folds"):
         record(run, data, n_splits=3)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_patients_that_became_known_do_not_stop_a_run(run, data, capsys):
+    """As from a patients.csv that was put into the data set later."""
+    before = (run / "folds.csv").read_bytes()
+    patients = {f"image{i:02d}": f"patient {i // 2}" for i in range(6)}
+    record(run, data, patients=patients)
+    assert "has the same folds, but other patients" in capsys.readouterr().out
+    assert (run / "folds.csv").read_bytes() == before
+    with pytest.raises(InputError, match=r"folds\.csv holds other folds"):
+        record(run, data, n_splits=3, patients=patients)
 
 
 def test_images_that_were_added_or_left_out_are_the_business_of_the_folds(run, data):
