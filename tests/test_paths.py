@@ -3,13 +3,16 @@
 import importlib
 import re
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.reported import write_finished
+from utils.commands.early import check_training
 from utils.config.prediction import PredictOptions
+from utils.config.settings import Config
+from utils.errors import InputError
 
 REPOSITORY = Path(__file__).parent.parent
 READ_FILE = ("nowhere/a.csv", "folder.png")
@@ -184,6 +187,24 @@ def test_every_flag_with_the_type_of_a_path_is_in_the_table():
 
 def test_a_file_of_settings_without_any_is_refused(refusal):
     assert "file.csv: has no settings; give " in refusal("main", "--config file.csv")
+
+
+def test_a_run_is_resumed_with_its_own_data_but_for_what_is_given(workspace, tmp_path, monkeypatch):
+    monkeypatch.chdir(workspace)
+    run = tmp_path / "U_Net" / "a"
+    run.mkdir(parents=True)
+    Config(dataset_root="gone", groups="gone.csv").save(run / "config.yaml")
+    (tmp_path / "patients.csv").write_text("ImageId,PatientId\n")
+    own = Config(model_path=str(tmp_path), run_name="a", resume=True)
+    data = replace(own, dataset_root="data")
+    moved = replace(data, groups=str(tmp_path / "patients.csv"))
+    with pytest.raises(InputError, match="looked for images in gone"):
+        check_training(own, frozenset())
+    with pytest.raises(InputError, match=r"--groups gone\.csv"):
+        check_training(data, frozenset({"dataset_root"}))
+    check_training(moved, frozenset({"dataset_root", "groups"}))
+    Config(dataset_root="data", groups="gone.csv").save(run / "config.yaml")
+    check_training(replace(moved, dataset_root="gone"), frozenset({"groups"}))
 
 
 def test_what_is_read_after_a_training_is_read_before_it_too(refusal, workspace):

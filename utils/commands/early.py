@@ -21,6 +21,8 @@ from utils.inference.runs import read_runs, results_folder, threshold_command
 from utils.inference.submission import check_paths, scores_path
 from utils.limits import check_file
 
+_OF_THE_DATA = ("dataset_root", "groups")
+
 
 def check_training(config: Config, given: frozenset[str]) -> None:
     """Check what main.py and train_sfold.py read and write: runs, data, files that flags name.
@@ -41,8 +43,11 @@ def check_training(config: Config, given: frozenset[str]) -> None:
         find_starts(config.init_from, config.fold_numbers())
         if config.encoder_weights is not None:
             check_file("--encoder_weights", config.encoder_weights, "a file of encoder weights")
-    elif "dataset_root" not in given:
-        config = replace(load_config(run / "config.yaml"), mode=config.mode)
+    else:
+        saved = load_config(run / "config.yaml")
+        config = replace(
+            config, **{name: getattr(saved, name) for name in _OF_THE_DATA if name not in given}
+        )
     if config.mode != "choose_threshold":
         check_folders(config.dataset_root)
         if config.groups is not None:

@@ -62,8 +62,8 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     Nothing is written; `make_folder` and `create_run` do that once the data has been found.
 
     1. An existing run keeps the settings of its config.yaml. A given setting that differs is
-       refused, unless it is one of `MAY_CHANGE`, or is the batch size of a stage that no unfinished
-       fold has started, and the run is resumed.
+       refused, unless it is one of `MAY_CHANGE` or `groups`, or is the batch size of a stage that
+       no unfinished fold has started, and the run is resumed.
     2. Otherwise the run is new, unless it was to be resumed. Its name defaults to the current time,
        and its seed is random if none is given.
 
@@ -273,7 +273,8 @@ def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     requested["run_name"] = saved.run_name
     changed = {name: value for name, value in requested.items() if getattr(saved, name) != value}
     started = _started_stages(folder, replace(saved, folds=config.folds).fold_numbers())
-    allowed = set(MAY_CHANGE)
+    # The csv of patients may have moved; `compare_folds` refuses one that makes other folds.
+    allowed = MAY_CHANGE | {"groups"}
     if config.resume:
         allowed |= {name for name, stage in _BATCH_SIZES.items() if stage not in started}
     refused = [field.name for field in fields(Config) if field.name in changed.keys() - allowed]

@@ -206,6 +206,12 @@ def test_changed_settings_are_refused_by_name(create, call):
     assert "Omit these flags to continue it" in message
 
 
+def test_the_csv_of_patients_may_lie_elsewhere(create, call, tmp_path):
+    create(run_name="first", groups="patients.csv")
+    moved = str(tmp_path / "patients.csv")
+    assert call(run_name="first", resume=True, groups=moved)[0].groups == moved
+
+
 def test_the_command_for_thresholds_with_another_tta_is_named(create, call):
     create(run_name="a")
     with pytest.raises(InputError, match="tta none -> hflip") as error:
