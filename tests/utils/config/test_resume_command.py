@@ -1,7 +1,9 @@
 """The printed command, read back by a shell and by the parser, does the same work."""
 
 import shlex
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +88,20 @@ def test_the_network_is_named_where_another_has_a_run_of_that_name(tmp_path, mon
     command = resume_command(config, folder)
     assert "--model_type linknet" in command
     assert read_back(command)[1] == folder
+
+
+@pytest.mark.parametrize("place", ["checkpoints/unet_resnet34/copy", "runs/unet_resnet34/x"])
+def test_a_copied_run_is_named_after_its_folder(tmp_path, monkeypatch, capsys, place):
+    monkeypatch.chdir(tmp_path)
+    _, folder = start("--model_path", "elsewhere", "--run_name", "x")
+    copied = Path(place)
+    shutil.copytree(folder, copied)
+    flags = ["--run_name", copied.name]
+    flags += ["--model_path", "runs"] if copied.parts[0] == "runs" else []
+    config, found = start(*flags, "--resume", "true")
+    assert found == copied
+    assert "changed" not in capsys.readouterr().out
+    assert read_back(resume_command(config, found))[1] == copied
 
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "1"}

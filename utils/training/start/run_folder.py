@@ -36,7 +36,7 @@ _PACKAGES = (
     "scikit-learn",
     "pydicom",
 )
-_THIS_CALL = ("folds", "mode", "resume")
+_THIS_CALL = ("folds", "mode", "resume", "model_path")
 """Settings that apply to one call, and not to the saved run."""
 _RESOLVED = {
     "precision": "auto",
@@ -81,7 +81,7 @@ def open_run(config: Config, given: frozenset[str]) -> tuple[Config, Path]:
     folder = find_run(config, given)
     if folder is not None:
         continued = _continue(config, given, folder)
-        _print_changes(load_config(folder / "config.yaml"), continued)
+        _print_changes(_load(folder), continued)
         return continued, folder
     name = config.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
@@ -195,7 +195,7 @@ def create_run(config: Config, given: frozenset[str], folder: Path) -> Config:
             return _continue(config, given, folder)
         write_json(folder / "environment.json", describe_environment())
         return config
-    saved = load_config(path)
+    saved = _load(folder)
     config = _continue(config, given, folder)
     updated = replace(saved, **{name: getattr(config, name) for name in _BATCH_SIZES})
     if updated != saved:
@@ -261,9 +261,14 @@ def _check_free(folder: Path, config: Config) -> None:
         )
 
 
+def _load(folder: Path) -> Config:
+    """Load the settings of a run, with the name of its folder, which may be a copy or renamed."""
+    return replace(load_config(folder / "config.yaml"), run_name=folder.name)
+
+
 def _continue(config: Config, given: frozenset[str], folder: Path) -> Config:
     """Return the settings of an existing run, with those that this call may change."""
-    saved = load_config(folder / "config.yaml")
+    saved = _load(folder)
     requested = {
         name: getattr(config, name)
         for name in given
