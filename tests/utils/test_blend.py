@@ -28,8 +28,10 @@ from tests.helpers.tiny import build_tiny, predict_slowly, write_dataset, write_
 from utils import blend, files
 from utils.commands import blend as commands
 from utils.commands.predict import find_rule
-from utils.config.command_line import load_config
+from utils.config.command_line import load_config, parse_config
+from utils.config.layout import find_run
 from utils.config.prediction import parse_predict_options
+from utils.config.settings import Config
 from utils.config.stages import build_stages
 from utils.errors import InputError
 from utils.inference import ensemble
@@ -409,6 +411,16 @@ def test_the_named_command_has_the_same_results_folder(runs, weights):
     given = shlex.split(threshold_command(asked))
     again = read_runs((*runs, runs[0]), given[given.index("--weights") + 1], "all")
     assert results_folder(again) == results_folder(asked)
+
+
+def test_the_named_command_finds_the_run_among_those_of_the_same_name(tmp_path):
+    folders = [tmp_path / network / "x" for network in ("U_Net", "linknet")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        Config(model_type=folder.parent.name).save(folder / "config.yaml")
+        command = threshold_command(read_runs([folder], None, "all"))
+        config, given = parse_config(shlex.split(command)[2:], "")
+        assert find_run(config, given) == folder
 
 
 def test_presence_needs_a_head_in_every_run(runs, root, tmp_path, capsys):

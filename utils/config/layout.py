@@ -111,6 +111,12 @@ def find_run(config: Config, given: frozenset[str]) -> Path | None:
     return folder
 
 
+def is_ambiguous(run: Path) -> bool:
+    """Return whether another network has a run of the same name, so that --run_name needs it."""
+    pattern = f"*/{glob.escape(run.name)}/config.yaml"
+    return len(list(run.parent.parent.glob(pattern))) > 1
+
+
 def find_starts(init_from: str | None, folds: Iterable[int]) -> dict[int, Path]:
     """Find the checkpoint that each fold starts from.
 

@@ -1,6 +1,5 @@
 """The command that resumes a run: what this process was started as, with the flags it needs."""
 
-import glob
 import os
 import shlex
 import sys
@@ -9,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from utils.config.command_line import load_config
+from utils.config.layout import is_ambiguous
 from utils.config.settings import Config
 
 
@@ -33,17 +33,11 @@ def resume_command(config: Config, folder: Path) -> str:
         if getattr(config, field.name) != getattr(without_flags, field.name)
         and field.name not in ("run_name", "resume")
     ]
-    if "model_type" not in names and _is_ambiguous(config):
+    if "model_type" not in names and is_ambiguous(folder):
         names.insert(0, "model_type")
     flags = [word for name in ("run_name", *names) for word in _flag(name, getattr(config, name))]
     flags[2:2] = ["--resume", "true"]
     return f"{_describe_start(os.environ)} {shlex.join(flags)}"
-
-
-def _is_ambiguous(config: Config) -> bool:
-    """Return whether runs of other networks have the same name."""
-    pattern = f"*/{glob.escape(str(config.run_name))}/config.yaml"
-    return len(list(Path(config.model_path).glob(pattern))) > 1
 
 
 def _flag(name: str, value: object) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from utils.config.command_line import load_config
-from utils.config.layout import best_checkpoints, checkpoint_path
+from utils.config.layout import best_checkpoints, checkpoint_path, is_ambiguous
 from utils.config.prediction import PrecisionName, blend_command
 from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
@@ -187,6 +187,7 @@ def threshold_command(runs: Sequence[WeightedRun], tta: str | None = None) -> st
         return blend_command([run.folder for run in runs], weights, tta)
     folder = runs[0].folder.resolve()
     words = ["--mode", "choose_threshold", "--run_name", folder.name]
+    words += ["--model_type", runs[0].config.model_type] if is_ambiguous(folder) else []
     if folder.parent.parent != Path(Config.model_path).resolve():
         words += ["--model_path", str(folder.parent.parent)]
     return f"python main.py {shlex.join(words)}"
