@@ -9,7 +9,7 @@ from typing import NamedTuple
 from datasets.formats.finding import find_images
 from datasets.formats.ids import refuse_test_images
 from datasets.formats.images import image_id
-from datasets.sources.base import FIX_HINT, Sample
+from datasets.sources.base import FIX_HINT, MASK_HINT, Sample
 from utils.errors import InputError, cause_of, raise_problems
 from utils.limits import LIST_BYTES, read_bytes
 
@@ -64,6 +64,27 @@ def find_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> Fo
             f"Prepare them with {_PREPARE}"
         )
     return found
+
+
+def pick_samples(root: str | Path, ids: Collection[str]) -> dict[str, Sample]:
+    """Find those of the given images that have a mask file, as `find_samples` does.
+
+    Args:
+        root: the data set's folder.
+        ids: of the images; other files do not matter, even if they cannot be used.
+
+    Returns:
+        The images by id, in the order of `ids`.
+
+    Raises:
+        InputError: a folder is missing, or one of the ids is used twice.
+    """
+    (images, image_problems), (masks, mask_problems) = (_by_id(Path(root) / n) for n in _FOLDERS)
+    asked = frozenset(ids)
+    problems = [reason for name, reason in image_problems + mask_problems if name in asked]
+    raise_problems(problems, MASK_HINT)
+    both = images.keys() & masks.keys()
+    return {name: Sample(name, images[name], masks[name]) for name in ids if name in both}
 
 
 def scan_samples(root: str | Path, excluded: frozenset[str] = frozenset()) -> FoundSamples:

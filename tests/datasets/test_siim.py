@@ -9,7 +9,7 @@ from datasets.augmentation import Augmentation
 from datasets.formats.images import read_image
 from datasets.loaders import TrainImages, ValidImages
 from datasets.preprocessing import preprocess
-from datasets.siim import find_samples, read_excluded
+from datasets.siim import find_samples, pick_samples, read_excluded
 from datasets.sources.base import Sample
 from datasets.sources.files import FilePixels, FileSource
 from tests.helpers.dicoms import picture, write_dicom
@@ -124,6 +124,15 @@ def test_an_excluded_image_is_ignored_completely(own):
     found = find_samples(own, frozenset({"image00", "image02", "broken"}))
     assert list(found.samples) == ["image01"]
     assert found[1:] == ([], [], [])
+
+
+def test_only_files_of_picked_images_matter(own):
+    cv2.imwrite(str(own / "train_images" / "image00.jpg"), picture(72, 60))
+    (own / "train_images" / "broken.dcm").write_bytes(b"no DICOM")
+    (own / "train_mask" / "image02.png").unlink()
+    assert list(pick_samples(own, ["none", "image02", "image01"])) == ["image01"]
+    with pytest.raises(InputError, match=r"are both image image00; remove one\nFix them"):
+        pick_samples(own, ["image00", "image01"])
 
 
 def test_an_unknown_excluded_id_is_reported_with_a_similar_one(own):

@@ -4,7 +4,7 @@ import csv
 import json
 import shlex
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ from utils.commands import blend as commands
 from utils.commands.predict import find_rule
 from utils.config.command_line import load_config, parse_config
 from utils.config.layout import find_run
-from utils.config.prediction import parse_predict_options
+from utils.config.prediction import parse_blend_options, parse_predict_options
 from utils.config.settings import Config
 from utils.config.stages import build_stages
 from utils.errors import InputError
@@ -228,6 +228,19 @@ def test_predict_names_the_command_that_chooses_the_thresholds(runs, tmp_path, c
         assert float(score["probability"]) == pytest.approx(presence, abs=2e-6)
         emptied += not expected.any()
     assert emptied < len(sizes)
+
+
+def test_images_that_a_run_left_out_need_no_list(runs, root, tmp_path):
+    """The list may be gone; what it named may be unusable, such as files with the same id."""
+    other = tmp_path / "data"
+    shutil.copytree(root, other)
+    for suffix in ("png", "jpg"):
+        (other / "train_images" / f"twice.{suffix}").touch()
+    for run in runs:
+        replace(load_config(run / "config.yaml"), exclude="gone.txt").save(run / "config.yaml")
+    asked = parse_blend_options([*words(*runs), "--dataset_root", str(other)], "")
+    plan = commands.make_plan(asked)
+    assert sorted(plan.samples) == sorted(read_folds(runs[0] / "folds.csv")["ImageId"])
 
 
 def test_runs_with_different_folds_are_refused(runs, capsys):

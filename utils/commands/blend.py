@@ -11,7 +11,7 @@ import pandas as pd
 from lightning_fabric import Fabric
 
 from datasets.folds import get_fold, read_folds, write_folds
-from datasets.siim import find_samples, read_excluded
+from datasets.siim import pick_samples
 from datasets.sources.base import Pixels, Sample
 from datasets.sources.files import FileSource
 from utils.config.layout import OUT_OF_FOLD, finished_folds
@@ -225,7 +225,7 @@ def _find_folds(runs: Sequence[WeightedRun]) -> dict[int, list[Checkpoints]]:
 
 def _find_images(root: str, runs: Sequence[WeightedRun], table: pd.DataFrame) -> dict[str, Sample]:
     """Find the images and masks that all runs were trained on."""
-    samples = find_samples(root, read_excluded(runs[0].config.exclude)).samples
+    samples = pick_samples(root, table["ImageId"].tolist())
     missing = [name for name in table["ImageId"] if name not in samples]
     if missing:
         raise InputError(
