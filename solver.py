@@ -19,7 +19,7 @@ from datasets.sources.base import Pixels, PixelSource
 from models.build import build_model
 from utils.config.resume_command import resume_command
 from utils.config.settings import Config
-from utils.config.stages import Stage
+from utils.config.stages import Stage, gate_stage, mask_stage
 from utils.config.tta import parse_tta
 from utils.distributed import any_rank, decide_on_rank_zero, memory_format_for
 from utils.inference.out_of_fold import write_out_of_fold
@@ -112,12 +112,19 @@ class Solver:
 
         Returns:
             The index of the stage and its epoch (from 0); None if the fold is finished.
+
+        Raises:
+            InputError: a checkpoint is damaged, or a stage that is to predict lacks its best one.
         """
         if (self.folder / "oof.npz").exists():
             return None
         self.checkpoints.remove_leftovers()
         skip_first = self.config.mode == "train_stage2"
         index, first_epoch = find_resume_point(self.checkpoints, self.stages, skip_first)
+        predicting = {mask_stage(self.config).number, gate_stage(self.config).number}
+        for stage in self.stages[:index]:
+            if stage.number in predicting:
+                self.checkpoints.check_best(stage.number)
         self.log.open(sum(stage.epochs for stage in self.stages[:index]) + first_epoch)
         return index, first_epoch
 

@@ -449,6 +449,18 @@ def test_a_resumed_fold_ends_with_identical_results(
         assert_same(*(scalars(tmp_path / name, tag) for name in ("killed", "undisturbed")))
 
 
+@pytest.mark.parametrize("content", [None, b"damaged"])
+def test_a_trained_fold_without_its_best_weights_is_told_what_to_do(root, tmp_path, content):
+    """Also if its last stage is trained, and only the prediction remains."""
+    last, best = tmp_path / "stage2_last.pth", tmp_path / "stage2_best.pth"
+    solver = make(root, tmp_path)
+    torch.save({"stage": 2, "epoch": solver.stages[-1].epochs - 1}, last)
+    if content is not None:
+        best.write_bytes(content)
+    with pytest.raises(InputError, match=rf"stage2_last\.pth is intact \(epoch 2\): .* {best}"):
+        solver.fit()
+
+
 def test_an_epoch_without_validation_changes_nothing_but_the_best(root, tmp_path):
     """Also if it is the last before a kill, when no epoch of the stage has been validated yet."""
     changes = {"two_stage": False, "epoch_stage1": 3, "ema": 0.9}

@@ -126,12 +126,15 @@ class FoldCheckpoints:
         """Load a stage's checkpoint onto the CPU.
 
         Raises:
-            InputError: see `load_checkpoint`; if it is damaged, the error names an alternative.
+            InputError: see `load_checkpoint`; if it is missing or damaged, the error names an
+                alternative.
         """
         path = self.path(stage_number, which)
         try:
             return load_checkpoint(path)
-        except DamagedError as error:
+        except InputError as error:
+            if path.exists() and not isinstance(error, DamagedError):
+                raise
             raise InputError(f"{error}. {self._alternative(stage_number, which)}") from error
 
     def load_start(self, stage_number: int, first_epoch: int) -> dict:
@@ -144,6 +147,15 @@ class FoldCheckpoints:
         if first_epoch:
             return self.load(stage_number, "last")
         return self.load(stage_number - 1, "best") if stage_number > 1 else {}
+
+    def check_best(self, stage_number: int) -> None:
+        """Refuse a stage without the weights of its best epoch.
+
+        Raises:
+            InputError: see `load`.
+        """
+        if self.path(stage_number, "best") in self.best(stage_number):
+            self.load(stage_number, "best")
 
     def epochs_done(self, stage_number: int) -> int:
         """Return the number of epochs that a stage has completed: 0 without a last checkpoint.
@@ -224,14 +236,19 @@ class FoldCheckpoints:
                 path.unlink()
 
     def _alternative(self, stage_number: int, which: str) -> str:
-        """Return advice on how to continue without a damaged checkpoint."""
+        """Return advice on how to continue without a missing or damaged checkpoint."""
         last, best = (self.path(stage_number, name) for name in ("last", "best"))
         other = best if which == "last" else last
         try:
             epoch = load_checkpoint(other)["epoch"] + 1
         except InputError:
-            names = f"{last.name} and {best.name}"
-            return f"Remove {names} from {self.folder}; --resume true then restarts the stage"
+            # A later stage would be resumed instead, as `find_resume_point` says.
+            found = list_checkpoints(self.folder)
+            names = ", ".join(path.name for name, path in found if name.stage >= stage_number)
+            return (
+                f"Remove {names} from {self.folder}; --resume true then restarts stage "
+                f"{stage_number}"
+            )
         return (
             f"{other.name} is intact (epoch {epoch}): copy it to "
             f"{self.path(stage_number, which)}, then resume with --resume true"

@@ -262,8 +262,22 @@ def test_the_error_for_a_damaged_checkpoint_names_the_intact_one(checkpoints):
     with pytest.raises(InputError, match=rf"stage1_last\.pth is intact \(epoch 2\): .* {best}"):
         checkpoints.load(1, "best")
     last.write_bytes(b"")
-    with pytest.raises(InputError, match=r"Remove stage1_last\.pth and stage1_best\.pth from"):
+    with pytest.raises(InputError, match=r"Remove stage1_best\.pth, stage1_last\.pth from"):
         checkpoints.load(1, "last")
+
+
+def test_the_error_for_a_missing_checkpoint_names_the_intact_one(checkpoints):
+    save(checkpoints, content_of(0), is_best=True)
+    last, best = checkpoints.path(1, "last"), checkpoints.path(1, "best")
+    best.unlink()
+    with pytest.raises(InputError) as refused:
+        checkpoints.load(1, "best")
+    expected = f"no checkpoint at {best}. stage1_last.pth is intact (epoch 1): copy it to {best}"
+    assert str(refused.value).startswith(expected)
+    save(checkpoints, content_of(0, stage=2), is_best=True)
+    last.unlink()
+    with pytest.raises(InputError, match=r"Remove stage2_best\.pth, stage2_last\.pth .* stage 1"):
+        checkpoints.load(1, "best")
 
 
 def test_on_a_full_disk_the_old_checkpoint_stays_intact(checkpoints):
@@ -365,7 +379,7 @@ def test_checkpoints_in_their_places_are_loaded(fold):
 def test_a_misplaced_checkpoint_is_not_advised_as_the_intact_one(fold):
     fold.path(1, "last").write_bytes(b"")
     torch.save(content_of(4, stage=2) | {"fold": 3}, fold.path(1, "best"))
-    with pytest.raises(InputError, match=r"Remove stage1_last\.pth and stage1_best\.pth"):
+    with pytest.raises(InputError, match=r"Remove stage1_best\.pth, .*stage1_last\.pth"):
         fold.load(1, "last")
 
 
