@@ -3,7 +3,7 @@
 import base64
 import gzip
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from utils.postprocessing.averages import count_passed
 from utils.postprocessing.components import COMPONENT_LEVELS
 from utils.postprocessing.grid import SEARCH_AREAS, SEARCH_LEVELS, Grid
 from utils.postprocessing.histograms import Histograms, level_of, threshold_of
-from utils.postprocessing.rule import PostProcess, score
+from utils.postprocessing.rule import PostProcess
 
 
 def pack_rules(histograms: Histograms, chosen: PostProcess) -> dict:
@@ -25,10 +25,10 @@ def pack_rules(histograms: Histograms, chosen: PostProcess) -> dict:
 
     Returns:
         For JSON: the T `thresholds`, A `min_areas`, G `top_thresholds` and P
-        `presence_thresholds` of the sliders, the position of the `chosen` rule on each and its
-        scores; and `data`, gzip in base64 of little-endian uint32 arrays `truth` [N], `area` [T,N]
-        and `inside` [T,N] pixels, then uint8 arrays `areas_passed` [G,N], how many minimum areas
-        an image reaches at each top threshold, and `presences_passed` [N].
+        `presence_thresholds` of the sliders, and the position of the `chosen` rule on each; and
+        `data`, gzip in base64 of little-endian uint32 arrays `truth` [N], `area` [T,N] and `inside`
+        [T,N] pixels, then uint8 arrays `areas_passed` [G,N], how many minimum areas an image
+        reaches at each top threshold, and `presences_passed` [N].
     """
     levels = COMPONENT_LEVELS if chosen.filters_components else SEARCH_LEVELS
     thresholds = _values((threshold_of(level) for level in levels), chosen.threshold)
@@ -60,7 +60,6 @@ def pack_rules(histograms: Histograms, chosen: PostProcess) -> dict:
             if histograms.presence is not None
             else 0,
         },
-        "scores": asdict(score(histograms, chosen)),
         "data": base64.b64encode(gzip.compress(packed, mtime=0)).decode(),
     }
 

@@ -29,6 +29,7 @@ from utils.report.writing import ReportOptions, try_report
 from utils.training.start import plan
 
 WITHOUT = ("--pictures", "false")
+UNFILTERED = replace(FULL_RULE, min_component_area=0, min_component_mean=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,19 @@ def test_one_fold_without_a_positive_has_a_report(tmp_path):
     assert "One fold alone" in page
     assert "Needs at least two positives" in page
     assert "nan" not in re.sub(r"<s(?:cript|tyle).*?</s", "", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("kind", ["all positive", "no positives"])
+def test_the_data_of_the_sliders_are_json_if_a_kind_of_image_is_missing(tmp_path, kind):
+    folder = write_finished(tmp_path / "net" / "a")
+    write_chosen(folder, UNFILTERED, [UNFILTERED, UNFILTERED])
+    for path in folder.glob("fold*/oof.npz"):
+        histograms = load_histograms(path)
+        mask = histograms.all if kind == "all positive" else np.zeros_like(histograms.mask)
+        replace(histograms, mask=mask, components=None).save(path)
+    blocks = re.findall(r'<script type="application/json".*?>(.*?)</s', page_of(folder, *WITHOUT))
+    # Python reads NaN, a browser does not.
+    assert [json.loads(block, parse_constant=pytest.fail)["images"] for block in blocks] == [28]
 
 
 def test_runs_side_by_side_and_subgroups(tmp_path):
