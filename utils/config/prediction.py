@@ -82,7 +82,8 @@ class PredictOptions(RunOptions):
     """Minimum number of pixels above top_threshold; an image with fewer gets no mask. Default: from
     threshold.json."""
     top_threshold: UnitInterval | None = None
-    """Threshold of the image-level decision. Default: from threshold.json, else --threshold."""
+    """Threshold of the image-level decision. Default: from threshold.json; --threshold if there is
+    none, or if its rule draws no masks."""
     presence_threshold: UnitInterval | None = None
     """An image gets no mask unless its presence probability is above this; needs presence heads.
     Default: from threshold.json, else 0, which lets every image pass."""

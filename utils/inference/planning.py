@@ -27,7 +27,7 @@ from utils.inference.submission import (
 )
 from utils.memory import peak_memory
 from utils.parallel import map_in_order
-from utils.postprocessing.rule import PostProcess, load_folds, load_tta
+from utils.postprocessing.rule import NO_MASKS, PostProcess, load_folds, load_tta
 
 
 class StoredRule(NamedTuple):
@@ -179,9 +179,12 @@ def _combine(stored: StoredRule, given: dict) -> PostProcess:
     """Return the flags, completed by the stored rule."""
     if given.keys() == PostProcess.__annotations__.keys():
         return PostProcess(**given)
+    followed = {"top_threshold": given["threshold"]} | given if "threshold" in given else given
     if given.keys() >= {"threshold", "min_area"} and not stored.exists:
-        return PostProcess(**{"top_threshold": given["threshold"]} | given)
-    return replace(stored.load(), **given)
+        return PostProcess(**followed)
+    rule = stored.load()
+    # No pixel exceeds its top threshold, so that no --min_area would let an image pass.
+    return replace(rule, **(followed if rule == NO_MASKS else given))
 
 
 def report_problems(problems: list[Problem], any_predicted: bool, skip_bad: bool) -> None:

@@ -9,7 +9,7 @@ from utils.commands import blend, export, predict
 from utils.commands.predict import find_rule
 from utils.config.prediction import parse_predict_options
 from utils.inference.runs import prediction_precision, read_runs
-from utils.postprocessing.rule import PostProcess
+from utils.postprocessing.rule import NO_MASKS, PostProcess
 
 RULE = PostProcess(0.5, 3, 0.6)
 
@@ -53,6 +53,22 @@ def test_folds_that_were_finished_after_the_thresholds_are_named(said, made, cap
     assert said(chosen_on(0, 1), *flags) == ""
     for content in (chosen_on(*range(5)), {}, {"folds": None}, chosen_on(*range(6))):
         assert said(content) == ""
+
+
+@pytest.mark.parametrize(
+    ("stored", "flags", "top"),
+    [
+        (NO_MASKS, ["--threshold", 0.01, "--min_area", 10], 0.01),
+        (NO_MASKS, ["--threshold", 0.01, "--top_threshold", 0.2], 0.2),
+        (NO_MASKS, ["--min_area", 10], 1.0),
+        (RULE, ["--threshold", 0.01, "--min_area", 10], RULE.top_threshold),
+    ],
+)
+def test_the_top_threshold_of_no_masks_gives_way_to_the_threshold(made, stored, flags, top):
+    (made / "threshold.json").write_text(json.dumps(asdict(stored)))
+    words = ["--run", str(made), "--images", ".", *map(str, flags)]
+    rule, _ = find_rule(parse_predict_options(words, ""), read_runs([str(made)], None, "all"))
+    assert rule.top_threshold == top
 
 
 def test_the_last_epochs_are_not_those_that_the_thresholds_were_chosen_on(said, made):
