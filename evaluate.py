@@ -28,7 +28,13 @@ import sys
 
 from datasets.annotations.reading import add_mask_flags, unused_mask_flags
 from datasets.formats.ids import ID_KINDS, IDS_HELP
-from utils.commands.paths import file_to_read, file_to_write, folder_to_read, path_to_read
+from utils.commands.paths import (
+    check_not_read,
+    file_to_read,
+    file_to_write,
+    folder_to_read,
+    path_to_read,
+)
 from utils.console import open_parser, whole_number
 from utils.errors import command
 from utils.limits import PIXELS, SIDE
@@ -42,6 +48,10 @@ KAGGLE_SIDE = 1024
 def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
+    inputs = [options.submission, *options.truth, options.names, options.scores, options.patients]
+    for flag in ("out", "worst"):
+        if getattr(options, flag):
+            check_not_read(f"--{flag}", getattr(options, flag), [*inputs, options.images])
     from utils.commands.evaluate import evaluate
 
     evaluate(options, default_size=(options.height or KAGGLE_SIDE, options.width or KAGGLE_SIDE))

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from datasets.siim import check_folders
-from utils.commands.paths import file_to_write
+from utils.commands.paths import check_not_read, file_to_write
 from utils.console import open_parser, whole_number
 from utils.errors import command
 
@@ -24,6 +24,8 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = _parse(args)
     check_folders(options.dataset_root)
+    folders = [options.dataset_root / name for name in ("train_images", "train_mask")]
+    check_not_read("--out", options.out, folders)
     from utils.commands.preview import preview
 
     preview(options)

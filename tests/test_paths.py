@@ -142,7 +142,9 @@ def workspace(tmp_path_factory):
     root = tmp_path_factory.mktemp("paths")
     for folder in ("folder.png", "data/train_images", "data/train_mask"):
         (root / folder).mkdir(parents=True)
-    (root / "file.csv").touch()
+    for name in ("file.csv", "scores.csv", "data/train_images/image.png"):
+        (root / name).touch()
+    (root / "link.csv").symlink_to("file.csv")
     write_finished(root / "run")
     return root
 
@@ -171,6 +173,28 @@ def test_a_wrong_path_is_refused_in_a_line_before_any_work(refusal, command, wor
     assert value in line
     assert re.search("; (give|choose|make) |--run takes|--images takes|Prepare it|give one", line)
     assert "Errno" not in line
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "overwritten"),
+    [
+        ("predict", "--images file.csv --out link.csv", "link.csv"),
+        ("predict", "--images data --out data/train_images/image.png", ".csv"),
+        ("predict", "--images data --out run/config.yaml", ".csv"),
+        ("predict", "--images data --out run/folds.csv", "run/folds.csv"),
+        ("predict", "--images data --sample_submission file.csv --out file.csv", "file.csv"),
+        ("predict", "--images data --sample_submission scores.csv --out new.csv", "scores.csv"),
+        ("evaluate", f"{TRUTH} --out file.csv", "file.csv"),
+        ("evaluate", f"{TRUTH} --scores scores.csv --out data/../scores.csv", "scores.csv"),
+        ("evaluate", f"{TRUTH} --worst data/train_images/image.png", "image.png"),
+        ("datasets.preview", "--dataset_root data --out data/train_images/image.png", "image.png"),
+        ("datasets.preview", "--dataset_root data --out data/train_mask/new.png", "new.png"),
+    ],
+)
+def test_a_file_that_is_read_is_not_overwritten(refusal, command, words, overwritten):
+    line = refusal(command, f"--run run {words}" if command == "predict" else words)
+    assert overwritten in line
+    assert re.search("is read by this command|are read by|does not end in .csv", line)
 
 
 def test_every_flag_with_the_type_of_a_path_is_in_the_table():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets.patients import read_patients
 from datasets.siim import check_folders
-from utils.commands.paths import check_output_file
+from utils.commands.paths import check_not_read, check_output_file
 from utils.config.command_line import load_config
 from utils.config.layout import find_run, find_starts
 from utils.config.prediction import BlendOptions, PredictOptions
@@ -59,7 +59,8 @@ def check_prediction(options: PredictOptions) -> None:
     """Check what predict.py reads and writes: runs or an exported network, images, results.
 
     Raises:
-        InputError: one is missing or not what it should be, or cannot be written to.
+        InputError: one is missing or not what it should be, cannot be written to, or would be
+            overwritten.
     """
     if options.model is None:
         read_runs(options.run, options.weights, options.folds)
@@ -68,12 +69,24 @@ def check_prediction(options: PredictOptions) -> None:
     check_paths(options.images)
     if options.sample_submission is not None:
         check_file("--sample_submission", options.sample_submission, "a csv of image ids")
-    out = Path(options.out)
-    check_output_file("--out", out, makes_folder=True)
-    check_output_file("scores.csv", scores_path(out) or out, makes_folder=True)
+    _check_submission(options, Path(options.out))
     for folder in (options.overlays, options.probabilities, options.dicom_seg):
         if folder is not None:
             check_writable(folder)
+
+
+def _check_submission(options: PredictOptions, out: Path) -> None:
+    check_output_file("--out", out, makes_folder=True)
+    scores = scores_path(out)
+    check_output_file("scores.csv", scores or out, makes_folder=True)
+    # Which spares the settings, thresholds and networks of a run.
+    if scores is not None and out.suffix.lower() != ".csv":
+        raise InputError(f"--out {out}: does not end in .csv; choose another name")
+    tables = [Path(run) / name for run in options.run for name in ("folds.csv", "data.csv")]
+    inputs = [*options.images, options.sample_submission, *tables]
+    check_not_read("--out", out, inputs)
+    if scores is not None:
+        check_not_read("next to --out,", scores, inputs)
 
 
 def check_blend(options: BlendOptions) -> None:

@@ -1,8 +1,9 @@
 """Types of flags that name files and folders: what cannot be read or written is refused at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from datasets.formats.finding import SUFFIXES
 from utils.errors import InputError, cause_of
 from utils.files import check_output, check_writable, is_stream
 from utils.limits import check_exists, check_file, check_folder
@@ -66,6 +67,33 @@ def check_output_file(flag: str, path: Path, makes_folder: bool = False) -> None
             f"{flag} {path}: there is no folder {path.parent}; make it, or choose another {flag}"
         )
     check_writable(folder)
+
+
+def check_not_read(flag: str, path: Path, inputs: Iterable[Path | None]) -> None:
+    """Check that a file to write is none that the command reads.
+
+    Args:
+        flag: that names it.
+        path: the file, or a pipe or device.
+        inputs: files and folders that the command reads; None for those that were not given.
+
+    Raises:
+        InputError: it is one of the files, or an image in one of the folders.
+    """
+    if is_stream(path):
+        return
+    is_image = path.suffix.lower() in SUFFIXES
+    for source in filter(None, inputs):
+        if path.exists() and source.exists() and path.samefile(source):
+            raise InputError(
+                f"{flag} {path}: is read by this command; choose another name or folder"
+            )
+        # A new image in the folder would be taken for one of its own the next time.
+        if is_image and source.is_dir() and source.resolve() in path.resolve().parents:
+            raise InputError(
+                f"{flag} {path}: lies in {source}, whose images are read by this command; choose "
+                "another folder"
+            )
 
 
 def _checked(text: str, check: Callable[[Path], None]) -> Path:

@@ -64,7 +64,7 @@ class PredictOptions(RunOptions):
     images: list[Path]
     """Images (DICOM, JPEG, PNG), or folders to search for them at any depth."""
     out: str = "submission.csv"
-    """Path of the submission csv; scores.csv is written next to it."""
+    """Path of the submission, which ends in .csv; scores.csv is written next to it."""
     ids: Literal["uid", "file", "path"] = "uid"
     """Ids of the images, as in python -m datasets.prepare: uid, the SOPInstanceUID of a DICOM and
     the stem of any other file; file, the stem of every file; path, the path below the folder in

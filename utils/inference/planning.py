@@ -266,11 +266,9 @@ def report(
 
 def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
     """Refuse targets that would overwrite an image or another output."""
-    out, sample = Path(options.out), options.sample_submission
+    out = Path(options.out)
     if out.name == SCORES:
         raise InputError(f"--out {out}: must be a csv file other than {SCORES}")
-    if sample is not None and out.resolve() == sample.resolve():
-        raise InputError(f"--out {out}: is the sample submission; choose another name")
     flags = ("overlays", "probabilities", "dicom_seg")
     folders = {flag: getattr(options, flag) for flag in flags}
     targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
