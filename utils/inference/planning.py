@@ -265,7 +265,7 @@ def report(
 
 
 def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
-    """Refuse targets that would overwrite an image or another output."""
+    """Refuse targets that would overwrite an image or another output, or be predicted later."""
     out = Path(options.out)
     if out.name == SCORES:
         raise InputError(f"--out {out}: must be a csv file other than {SCORES}")
@@ -273,9 +273,16 @@ def _check_targets(options: PredictOptions, images: list[InputImage]) -> None:
     folders = {flag: getattr(options, flag) for flag in flags}
     targets = {name: folder.resolve() for name, folder in folders.items() if folder is not None}
     originals = {image.path.resolve().parent for image in images}
+    searched = {path.resolve() for path in options.images if path.is_dir()}
     for name, folder in targets.items():
         if folder in originals:
             raise InputError(f"--{name} {folder}: holds images to predict; choose another folder")
+        # What is written there would be found as images to predict the next time.
+        if not searched.isdisjoint((folder, *folder.parents)):
+            raise InputError(
+                f"--{name} {folder}: lies in a folder of --images, where images are looked for at "
+                "any depth; choose another folder"
+            )
     if len(targets) > len(set(targets.values())):
         raise InputError(f"two of --{', --'.join(targets)} are the same folder; give others")
     if options.overlays and any(image.id == SHEET for image in images):

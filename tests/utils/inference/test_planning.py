@@ -5,9 +5,12 @@ from dataclasses import asdict
 
 import pytest
 
+from tests.helpers.tiny import write_dataset
 from utils.commands import blend, export, predict
 from utils.commands.predict import find_rule
 from utils.config.prediction import parse_predict_options
+from utils.errors import InputError
+from utils.inference.planning import find_images_to_predict
 from utils.inference.runs import prediction_precision, read_runs
 from utils.postprocessing.rule import NO_MASKS, PostProcess
 
@@ -69,6 +72,20 @@ def test_the_top_threshold_of_no_masks_gives_way_to_the_threshold(made, stored, 
     words = ["--run", str(made), "--images", ".", *map(str, flags)]
     rule, _ = find_rule(parse_predict_options(words, ""), read_runs([str(made)], None, "all"))
     assert rule.top_threshold == top
+
+
+@pytest.mark.parametrize("flag", ["--overlays", "--probabilities"])
+def test_results_are_not_written_to_where_images_are_looked_for(tmp_path, flag):
+    folder = write_dataset(tmp_path, count=2) / "train_images"
+    paths = sorted(folder.iterdir())
+
+    def find(*images):
+        words = ["--run", ".", "--images", *images, flag, folder / "new" / "deeper"]
+        return find_images_to_predict(parse_predict_options([*map(str, words)], ""))[0]
+
+    with pytest.raises(InputError, match="lies in a folder of --images"):
+        find(folder)
+    assert [image.path for image in find(*paths)] == paths
 
 
 def test_the_last_epochs_are_not_those_that_the_thresholds_were_chosen_on(said, made):
