@@ -140,4 +140,4 @@ def _summarise(folder: Path, tta: str) -> None:
 
 
 def _report_options(config: Config) -> ReportOptions:
-    return ReportOptions(config.pictures, config.cases)
+    return ReportOptions(config.pictures, config.cases, config.dataset_root)

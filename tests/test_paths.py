@@ -93,6 +93,7 @@ TABLE: dict[str, dict[str, dict[str, tuple[str, ...]]]] = {
         "": {"--run": READ_FOLDER},
         f"--run run {TRUTH}": {
             "--out": WRITE_FILE,
+            "--dataset_root": READ_FOLDER,
             "--attributes": READ_FILE,
             "--submission": READ_FILE,
             "--truth": READ_ANY,

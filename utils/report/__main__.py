@@ -55,10 +55,15 @@ def main(args: list[str] | None = None) -> int:
     if options.submission:
         files = (options.submission, options.truth, options.images)
         submission = SubmissionFiles(*files, mask_flags(options))
-    pictures = options.pictures == "true"
-    shown = ReportOptions(pictures, options.cases, options.attributes, submission)
-    write_report(options.run, out, shown)
-    print(f"report: {out}" + (", with X-rays: patient data" if pictures else ""))
+    shown = ReportOptions(
+        options.pictures == "true",
+        options.cases,
+        options.dataset_root,
+        options.attributes,
+        submission,
+    )
+    has_pictures = write_report(options.run, out, shown)
+    print(f"report: {out}" + (", with X-rays: patient data" if has_pictures else ""))
     return 0
 
 
@@ -77,6 +82,12 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         "--out",
         type=file_to_write("--out"),
         help="the file to write (default: report.html in the run's folder)",
+    )
+    add(
+        "--dataset_root",
+        type=folder_to_read("--dataset_root", "a folder with train_images/ and train_mask/"),
+        help="folder of the runs' data set, with train_images/ and train_mask/, if it was moved "
+        "(default: that of each run)",
     )
     add(
         "--attributes",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -27,13 +28,16 @@ def areas_of(evidence: Evidence) -> Areas:
     return Areas(evidence.pooled.ids, evidence.scores.dice, truth, predicted)
 
 
-def draw_cases(fabric: Fabric, evidence: Evidence, indices: Sequence[int]) -> dict[int, Picture]:
+def draw_cases(
+    fabric: Fabric, evidence: Evidence, indices: Sequence[int], dataset_root: str | Path
+) -> dict[int, Picture]:
     """Predict images again, each by the networks of its fold, since their masks are not stored.
 
     Args:
         fabric: the device; other processes take no part.
         evidence: the run.
         indices: of the images in `evidence.pooled`.
+        dataset_root: the folder of the run's data set.
 
     Returns:
         The picture of each image by index.
@@ -41,11 +45,13 @@ def draw_cases(fabric: Fabric, evidence: Evidence, indices: Sequence[int]) -> di
     Raises:
         InputError: the images of the run or its checkpoints are not there any more.
     """
-    root = evidence.config.dataset_root
-    samples = find_samples(root).samples
+    samples = find_samples(dataset_root).samples
     missing = [name for name in evidence.pooled.ids[list(indices)].tolist() if name not in samples]
     if missing:
-        raise InputError(f"image {missing[0]} is not in {root}/train_images")
+        raise InputError(
+            f"image {missing[0]} is not in {dataset_root}/train_images; set --dataset_root to the "
+            "run's images"
+        )
     pictures: dict[int, Picture] = {}
     for fold in evidence.folds:
         inside = [index for index in indices if evidence.fold_of[index] == fold]

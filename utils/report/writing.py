@@ -40,12 +40,14 @@ class ReportOptions:
     Attributes:
         pictures: show X-rays with their masks, which are patient data.
         cases: images of each kind.
+        dataset_root: the folder of the runs' data set; None for that of each run's config.yaml.
         attributes: csv of attributes of the images, for subgroups.
         submission: a submission to score and show beside the one run.
     """
 
     pictures: bool = True
     cases: int = CASES
+    dataset_root: str | Path | None = None
     attributes: Path | None = None
     submission: SubmissionFiles | None = None
 
@@ -70,8 +72,10 @@ def try_report(folder: Path, options: ReportOptions, fabric: Fabric | None = Non
 
 def write_report(
     folders: Sequence[Path], path: Path, options: ReportOptions, fabric: Fabric | None = None
-) -> None:
+) -> bool:
     """Write a report of one run, or of several side by side, as one file that needs no other.
+
+    What forbids pictures is printed.
 
     Args:
         folders: of the runs.
@@ -79,26 +83,30 @@ def write_report(
         options: what to show.
         fabric: the device to draw cases with; None opens the best one when it is needed.
 
+    Returns:
+        Whether it shows X-rays.
+
     Raises:
         InputError: a run or a file that was asked for cannot be used.
     """
     evidences = [read_evidence(folder) for folder in folders]
     comparisons = [compare(evidences[0], other) for other in evidences[1:]]
     runs = [_describe(f"run{i}", e, options, fabric) for i, e in enumerate(evidences)]
+    has_pictures = any(map(_has_pictures, runs))
     text = (
         _environment()
         .get_template("report.html.j2")
         .render(
             runs=runs,
             comparisons=comparisons,
-            has_pictures=any(run["cases"].kinds or run["submission"] for run in runs)
-            and options.pictures,
+            has_pictures=has_pictures,
             style=Markup((_PAGE / "style.css").read_text(encoding="utf-8")),
             script=Markup((_PAGE / "script.js").read_text(encoding="utf-8")),
         )
     )
     with write_output(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    return has_pictures
 
 
 def _describe(
@@ -113,7 +121,9 @@ def _describe(
     def draw(indices: Sequence[int]) -> dict[int, Picture]:
         run = WeightedRun(evidence.folder, evidence.config, 1.0)
         precision = prediction_precision("auto", [run])
-        return draw_cases(fabric or launch("auto", 1, 1, precision), evidence, indices)
+        device = fabric or launch("auto", 1, 1, precision)
+        root = options.dataset_root or evidence.config.dataset_root
+        return draw_cases(device, evidence, indices, root)
 
     return {
         "key": key,
@@ -132,6 +142,11 @@ def _describe(
         "cases": _collect(areas_of(evidence), draw, options),
         "submission": _describe_submission(options),
     }
+
+
+def _has_pictures(run: dict[str, Any]) -> bool:
+    submission = run["submission"]
+    return bool(run["cases"].kinds or (submission and submission["cases"].kinds))
 
 
 def _outcome(evidence: Evidence) -> Outcome:
@@ -174,7 +189,9 @@ def _collect(
     try:
         pictures = draw([index for indices in chosen.values() for index in indices])
     except (InputError, OSError, RuntimeError) as error:
-        return Cases([], f"No pictures: {one_line(error)}")
+        note = f"No pictures: {one_line(error)}"
+        print0(note)
+        return Cases([], note)
 
     def case(i: int) -> Case:
         numbers = float(areas.dice[i]), int(areas.truth[i]), int(areas.predicted[i])

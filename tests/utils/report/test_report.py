@@ -84,7 +84,9 @@ def test_pictures_show_the_masks_that_were_scored(trained, monkeypatch):
     monkeypatch.setattr(networks, "draw_picture", measure)
     evidence = read_evidence(trained)
     fabric = launch("cpu", 1, 1, "auto")
-    pictures = draw_cases(fabric, evidence, range(len(evidence.fold_of)))
+    pictures = draw_cases(
+        fabric, evidence, range(len(evidence.fold_of)), evidence.config.dataset_root
+    )
     areas = areas_of(evidence)
     assert sorted(pictures) == list(range(len(areas.ids)))
     for index, found in pictures.items():
@@ -232,8 +234,35 @@ def test_without_the_images_there_is_a_report_without_pictures(tmp_path, capsys)
     with (folder / "config.yaml").open("a") as file:
         file.write(f"dataset_root: {tmp_path}/gone\n")
     try_report(folder, ReportOptions())
-    assert capsys.readouterr().out.splitlines()[-1] == f"report:  {folder}/report.html"
-    assert "No pictures: " in (folder / "report.html").read_text()
+    reason, last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == f"report:  {folder}/report.html"
+    assert reason.startswith("No pictures: ")
+    assert reason in (folder / "report.html").read_text()
+
+
+@pytest.fixture
+def moved(trained, tmp_path):
+    """A trained run, and its data set, which is not where its settings say."""
+    run = shutil.copytree(trained, tmp_path / "checkpoints" / "unet_resnet34" / "run")
+    root, config = trained.parents[2] / "data", run / "config.yaml"
+    config.write_text(config.read_text().replace(str(root), str(tmp_path / "gone")))
+    return run, root
+
+
+def test_pictures_are_of_the_data_set_that_is_named(moved, capsys):
+    run, root = moved
+    assert "image/jpeg" not in page_of(run)
+    assert "patient data" not in capsys.readouterr().out
+    assert "image/jpeg" in page_of(run, "--dataset_root", str(root))
+    assert capsys.readouterr().out.endswith("page.html, with X-rays: patient data\n")
+
+
+def test_a_run_whose_data_set_was_moved_hands_its_place_to_the_report(moved):
+    run, root = moved
+    flags = ["--mode", "choose_threshold", "--run_name", "run", "--dataset_root", str(root)]
+    with patch("experiment.try_report") as report:
+        assert train_sfold.main([*flags, "--model_path", str(run.parents[1])]) == 0
+    assert report.call_args.args[1].dataset_root == str(root)
 
 
 @pytest.mark.parametrize(
