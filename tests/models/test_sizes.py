@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from models.build import build_model
 from models.sizes import (
     add_size_check,
     check_image_size,
     check_scales,
+    check_square_sizes,
     nearest_multiples,
     scaled_sizes,
 )
@@ -79,3 +81,51 @@ def test_scales_are_the_nearest_sizes_that_a_network_accepts(size, near):
         return
     with pytest.raises(InputError, match=f"^--tta scales: has no effect at {size} pixels.* of 16"):
         check_scales(Halver(), size)
+
+
+class Windows(Halver):
+    """Attention in windows of 4x4 features, each of 16x16 pixels."""
+
+    def forward(self, x):
+        assert x.shape[-1] % 64 == 0, "no whole windows"
+        return super().forward(x)
+
+
+class OneSize(Halver):
+    def forward(self, x):
+        assert x.shape[-1] == 1600
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "near"),
+    [
+        (Windows(), 144, ", such as 128 or 192"),
+        (Windows(), 32, ", such as 64"),
+        (OneSize(), 144, ""),
+    ],
+)
+def test_a_multiple_that_a_network_does_not_take_is_refused_with_the_nearest_that_it_takes(
+    network, size, near
+):
+    check_square_sizes(Windows(), [("--image_size_stage1", 128)])
+    sizes = [("--image_size_stage1", 1600), ("--image_size_stage2", size)]
+    expected = f"^--image_size_stage2 {size}: {type(network).__name__} cannot .*another size{near}$"
+    with pytest.raises(InputError, match=expected):
+        check_square_sizes(network, sizes)
+
+
+def test_scales_that_a_network_does_not_take_are_refused():
+    """Near 640 pixels, 576 and 704 are whole windows; near 320, 288 and 352 are not."""
+    check_scales(Windows(), 640)
+    with pytest.raises(InputError, match=r"320 pixels at 288 pixels, which Windows cannot"):
+        check_scales(Windows(), 320)
+
+
+def test_a_transformer_whose_features_must_halve_evenly_takes_no_odd_number_of_patches():
+    network = build_model("smp:DPT:tu-vit_tiny_patch16_224", pretrained=False)
+    check_square_sizes(network, [("--image_size_stage1", 160)])
+    with pytest.raises(InputError, match=r"--image_size_stage1 144: .*size, such as 128 or 160"):
+        check_square_sizes(network, [("--image_size_stage1", 144)])
+    with pytest.raises(InputError, match="160 pixels at 144 pixels, which DPT cannot"):
+        check_scales(network, 160)
