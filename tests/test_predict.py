@@ -571,6 +571,20 @@ def test_a_missing_fold_is_reported_with_the_flag_to_leave_it_out(run, predicted
     assert predicted("--folds", "0", run=other) == 0
 
 
+def test_an_unfinished_fold_is_averaged_with_finished_ones_only_if_it_is_named(
+    run, predicted, tmp_path, capsys
+):
+    other = linked(run, tmp_path / "run")
+    (other / "fold1" / "oof.npz").unlink()
+    message = refusal(capsys, predicted(run=other))
+    assert f"fold 1 is not finished: {other}/fold1/oof.npz does not exist" in message
+    assert "without it: --folds 0." in message
+    assert predicted("--folds", "0", run=other) == 0
+    assert predicted("--folds", "0,1", run=other) == 0
+    (other / "fold0" / "oof.npz").unlink()
+    assert predicted(run=other) == 0
+
+
 @pytest.mark.parametrize(
     "damage", ["truncated", "other network", "other shape", "no weights", "pickle"]
 )

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from utils.config.command_line import load_config
-from utils.config.layout import best_checkpoints, checkpoint_path, is_ambiguous
+from utils.config.layout import (
+    OUT_OF_FOLD,
+    best_checkpoints,
+    checkpoint_path,
+    finished_folds,
+    is_ambiguous,
+)
 from utils.config.prediction import PrecisionName, blend_command
 from utils.config.settings import Config
 from utils.config.stages import gate_stage, mask_stage
@@ -221,8 +227,10 @@ def find_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:
         which: best or last.
 
     Raises:
-        InputError: a checkpoint is missing; the error names the fold and the flag to skip it.
+        InputError: a checkpoint is missing, or all folds are asked for and only some are finished;
+            the error names the fold and the flag to skip it.
     """
+    _check_finished(folder, config)
     folds = {
         number: fold_checkpoints(folder / f"fold{number}", config, which)
         for number in config.fold_numbers()
@@ -243,6 +251,24 @@ def find_checkpoints(folder: Path, config: Config, which: str) -> Checkpoints:
         [path for fold in folds.values() for path in fold.mask],
         [path for fold in folds.values() for path in fold.gate],
     )
+
+
+def _check_finished(folder: Path, config: Config) -> None:
+    """Refuse the early networks of unfinished folds beside those of finished ones.
+
+    A run without any finished fold, such as an adopted one, is taken as it is; so are folds that
+    were named.
+    """
+    numbers, finished = config.fold_numbers(), finished_folds(folder)
+    complete = [number for number in numbers if number in finished]
+    unfinished = [number for number in numbers if number not in finished]
+    if config.folds == "all" and complete and unfinished:
+        raise InputError(
+            f"fold {', '.join(map(str, unfinished))} is not finished: "
+            f"{folder}/fold{unfinished[0]}/{OUT_OF_FOLD} does not exist. Train it, or continue "
+            f"without it: --folds {','.join(map(str, complete))}. Folds that --folds names are "
+            "taken as they are"
+        )
 
 
 def _parse_weights(text: str | None, count: int) -> list[float]:
