@@ -12,6 +12,7 @@ from models.build import build_model
 from tests.helpers.tiny import SETTINGS, as_flags, write_dataset
 from utils.commands.adopt import read_weights
 from utils.config.settings import Config
+from utils.errors import InputError
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -127,6 +128,17 @@ def test_checkpoints_that_do_not_fit_are_refused_and_nothing_is_written(
         assert message.endswith(" ...); set the --model_type that was trained\n")
         assert message.count("\n") == 1
     assert not (tmp_path / "unet_resnet34").exists()
+
+
+def test_a_presence_head_is_adopted_only_with_its_weights(tmp_path):
+    settings = Config(model_type="unet_resnet18", presence_weight=0.5)
+    for has_head in (False, True):
+        network = build_model("unet_resnet18", pretrained=False, presence_head=has_head)
+        torch.save(network.state_dict(), tmp_path / f"{has_head}.pth")
+    expected = r"Missing key.*\"presence_head.*--presence_weight 0 if that had no presence head$"
+    with pytest.raises(InputError, match=expected):
+        read_weights(tmp_path / "False.pth", settings)
+    assert read_weights(tmp_path / "True.pth", settings).keys() == network.state_dict().keys()
 
 
 def test_every_fold_needs_a_checkpoint(adopt, old_file, capsys):

@@ -52,7 +52,9 @@ def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     """
     content = load_file(path)
     state = content.get("state_dict", content)
-    network = build_model(config.model_type, pretrained=False, t=config.t)
+    network = build_model(
+        config.model_type, pretrained=False, t=config.t, presence_head=config.presence_head
+    )
     check_square_sizes(
         network,
         ((f"--image_size_stage{stage.number}", stage.image_size) for stage in build_stages(config)),
@@ -60,9 +62,10 @@ def read_weights(path: Path, config: Config) -> dict[str, Tensor]:
     try:
         network.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})
     except (AttributeError, RuntimeError, TypeError) as error:
+        head = ", and --presence_weight 0 if that had no presence head"
         raise InputError(
             f"{path} has no weights that fit --model_type {config.model_type} ({reason_of(error)})"
-            "; set the --model_type that was trained"
+            f"; set the --model_type that was trained{head if config.presence_head else ''}"
         ) from error
     return network.state_dict()
 
