@@ -36,7 +36,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist lo
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1|/' | column -t -s '|'
 
-demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (about 4 minutes)
+demo: .venv/ready  ## from set-up to scored predictions, on synthetic X-rays (2 minutes, once installed)
 	$(BIN)/python -m datasets.sample --out $(DEMO) --size 512
 	$(BIN)/python -m datasets.prepare --images $(DEMO)/dicom-images-train --out $(DEMO)
 	$(BIN)/python main.py --config recipes/demo.yaml --run_name $(NAME)
