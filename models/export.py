@@ -57,7 +57,9 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
         help="folds to export: all, one (0) or several (0,3) (default: all)",
     )
     parser.add_argument(
-        "--out", type=file_to_write("--out"), help="file to write (default: RUN/model.onnx)"
+        "--out",
+        type=file_to_write("--out", ".onnx"),
+        help="file to write, which ends in .onnx (default: RUN/model.onnx)",
     )
     return parser.parse_args(args)
 

@@ -190,12 +190,14 @@ def test_a_wrong_path_is_refused_in_a_line_before_any_work(refusal, command, wor
         ("evaluate", f"{TRUTH} --worst data/train_images/image.png", "image.png"),
         ("datasets.preview", "--dataset_root data --out data/train_images/image.png", "image.png"),
         ("datasets.preview", "--dataset_root data --out data/train_mask/new.png", "new.png"),
+        ("models.export", "--run run --out run/config.yaml", "config.yaml"),
+        ("utils.report.__main__", "--run run --out run/config.yaml", "config.yaml"),
     ],
 )
 def test_a_file_that_is_read_is_not_overwritten(refusal, command, words, overwritten):
     line = refusal(command, f"--run run {words}" if command == "predict" else words)
     assert overwritten in line
-    assert re.search("is read by this command|are read by|does not end in .csv", line)
+    assert re.search(r"is read by this command|are read by|does not end in \.", line)
 
 
 def test_every_flag_with_the_type_of_a_path_is_in_the_table():

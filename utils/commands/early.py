@@ -76,12 +76,9 @@ def check_prediction(options: PredictOptions) -> None:
 
 
 def _check_submission(options: PredictOptions, out: Path) -> None:
-    check_output_file("--out", out, makes_folder=True)
+    check_output_file("--out", out, ".csv", makes_folder=True)
     scores = scores_path(out)
     check_output_file("scores.csv", scores or out, makes_folder=True)
-    # Which spares the settings, thresholds and networks of a run.
-    if scores is not None and out.suffix.lower() != ".csv":
-        raise InputError(f"--out {out}: does not end in .csv; choose another name")
     tables = [Path(run) / name for run in options.run for name in ("folds.csv", "data.csv")]
     inputs = [*options.images, options.sample_submission, *tables]
     check_not_read("--out", out, inputs)

@@ -32,9 +32,9 @@ def path_to_read(flag: str, what: str) -> Callable[[str], Path]:
     return lambda text: _checked(text, lambda path: check_exists(flag, path, what))
 
 
-def file_to_write(flag: str) -> Callable[[str], Path]:
+def file_to_write(flag: str, suffix: str = "") -> Callable[[str], Path]:
     """Return an argparse type for a file to write in a folder that exists."""
-    return lambda text: _checked(text, lambda path: check_output_file(flag, path))
+    return lambda text: _checked(text, lambda path: check_output_file(flag, path, suffix))
 
 
 def folder_to_write(text: str) -> Path:
@@ -42,16 +42,18 @@ def folder_to_write(text: str) -> Path:
     return _checked(text, check_writable)
 
 
-def check_output_file(flag: str, path: Path, makes_folder: bool = False) -> None:
+def check_output_file(flag: str, path: Path, suffix: str = "", makes_folder: bool = False) -> None:
     """Check, before the work begins, that a file can be written.
 
     Args:
         flag: that names it.
         path: the file, or a pipe or device.
+        suffix: what the name of a file must end in, so that no file of another kind is replaced,
+            such as one that a run needs.
         makes_folder: whether its folder is made if there is none.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or its name does not end in `suffix`.
     """
     try:
         check_output(path)
@@ -61,6 +63,8 @@ def check_output_file(flag: str, path: Path, makes_folder: bool = False) -> None
         ) from error
     if is_stream(path):
         return
+    if not path.name.lower().endswith(suffix):
+        raise InputError(f"{flag} {path}: does not end in {suffix}; choose another name")
     folder = path.resolve().parent
     if not (makes_folder or folder.exists()):
         raise InputError(

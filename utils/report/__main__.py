@@ -80,8 +80,8 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--out",
-        type=file_to_write("--out"),
-        help="the file to write (default: report.html in the run's folder)",
+        type=file_to_write("--out", ".html"),
+        help="the file to write, which ends in .html (default: report.html in the run's folder)",
     )
     add(
         "--dataset_root",

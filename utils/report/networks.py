@@ -8,7 +8,7 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from datasets.formats.images import read_image
-from datasets.siim import find_samples
+from datasets.siim import pick_samples
 from datasets.sources.base import Sample
 from datasets.sources.files import FileSource
 from utils.config.tta import parse_tta
@@ -45,8 +45,9 @@ def draw_cases(
     Raises:
         InputError: the images of the run or its checkpoints are not there any more.
     """
-    samples = find_samples(dataset_root).samples
-    missing = [name for name in evidence.pooled.ids[list(indices)].tolist() if name not in samples]
+    names = evidence.pooled.ids[list(indices)].tolist()
+    samples = pick_samples(dataset_root, names)
+    missing = [name for name in names if name not in samples]
     if missing:
         raise InputError(
             f"image {missing[0]} is not in {dataset_root}/train_images; set --dataset_root to the "

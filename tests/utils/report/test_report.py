@@ -113,7 +113,7 @@ def test_cases_are_drawn_in_the_precision_that_was_scored(
     with (folder / "config.yaml").open("a") as file:
         file.write(f"precision: {trained_in}\n")
     monkeypatch.setattr(writing, "launch", lambda *flags: asked.append(flags[-1]))
-    monkeypatch.setattr(networks, "find_samples", Mock(side_effect=InputError("no images")))
+    monkeypatch.setattr(networks, "pick_samples", Mock(side_effect=InputError("no images")))
     assert "no images" in page_of(folder)
     assert asked == [expected]
 
@@ -255,6 +255,15 @@ def test_pictures_are_of_the_data_set_that_is_named(moved, capsys):
     assert "patient data" not in capsys.readouterr().out
     assert "image/jpeg" in page_of(run, "--dataset_root", str(root))
     assert capsys.readouterr().out.endswith("page.html, with X-rays: patient data\n")
+
+
+def test_files_that_a_run_left_out_do_not_take_its_pictures(moved, tmp_path):
+    """As by --exclude, which named two files of one id."""
+    run, root = moved
+    data = shutil.copytree(root, tmp_path / "data")
+    for suffix in ("png", "jpg"):
+        (data / "train_images" / f"twice.{suffix}").touch()
+    assert "image/jpeg" in page_of(run, "--dataset_root", str(data))
 
 
 def test_a_run_whose_data_set_was_moved_hands_its_place_to_the_report(moved):
