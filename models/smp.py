@@ -48,19 +48,18 @@ def build_smp(
             f"smp:{architecture}:{encoder} cannot be built: {one_line(error)}. Choose another "
             "encoder"
         ) from error
-    if pretrained:
-        network = _load_packaged(network, encoder) or _fetch(create, encoder)
+    if pretrained and not _fill_from_package(network, encoder):
+        network = _fetch(create, encoder)
     network.size_step = network.encoder.output_stride
     return network
 
 
-def _load_packaged(network: nn.Module, encoder: str) -> nn.Module | None:
-    """Load the encoder's weights from an installed package; return None if there is none."""
+def _fill_from_package(network: nn.Module, encoder: str) -> bool:
+    """Load the encoder's weights from an installed package; return whether there is one."""
     loaded = load_packaged(network.get_submodule("encoder"), encoder)
-    if loaded is None:
-        return None
-    print0(f"pretrained encoder: {encoder} from {loaded}")
-    return network
+    if loaded is not None:
+        print0(f"pretrained encoder: {encoder} from {loaded}")
+    return loaded is not None
 
 
 def _fetch(create: partial, encoder: str) -> nn.Module:
